@@ -57,8 +57,8 @@ static int read_ids(struct api_request *r, const struct api_context *ctx, const 
         const json_t *value = json_array_get(array, i);
         json_int_t id = json_integer_value(value);
         if (!json_is_integer(value) || id < 0 || id >= ctx->info.vocab_size) {
-            char place[64], must_be[80];
-            snprintf(place, sizeof place, "%s[%zu]", name, i);
+            char place[96], must_be[80];
+            snprintf(place, sizeof place, "%.60s[%zu]", name, i);
             snprintf(must_be, sizeof must_be, "a token id between 0 and %d",
                      ctx->info.vocab_size - 1);
             return api_bad_value(err, place, value, must_be);
