@@ -2,6 +2,7 @@
 #include "text/regex.h"
 
 #include <pcre2.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,6 +17,9 @@ enum {
     MATCH_LIMIT = 100 * 1000 * 1000,
     HEAP_LIMIT_KIB = 256 << 10,
 };
+
+/* The members of \w, for use inside a class. */
+#define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
 
 struct regex {
     pcre2_code *code;
@@ -37,36 +41,59 @@ static const char *class_end(const char *p, const char *end)
     return NULL;
 }
 
-static void add_escape(struct buf *out, char name, int in_class)
+/* Whether PCRE2 knows a script of that name. */
+static int is_script(const char *name, size_t n)
 {
-    switch (name) {
+    char pattern[64];
+    int code;
+    PCRE2_SIZE offset;
+    if (n < 3 || n > 32)
+        return 0;
+    snprintf(pattern, sizeof pattern, "\\p{sc:%.*s}", (int)n, name);
+    pcre2_code *compiled =
+        pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF, &code, &offset, NULL);
+    pcre2_code_free(compiled);
+    return compiled != NULL;
+}
+
+/* The escape at p (behind the backslash); returns how many of its bytes were taken. */
+static size_t add_escape(struct buf *out, const char *p, const char *end, int in_class)
+{
+    const char *close = p + 1 < end && p[1] == '{' ? memchr(p, '}', (size_t)(end - p)) : NULL;
+    switch (*p) {
+    case 'p':
+    case 'P':
+        if (!close || !is_script(p + 2, (size_t)(close - p) - 2))
+            break;
+        buf_printf(out, "\\%c{sc:%.*s}", *p, (int)(close - p) - 2, p + 2);
+        return (size_t)(close - p) + 1;
     case 's':
         buf_puts(out, "\\p{White_Space}");
-        break;
+        return 1;
     case 'S':
         buf_puts(out, "\\P{White_Space}");
-        break;
+        return 1;
     case 'w':
-        buf_puts(out, in_class ? "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
-                               : "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]");
-        break;
+        buf_puts(out, in_class ? WORD : "[" WORD "]");
+        return 1;
     case 'W':
-        if (!in_class) {
-            buf_puts(out, "[^\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]");
+        if (in_class)
             break;
-        }
-        /* fall through */
+        buf_puts(out, "[^" WORD "]");
+        return 1;
     default:
-        buf_putc(out, '\\');
-        buf_putc(out, name);
+        break;
     }
+    buf_putc(out, '\\');
+    buf_putc(out, *p);
+    return 1;
 }
 
 static void add_plain_class(struct buf *out, const char *p, const char *end)
 {
     for (; p < end; p++) {
         if (*p == '\\' && p + 1 < end)
-            add_escape(out, *++p, 1);
+            p += add_escape(out, p + 1, end, 1);
         else
             buf_putc(out, *p);
     }
@@ -104,8 +131,7 @@ static void translate(struct buf *out, const char *p, size_t n)
             add_class(out, p, stop);
             p = stop;
         } else if (*p == '\\' && p + 1 < end) {
-            add_escape(out, p[1], 0);
-            p += 2;
+            p += 1 + add_escape(out, p + 1, end, 0);
         } else {
             buf_putc(out, *p++);
         }

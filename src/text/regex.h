@@ -3,7 +3,8 @@
  * allows it. A regex never changes and may be used from any thread, each with its own scratch.
  *
  * Tokenizer files are written for other engines (Oniguruma, Rust's). What differs is rewritten when
- * compiling: \s, \S, \w, \W mean the Unicode properties, and [a&&[^b]] becomes a lookahead.
+ * compiling: \s, \S, \w, \W mean the Unicode properties, a script's name in \p{} means the script
+ * (not its extensions), and [a&&[^b]] becomes a lookahead.
  */
 #ifndef MOED_TEXT_REGEX_H
 #define MOED_TEXT_REGEX_H

@@ -19,16 +19,16 @@ void unigram_work_fini(struct unigram_work *w)
     *w = (struct unigram_work){0};
 }
 
-/* One step of the search: the best way to `to` may be the best way to `begin` and then this piece.
+/*
+ * One step of the search: the best way to `to` may be the best way to `begin` and then this piece.
+ * SentencePiece compares before it rounds to float, except for unknown characters.
  */
 static void offer(const struct unigram *u, struct unigram_node *nodes, size_t begin, size_t to,
                   int32_t id, double score)
 {
-    double sum = nodes[begin].score + score;
-    if (u->single_floats)
-        sum = (float)sum;
-    if (nodes[to].begin < 0 || sum > nodes[to].score)
-        nodes[to] = (struct unigram_node){sum, (int64_t)begin, id};
+    double sum = nodes[begin].score + score, rounded = u->single_floats ? (double)(float)sum : sum;
+    if (nodes[to].begin < 0 || (id == u->unk ? rounded : sum) > nodes[to].score)
+        nodes[to] = (struct unigram_node){rounded, (int64_t)begin, id};
 }
 
 static void search(const struct unigram *u, struct unigram_node *nodes, const char *s, size_t n)
