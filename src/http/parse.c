@@ -226,7 +226,8 @@ static const char *line_end(const char *from, const char *end, struct http_fault
 }
 
 /* Parses the request line at `at`, as soon as it is there, so that what is not HTTP at all gets its
- * answer at once. Returns the start of the next line, NULL when there is more to come or a fault. */
+ * answer at once. Returns the start of the next line, NULL when there is more to come or a fault.
+ */
 static const char *first_line(struct http_head *head, const char *at, const char *end,
                               struct http_fault *fault)
 {
@@ -316,7 +317,8 @@ int64_t http_percent_decode(char *bytes, size_t n)
     return (int64_t)out;
 }
 
-/* Size line digits -> extension (ignored) -> LF -> data -> CR LF after it -> ... -> trailer lines. */
+/* Size line digits -> extension (ignored) -> LF -> data -> CR LF after it -> ... -> trailer lines.
+ */
 enum {
     CHUNK_SIZE_FIRST,
     CHUNK_SIZE,
