@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 /* The monotonic clock. Any thread. */
+=======
+/* Time that only moves forward, in microseconds; its zero has no meaning. Any thread. */
+>>>>>>> main
 #ifndef MOED_BASE_CLOCK_H
 #define MOED_BASE_CLOCK_H
 
@@ -12,6 +16,7 @@ static inline int64_t clock_us(void)
     return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
+<<<<<<< HEAD
 static inline double clock_seconds(void)
 {
     struct timespec t;
@@ -19,4 +24,6 @@ static inline double clock_seconds(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
+=======
+>>>>>>> main
 #endif
