@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-/* The monotonic clock. Any thread. */
-=======
-/* Time that only moves forward, in microseconds; its zero has no meaning. Any thread. */
->>>>>>> main
+/* Time that only moves forward; its zero has no meaning. Any thread. */
 #ifndef MOED_BASE_CLOCK_H
 #define MOED_BASE_CLOCK_H
 
@@ -16,7 +12,6 @@ static inline int64_t clock_us(void)
     return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
-<<<<<<< HEAD
 static inline double clock_seconds(void)
 {
     struct timespec t;
@@ -24,6 +19,4 @@ static inline double clock_seconds(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-=======
->>>>>>> main
 #endif
