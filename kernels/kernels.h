@@ -47,8 +47,8 @@ struct kern_embed {
 
 /*
  * y[i][:] = x[i][:] / sqrt(mean(x[i][:]^2) + eps) * w[:]; y may be x. The sum of squares is of the
- * FMA class (x * x). Splits over rows. For qk-norm a "row" is a head: n rows at stride `x_stride`
- * floats.
+ * FMA class (x * x); then inverse = 1 / sqrt(sum / dim + eps) and y = (x * inverse) * w. Splits
+ * over rows. For qk-norm a "row" is a head: n rows at stride `x_stride` floats.
  */
 struct kern_rmsnorm {
     const float *x;
@@ -127,11 +127,18 @@ struct kern_attention {
     int n, heads;
     int window; /* 0: none */
     float scale;
-    int max_context; /* highest pos + 1 in this call: scratch is max_context floats per head in a
-                        group at least */
+    int max_context; /* highest pos + 1 in this call. Scratch: kern_attention_scratch_bytes of group
+                        1 at least; with that of the whole group K and V are read once */
 };
 
-/* y = silu(gate) * up, silu(g) = g / (1 + kern_exp(-g)); y may be gate. Splits over elements. */
+/* Scratch that attention likes for heads of one group (and `group` 1 is the least it takes). */
+static inline size_t kern_attention_scratch_bytes(int max_context, int group)
+{
+    return ((size_t)max_context + 32) * sizeof(float) * (size_t)group;
+}
+
+/* y = silu(gate) * up, silu(g) = g / (1 + kern_exp(-g)); y may be gate or up. Splits over elements.
+ */
 struct kern_silu_mul {
     const float *gate, *up;
     float *y;
@@ -139,9 +146,9 @@ struct kern_silu_mul {
 };
 
 /*
- * Router: logits of the FMA class, softmax over all experts, the top_k largest (ties: lower id) in
- * falling order; weights are their probabilities, divided by their sum when renormalize. Splits
- * over rows.
+ * Router: logits of the FMA class, the top_k largest (ties: lower id; NaN last) in falling order,
+ * weights e^(logit - largest) / sum over all experts in ascending order, divided by the sum of the
+ * chosen (in falling order) when renormalize. Splits over rows. Scratch: experts floats.
  */
 struct kern_router {
     const void *w; /* [experts][in] */
@@ -152,6 +159,10 @@ struct kern_router {
     int32_t *id;   /* [n][top_k] */
     float *weight; /* [n][top_k] */
 };
+
+/* What follows the logits of one row: chooses and weighs. logit [experts] is overwritten. Any
+ * instruction set, any thread. */
+void kern_router_select(const struct kern_router *a, size_t row, float *logit);
 
 /* One expert and the rows it works on. */
 struct kern_expert_group {
@@ -199,6 +210,9 @@ struct kern_cpu {
     void (*experts_gate_up)(const struct kern_experts *, struct kern_part);
     void (*experts_down)(const struct kern_experts *, struct kern_part);
     void (*combine)(const struct kern_combine *, struct kern_part);
+    /* Reads bytes (a multiple of 64, 64-byte aligned) with the widest loads, as a yardstick of
+     * bandwidth; the result depends on all of them. */
+    uint32_t (*read)(const void *p, size_t bytes);
 };
 
 /* The table of an instruction set, NULL where this CPU or this build lacks it. AUTO: the best one.
