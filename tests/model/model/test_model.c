@@ -62,7 +62,6 @@ static void memory_is_the_sum_of_its_parts(void **state)
     o.pager = (struct pager_config){.mode = PAGER_CACHED,
                                     .cache_bytes = 5 * 4096 + 4095,
                                     .staging_slots = 2,
-                                    .stage_min_rows = 1,
                                     .stage_min_rows = 1};
     model_memory(&c, DTYPE_BF16, &o, &m);
     assert_int_equal(m.cache_bytes, 7 * 4096);
