@@ -25,12 +25,14 @@ static uint8_t byte_at(int file, uint64_t i)
 
 static void make_files(struct files *f, const char *root)
 {
-    snprintf(f->dir, sizeof f->dir, "%s/moed-io-XXXXXX", root);
-    assert_non_null(mkdtemp(f->dir));
+    char dir[sizeof f->dir];
+    snprintf(dir, sizeof dir, "%s/moed-io-XXXXXX", root);
+    assert_non_null(mkdtemp(dir));
+    memcpy(f->dir, dir, sizeof dir);
     uint8_t *bytes = malloc(FILE_BYTES);
     assert_non_null(bytes);
     for (int k = 0; k < N_FILES; k++) {
-        snprintf(f->path[k], sizeof f->path[k], "%s/%d", f->dir, k);
+        snprintf(f->path[k], sizeof f->path[k], "%s/%d", dir, k);
         f->paths[k] = f->path[k];
         for (size_t i = 0; i < FILE_BYTES; i++)
             bytes[i] = byte_at(k, i);
