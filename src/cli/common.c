@@ -44,7 +44,7 @@ struct moed_engine_config cli_engine_config(const struct options *o, const char 
         .max_model_len = (int32_t)options_int(o, "max-model-len"),
         .max_num_seqs = (int32_t)options_int(o, "max-num-seqs"),
         .max_batched_tokens = (int32_t)options_int(o, "max-num-batched-tokens"),
-        .kv_cache_bytes = options_bytes(o, "kv-cache-size"),
+        .kv_cache_bytes = options_bytes(o, "kv-cache-memory"),
     };
 }
 

@@ -99,6 +99,7 @@ static int open_http(struct serve *s, struct moed_error *err)
         .max_body_bytes = options_bytes(o, "max-body"),
         .max_connections = (int)options_int(o, "max-connections"),
         .request_timeout_s = options_real(o, "request-timeout"),
+        .salt_per_key = options_flag(o, "prefix-per-key"),
     };
     cfg.n_model_names = options_list(o, "served-model-name", &cfg.model_names);
     if (!cfg.n_model_names) {

@@ -27,7 +27,7 @@ const struct option_row cli_rows[] = {
      "Missed experts that at least N rows want are copied to a staging slot first. 0: never."},
     {"kv-cache-dtype", 0, OPTION_CHOICE, "auto|bf16|fp32", "auto", 0, 0, CLI_MODEL_COMMANDS, NULL,
      "Number format of the KV cache; auto is bf16."},
-    {"kv-cache-size", 0, OPTION_BYTES, "SIZE", NULL, 0, 0, CLI_MODEL_COMMANDS, NULL,
+    {"kv-cache-memory", 0, OPTION_BYTES, "SIZE", NULL, 0, 0, CLI_MODEL_COMMANDS, NULL,
      "Bytes of the KV cache. Without it: planned from what memory is left."},
     {"max-model-len", 0, OPTION_INT, "TOKENS", NULL, 1, 16777216, CLI_MODEL_COMMANDS, NULL,
      "Longest prompt and output of one sequence. Without it: the model's own, or what the KV cache "
@@ -53,6 +53,8 @@ const struct option_row cli_rows[] = {
      "prefer the file."},
     {"api-key-file", 0, OPTION_STRING, "FILE", NULL, 0, 0, CLI_SERVE, NULL,
      "File with one key a line; read again on SIGHUP."},
+    {"prefix-per-key", 0, OPTION_FLAG, NULL, NULL, 0, 0, CLI_SERVE, NULL,
+     "Reuse equal prompt beginnings only among requests with the same API key."},
     {"cors-origin", 0, OPTION_LIST, "ORIGIN", NULL, 0, 0, CLI_SERVE, NULL,
      "Origin that browsers may call from; * for any; may be repeated."},
     {"max-queue", 0, OPTION_INT, "N", "256", 0, 65536, CLI_SERVE, NULL,
