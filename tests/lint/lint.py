@@ -32,7 +32,6 @@ LIBRARIES = {
     r"event2/": {"http"},
     r"uv\.h": {"io", "pager"},
     r"pcre2|utf8proc": {"text"},
-    r"xxhash": {"base", "engine", "text"},
     r"cuda": {"device"},
 }
 MAX_LINES = 1000
