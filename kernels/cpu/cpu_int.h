@@ -1,0 +1,140 @@
+/*
+ * What the CPU kernels of all instruction sets share: the tables, how work is cut into parts, how
+ * an expert call is walked, and the element forms of conversions and exp.
+ */
+#ifndef MOED_KERNELS_CPU_INT_H
+#define MOED_KERNELS_CPU_INT_H
+
+#include <math.h>
+#include <string.h>
+
+#include "kernels.h"
+
+extern const struct kern_cpu kern_cpu_scalar, kern_cpu_avx2, kern_cpu_avx512;
+
+/* Half-open range of one part. */
+struct span {
+    size_t lo, hi;
+};
+
+/* Share index of count of `total` units, as even as whole units of `grain` allow. */
+static inline struct span part_span(size_t total, size_t grain, struct kern_part part)
+{
+    size_t units = (total + grain - 1) / grain, count = (size_t)part.count;
+    size_t each = units / count, more = units % count, i = (size_t)part.index;
+    size_t lo = (each * i + (i < more ? i : more)) * grain;
+    size_t hi = lo + (each + (i < more)) * grain;
+    return (struct span){lo < total ? lo : total, hi < total ? hi : total};
+}
+
+static inline float f32_of_bits(uint32_t u)
+{
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
+
+static inline uint32_t bits_of_f32(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, sizeof u);
+    return u;
+}
+
+/* Element i of an array of the given dtype. */
+static inline float load_elem(const void *p, enum dtype dtype, size_t i)
+{
+    switch (dtype) {
+    case DTYPE_BF16:
+        return f32_of_bits((uint32_t)((const uint16_t *)p)[i] << 16);
+    case DTYPE_F16:
+        return kern_from_f16(((const uint16_t *)p)[i]);
+    default:
+        return ((const float *)p)[i];
+    }
+}
+
+static inline const void *row_of(const void *p, enum dtype dtype, size_t row, size_t width)
+{
+    return (const char *)p + row * width * dtype_bytes(dtype);
+}
+
+/*
+ * exp(x) = 2^n * e^r with n = rint(x / ln 2) and r = x - n ln 2 in two steps, e^r = 1 + r + r^2
+ * q(r) with q of degree 4 (interpolated at Chebyshev nodes of |r| <= 0.3466). 2^n is applied as two
+ * exact powers, so a subnormal result rounds once. The vector forms do the same operations.
+ */
+#define EXP_HI     88.73f
+#define EXP_LO     (-104.0f)
+#define EXP_LOG2E  0x1.715476p+0f
+#define EXP_LN2_HI 0x1.62e4p-1f
+#define EXP_LN2_LO 0x1.7f7d1cp-20f
+#define EXP_MAGIC  0x1.8p23f /* x + magic - magic rounds x to a whole number */
+#define EXP_Q0     0x1p-1f
+#define EXP_Q1     0x1.5554dcp-3f
+#define EXP_Q2     0x1.55551ap-5f
+#define EXP_Q3     0x1.120b6cp-7f
+#define EXP_Q4     0x1.6d1106p-10f
+
+/*
+ * The tree that ends a dot product of the FMA class: 32 sums of 8 neighbours to one number.
+ * s is overwritten.
+ */
+static inline float tree32(float *s)
+{
+    for (int distance = 16; distance; distance /= 2)
+        for (int i = 0; i < distance; i++)
+            s[i] += s[i + distance];
+    return s[0];
+}
+
+/* The tree of the short class (16 partial sums): scores and softmax sums of attention. */
+static inline float sum16(const float *p)
+{
+    return (((p[0] + p[1]) + (p[2] + p[3])) + ((p[4] + p[5]) + (p[6] + p[7]))) +
+           (((p[8] + p[9]) + (p[10] + p[11])) + ((p[12] + p[13]) + (p[14] + p[15])));
+}
+
+/* The first position that a row at pos sees. */
+static inline int attention_first(const struct kern_attention *a, int pos)
+{
+    return a->window > 0 && pos >= a->window ? pos - a->window + 1 : 0;
+}
+
+/* K (or V) of position t for one kv head. */
+static inline void *kv_row(const struct kern_kv *kv, const int32_t *block_table, int kv_head, int t,
+                           int is_v)
+{
+    size_t row = ((size_t)is_v * (size_t)kv->kv_heads + (size_t)kv_head) * KV_BLOCK_TOKENS +
+                 (size_t)(t % KV_BLOCK_TOKENS);
+    return (char *)kv->blocks + (size_t)block_table[t / KV_BLOCK_TOKENS] * kv->block_bytes +
+           row * (size_t)kv->head_dim * dtype_bytes(kv->dtype);
+}
+
+/*
+ * An expert call cut into parts of equal cost. An output of a group costs its weights' way from
+ * memory plus its rows' arithmetic; EXPERT_BYTES_COST_ROWS says how many rows the former is worth.
+ * A share is some outputs of one group; EXPERT_GRAIN outputs stay together.
+ */
+#define EXPERT_BYTES_COST_ROWS 6
+#define EXPERT_GRAIN           8
+
+struct expert_walk {
+    const struct kern_experts *call;
+    size_t outs;   /* of each group */
+    int group;     /* next one */
+    size_t before; /* cost of the groups passed */
+    size_t lo, hi; /* cost range of this part */
+};
+
+struct expert_share {
+    const struct kern_expert_group *group;
+    struct span outs;
+};
+
+struct expert_walk expert_walk_begin(const struct kern_experts *call, size_t outs,
+                                     struct kern_part part);
+/* The next share that is not empty; 0 at the end. */
+int expert_walk_next(struct expert_walk *w, struct expert_share *share);
+
+#endif

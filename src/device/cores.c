@@ -1,0 +1,138 @@
+#include "device/cores.h"
+
+#include <sched.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "device/device.h"
+
+#define PATH_BYTES 4096
+
+/* The first line of a small file; false when there is none. */
+static bool first_line(const char *path, char *line, int bytes)
+{
+    FILE *f = fopen(path, "re");
+    if (!f)
+        return false;
+    bool got = fgets(line, bytes, f) != NULL;
+    fclose(f);
+    return got;
+}
+
+/* Cores that a quota of quota_us in each period_us gives; 0 for no limit. */
+static int cores_of(long long quota_us, long long period_us)
+{
+    if (quota_us <= 0 || period_us <= 0)
+        return 0;
+    long long cores = (quota_us + period_us - 1) / period_us;
+    return cores < 1 << 20 ? (int)cores : 1 << 20;
+}
+
+static int quota_v2(const char *dir)
+{
+    char path[PATH_BYTES + 64], line[128];
+    long long quota_us, period_us;
+    snprintf(path, sizeof path, "%s/cpu.max", dir);
+    if (!first_line(path, line, sizeof line) ||
+        sscanf(line, "%lld %lld", &quota_us, &period_us) != 2)
+        return 0; /* "max 100000" is no limit */
+    return cores_of(quota_us, period_us);
+}
+
+static int quota_v1(const char *dir)
+{
+    char path[PATH_BYTES + 64], quota[64], period[64];
+    snprintf(path, sizeof path, "%s/cpu.cfs_quota_us", dir);
+    if (!first_line(path, quota, sizeof quota))
+        return 0;
+    snprintf(path, sizeof path, "%s/cpu.cfs_period_us", dir);
+    if (!first_line(path, period, sizeof period))
+        return 0;
+    return cores_of(strtoll(quota, NULL, 10), strtoll(period, NULL, 10));
+}
+
+/* The tightest quota of base/group and all its parents up to base. */
+static int tightest(const char *base, const char *group, int (*quota)(const char *dir))
+{
+    char dir[PATH_BYTES];
+    size_t base_len = strlen(base);
+    if (snprintf(dir, sizeof dir, "%s%s", base, group) >= (int)sizeof dir)
+        return 0;
+    int least = 0;
+    for (;;) {
+        int cores = quota(dir);
+        if (cores && (!least || cores < least))
+            least = cores;
+        char *slash = strrchr(dir, '/');
+        if (!slash || (size_t)(slash - dir) < base_len)
+            return least;
+        *slash = '\0';
+    }
+}
+
+/* Whether "cpu" is in a list like "cpu,cpuacct". */
+static bool names_cpu(const char *list)
+{
+    for (const char *p = list; p; p = strchr(p, ',')) {
+        p += *p == ',';
+        size_t n = strcspn(p, ",");
+        if (n == 3 && memcmp(p, "cpu", 3) == 0)
+            return true;
+    }
+    return false;
+}
+
+int cores_quota(const char *proc_cgroup, const char *cgroup_root)
+{
+    FILE *f = fopen(proc_cgroup, "re");
+    char line[PATH_BYTES], base[PATH_BYTES + 300];
+    int least = 0;
+    while (f && fgets(line, sizeof line, f)) {
+        /* hierarchy:controllers:path; version 2 has hierarchy 0 and no controllers. */
+        line[strcspn(line, "\n")] = '\0';
+        char *controllers = strchr(line, ':'), *group = NULL;
+        if (controllers)
+            group = strchr(++controllers, ':');
+        if (!group)
+            continue;
+        *group++ = '\0';
+        int cores = 0;
+        if (!*controllers) {
+            cores = tightest(cgroup_root, group, quota_v2);
+        } else if (names_cpu(controllers)) {
+            snprintf(base, sizeof base, "%s/%.255s", cgroup_root, controllers);
+            cores = tightest(base, group, quota_v1);
+            snprintf(base, sizeof base, "%s/cpu", cgroup_root);
+            int linked = tightest(base, group, quota_v1);
+            if (linked && (!cores || linked < cores))
+                cores = linked;
+        }
+        if (cores && (!least || cores < least))
+            least = cores;
+    }
+    if (f)
+        fclose(f);
+    return least;
+}
+
+/* Cores in the affinity mask, which may be larger than a cpu_set_t. */
+static int cores_affinity(void)
+{
+    for (int cpus = 1024; cpus <= 1 << 16; cpus *= 2) {
+        cpu_set_t *set = CPU_ALLOC((size_t)cpus);
+        size_t bytes = CPU_ALLOC_SIZE((size_t)cpus);
+        int n = set && sched_getaffinity(0, bytes, set) == 0 ? CPU_COUNT_S(bytes, set) : 0;
+        CPU_FREE(set);
+        if (n)
+            return n;
+    }
+    return 1;
+}
+
+int dev_usable_cores(void)
+{
+    int cores = cores_affinity(), quota = cores_quota("/proc/self/cgroup", "/sys/fs/cgroup");
+    return quota && quota < cores ? quota : cores;
+}

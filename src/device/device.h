@@ -1,0 +1,95 @@
+/*
+ * A device: memory, copies, events and compute. device_cpu.c is the CPU; a CUDA device comes as a
+ * shared object with the same tables. A device is opened once and used by two threads: compute by
+ * the engine thread only, copies by the pager thread only; memory and events by both.
+ */
+#ifndef MOED_DEVICE_H
+#define MOED_DEVICE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels.h"
+#include "moed/error.h"
+
+struct dev;
+
+/* A copy in flight. Embedded by its owner, who keeps it in place until it is done. */
+struct dev_event {
+    _Atomic int state; /* 0 idle, 1 in flight, 2 done, 3 failed: written by the device, read by any
+                          thread */
+};
+
+/* Memory and copies: all the pager needs. */
+struct dev_ops {
+    const char *name; /* "cpu", "cuda" */
+    /* Device memory, zeroed, 4 KiB aligned or better; NULL when it cannot be had. */
+    void *(*alloc)(struct dev *, size_t bytes);
+    void (*free)(struct dev *, void *p, size_t bytes);
+    /* Makes host memory reachable for the device and its copy engine (page-locks it on CUDA). 0 or
+     * negative code. */
+    int (*host_register)(struct dev *, void *p, size_t bytes, struct moed_error *err);
+    void (*host_unregister)(struct dev *, void *p);
+    /* Starts copying host to device; copies run in order; ev tells the end. 0, or negative when the
+     * queue is full. */
+    int (*copy_in)(struct dev *, void *dst, const void *src, size_t bytes, struct dev_event *ev);
+    /* Waits until ev is done or failed; returns 0 or MOED_EDEVICE. */
+    int (*event_wait)(struct dev *, struct dev_event *ev);
+    void (*close)(struct dev *);
+};
+
+/* Compute, under the contracts of kernels.h. Each returns 0 or MOED_EDEVICE; results are there when
+ * sync returns. */
+struct dev_kern {
+    int (*embed)(struct dev *, const struct kern_embed *);
+    int (*rmsnorm)(struct dev *, const struct kern_rmsnorm *);
+    int (*linear)(struct dev *, const struct kern_linear *);
+    int (*rope)(struct dev *, const struct kern_rope *);
+    int (*kv_store)(struct dev *, const struct kern_kv_store *);
+    int (*attention)(struct dev *, const struct kern_attention *);
+    int (*silu_mul)(struct dev *, const struct kern_silu_mul *);
+    int (*router)(struct dev *, const struct kern_router *);
+    int (*experts_gate_up)(struct dev *, const struct kern_experts *);
+    int (*experts_down)(struct dev *, const struct kern_experts *);
+    int (*combine)(struct dev *, const struct kern_combine *);
+    int (*sync)(struct dev *);
+};
+
+struct dev {
+    const struct dev_ops *ops;
+    const struct dev_kern *kern;
+};
+
+struct dev_cpu_config {
+    int threads; /* compute threads; 0: the cores that cgroup and affinity leave */
+    enum kern_isa isa;
+    uint64_t link_bytes_per_s; /* speed limit of copy_in, the stand-in for a PCIe link; 0: none */
+    int max_context;           /* tokens; sizes the attention scratch */
+};
+
+int dev_cpu_open(struct dev **out, const struct dev_cpu_config *cfg, struct moed_error *err);
+void dev_close(struct dev **dev);
+
+/* Cores this process may use: affinity and the cgroup's cpu quota, rounded up, at least 1. */
+int dev_usable_cores(void);
+
+/* What a CPU device is: for logs and bench. */
+struct dev_cpu_info {
+    int threads;
+    const char *isa;
+};
+struct dev_cpu_info dev_cpu_info(const struct dev *dev);
+
+/*
+ * Runs fn(arg, part, parts) for each part on the compute threads and waits: for bandwidth probes
+ * and for samplers. Engine thread only. Scratch is not passed.
+ */
+void dev_cpu_parallel(struct dev *dev, void (*fn)(void *arg, int part, int parts), void *arg,
+                      int parts);
+
+/* Best plain read bandwidth of the compute threads over `bytes` of memory, GB/s; several passes,
+ * the best one. */
+double dev_cpu_read_gb_per_s(struct dev *dev, size_t bytes);
+
+#endif

@@ -1,0 +1,113 @@
+/*
+ * The second half of a layer with experts: norm, router, then for each expert the rows that chose
+ * it, and the sum of each row's experts in the router's order. Experts come from the pager, all of
+ * a layer in one acquire, and go back when the sum is done.
+ */
+#include <assert.h>
+#include <string.h>
+
+#include "model/model_int.h"
+
+/* Sorts the pairs (row, choice) by expert, rows ascending within one. Returns the number of
+ * experts. */
+static int32_t group_rows(struct model *m)
+{
+    struct expert_groups *g = &m->groups;
+    const int32_t experts = m->c.n_experts, top_k = m->c.top_k;
+    const int32_t pairs = m->pass.batch.n_rows * top_k;
+    const int32_t *id = m->a.id;
+    int32_t n = 0;
+    memset(g->first, 0, ((size_t)experts + 1) * sizeof *g->first);
+    for (int32_t i = 0; i < pairs; i++) {
+        assert(id[i] >= 0 && id[i] < experts);
+        g->first[id[i] + 1]++;
+    }
+    for (int32_t e = 0; e < experts; e++) {
+        int32_t rows = g->first[e + 1];
+        if (rows)
+            g->need[n++] = (struct pager_need){.expert = e, .rows = rows};
+        g->first[e + 1] += g->first[e];
+    }
+    for (int32_t i = 0; i < pairs; i++) {
+        int32_t at = g->first[id[i]]++;
+        g->row[at] = i / top_k;
+        g->pair[at] = i;
+    }
+    return n;
+}
+
+static int route(struct model *m, const struct layer_weights *l)
+{
+    const struct model_config *c = &m->c;
+    struct activations *a = &m->a;
+    struct kern_router router = {.w = l->router.data,
+                                 .w_dtype = l->router.dtype,
+                                 .x = a->h,
+                                 .n = m->pass.batch.n_rows,
+                                 .in = c->hidden,
+                                 .experts = c->n_experts,
+                                 .top_k = c->top_k,
+                                 .renormalize = c->norm_topk,
+                                 .id = a->id,
+                                 .weight = a->weight};
+    int rc = norm_run(m, &l->ffn_norm, router.n, c->hidden, a->x, a->h);
+    if (rc < 0 || (rc = m->dev->kern->router(m->dev, &router)) < 0)
+        return rc;
+    return m->dev->kern->sync(m->dev);
+}
+
+static int compute(struct model *m, int32_t n_groups)
+{
+    const struct model_config *c = &m->c;
+    const struct dev_kern *kern = m->dev->kern;
+    struct activations *a = &m->a;
+    struct expert_groups *g = &m->groups;
+    int32_t at = 0;
+    for (int32_t i = 0; i < n_groups; i++) {
+        g->group[i] = (struct kern_expert_group){.record = g->lease[i].record,
+                                                 .row = g->row + at,
+                                                 .pair = g->pair + at,
+                                                 .n = g->need[i].rows};
+        at += g->need[i].rows;
+    }
+    struct kern_experts experts = {.cls = &m->w.cls,
+                                   .group = g->group,
+                                   .n_groups = n_groups,
+                                   .x = a->h,
+                                   .hidden = a->hidden,
+                                   .y = a->y};
+    struct kern_combine combine = {.y = a->y,
+                                   .weight = a->weight,
+                                   .x = a->x,
+                                   .n = m->pass.batch.n_rows,
+                                   .top_k = c->top_k,
+                                   .dim = c->hidden};
+    int rc;
+    if ((rc = kern->experts_gate_up(m->dev, &experts)) < 0 ||
+        (rc = kern->experts_down(m->dev, &experts)) < 0 ||
+        (rc = kern->combine(m->dev, &combine)) < 0)
+        return rc;
+    return kern->sync(m->dev);
+}
+
+int experts_run(struct model *m, int32_t layer, struct moed_error *err)
+{
+    const struct layer_weights *l = &m->w.layer[layer];
+    const struct model_config *c = &m->c;
+    struct expert_groups *g = &m->groups;
+    if (route(m, l) < 0)
+        return device_failed("the router", layer, err);
+    int32_t n = group_rows(m);
+    int rc = pager_acquire(m->pager, layer, g->need, (size_t)n, g->lease, err);
+    if (rc < 0)
+        return rc;
+    rc = compute(m, n);
+    pager_release(m->pager, g->lease, (size_t)n);
+    if (rc < 0)
+        return device_failed("the experts", layer, err);
+    uint64_t matrices = 3 * (uint64_t)c->hidden * (uint64_t)c->moe_intermediate *
+                        (uint64_t)dtype_bytes(m->w.cls.dtype);
+    m->stats.bytes_experts += (uint64_t)n * matrices + l->ffn_bytes;
+    stage_end(m, &m->stats.seconds_experts);
+    return 0;
+}

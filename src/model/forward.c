@@ -1,0 +1,197 @@
+/*
+ * The pass: embedding, layers, logits. Written over a device's ops; each stage of a layer has its
+ * own file.
+ */
+#include <assert.h>
+#include <time.h>
+
+#include "model/model_int.h"
+
+void stage_end(struct model *m, double *seconds)
+{
+    struct timespec now, *mark = &m->pass.mark;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    *seconds += (double)(now.tv_sec - mark->tv_sec) + (double)(now.tv_nsec - mark->tv_nsec) * 1e-9;
+    *mark = now;
+}
+
+int device_failed(const char *stage, int32_t layer, struct moed_error *err)
+{
+    return moed_fail(err, MOED_EDEVICE, "the device failed in %s of layer %d", stage, layer);
+}
+
+int linear_run(struct model *m, const struct weight *w, const struct weight *bias, int in, int out,
+               const float *x, const float *residual, float *y)
+{
+    return m->dev->kern->linear(m->dev, &(struct kern_linear){.w = w->data,
+                                                              .w_dtype = w->dtype,
+                                                              .bias = bias->data,
+                                                              .bias_dtype = bias->dtype,
+                                                              .x = x,
+                                                              .y = y,
+                                                              .residual = residual,
+                                                              .x_stride = (size_t)in,
+                                                              .y_stride = (size_t)out,
+                                                              .n = m->pass.batch.n_rows,
+                                                              .in = in,
+                                                              .out = out});
+}
+
+int norm_run(struct model *m, const struct weight *w, int rows, int dim, const float *x, float *y)
+{
+    return m->dev->kern->rmsnorm(m->dev, &(struct kern_rmsnorm){.x = x,
+                                                                .y = y,
+                                                                .w = w->data,
+                                                                .w_dtype = w->dtype,
+                                                                .n = rows,
+                                                                .dim = dim,
+                                                                .x_stride = (size_t)dim,
+                                                                .y_stride = (size_t)dim,
+                                                                .eps = m->c.rms_eps});
+}
+
+static int bad_batch(struct moed_error *err, int32_t row, const char *what)
+{
+    return moed_fail(err, MOED_EINVAL, "row %d of the batch: %s", row, what);
+}
+
+/* One sequence, rows [first, end): blocks for them and all before them. */
+static int check_sequence(struct model *m, const struct model_batch *b, int32_t first, int32_t end,
+                          struct moed_error *err)
+{
+    int32_t context = b->pos[end - 1] + 1;
+    const int32_t *blocks = b->seqs[b->seq[first]].block_table;
+    for (int32_t k = 0; k <= (context - 1) / KV_BLOCK_TOKENS; k++)
+        if (blocks[k] < 0 || blocks[k] >= m->o.kv_blocks)
+            return bad_batch(err, first, "a block of its sequence is not one of the cache's");
+    if (context > m->pass.max_context)
+        m->pass.max_context = context;
+    m->pass.kv_positions += (uint64_t)context;
+    return 0;
+}
+
+static int check_batch(struct model *m, const struct model_batch *b, struct moed_error *err)
+{
+    int32_t first = 0;
+    if (b->n_rows < 1 || b->n_rows > m->o.max_rows)
+        return moed_fail(err, MOED_EINVAL, "a pass of %d rows, must be 1 to %d", b->n_rows,
+                         m->o.max_rows);
+    if (b->n_seqs < 1 || b->n_seqs > b->n_rows)
+        return moed_fail(err, MOED_EINVAL, "a pass of %d rows for %d sequences", b->n_rows,
+                         b->n_seqs);
+    for (int32_t i = 0; i < b->n_rows; i++) {
+        if (b->token[i] < 0 || b->token[i] >= m->c.vocab_size)
+            return bad_batch(err, i, "its token is outside the vocabulary");
+        if (b->pos[i] < 0 || b->pos[i] >= m->o.max_context)
+            return bad_batch(err, i, "its position is outside the context");
+        if (b->seq[i] < 0 || b->seq[i] >= b->n_seqs)
+            return bad_batch(err, i, "its sequence is not one of the pass");
+        if (i > first && b->seq[i] == b->seq[i - 1] && b->pos[i] != b->pos[i - 1] + 1)
+            return bad_batch(err, i, "its position does not follow the one before");
+        if (i + 1 == b->n_rows || b->seq[i + 1] != b->seq[i]) {
+            int rc = check_sequence(m, b, first, i + 1, err);
+            if (rc < 0)
+                return rc;
+            first = i + 1;
+        }
+    }
+    return 0;
+}
+
+int model_pass_begin(struct model *m, const struct model_batch *batch, struct moed_error *err)
+{
+    assert(!m->pass.open);
+    m->pass = (struct pass){.batch = *batch};
+    int rc = check_batch(m, batch, err);
+    if (rc < 0)
+        return rc;
+    clock_gettime(CLOCK_MONOTONIC, &m->pass.mark);
+    for (int32_t s = 0; s < batch->n_seqs; s++)
+        m->block_table[s] = batch->seqs[s].block_table;
+    for (int32_t i = 0; i < batch->n_rows; i++) {
+        int32_t pos = batch->pos[i];
+        int64_t block = m->block_table[batch->seq[i]][pos / KV_BLOCK_TOKENS];
+        m->a.slot[i] = block * KV_BLOCK_TOKENS + pos % KV_BLOCK_TOKENS;
+    }
+    rc = m->dev->kern->embed(m->dev, &(struct kern_embed){.table = m->w.embed.data,
+                                                          .dtype = m->w.embed.dtype,
+                                                          .token = batch->token,
+                                                          .x = m->a.x,
+                                                          .n = batch->n_rows,
+                                                          .dim = m->c.hidden});
+    if (rc < 0)
+        return moed_fail(err, MOED_EDEVICE, "the device failed in the embedding");
+    if (m->pager)
+        pager_step_begin(m->pager);
+    m->pass.open = true;
+    m->stats.passes++;
+    m->stats.rows += (uint64_t)batch->n_rows;
+    stage_end(m, &m->stats.seconds_other);
+    return 0;
+}
+
+int model_pass_run(struct model *m, int32_t layer_end, struct moed_error *err)
+{
+    struct pass *p = &m->pass;
+    int rc = 0;
+    assert(p->open && !p->failed && layer_end <= m->c.n_layers);
+    clock_gettime(CLOCK_MONOTONIC, &p->mark);
+    while (rc >= 0 && p->layer < layer_end) {
+        rc = attention_run(m, p->layer, err);
+        if (rc >= 0)
+            rc = m->c.moe_layer[p->layer] ? experts_run(m, p->layer, err)
+                                          : dense_run(m, p->layer, err);
+        p->layer++;
+    }
+    p->failed = rc < 0;
+    return rc < 0 ? rc : 0;
+}
+
+int model_pass_logits(struct model *m, const int32_t *rows, int32_t n, float *logits,
+                      struct moed_error *err)
+{
+    struct pass *p = &m->pass;
+    const struct dev_kern *kern = m->dev->kern;
+    const struct model_config *c = &m->c;
+    assert(p->open && !p->failed && p->layer == c->n_layers);
+    if (n < 1 || n > m->o.max_logits)
+        return moed_fail(err, MOED_EINVAL, "logits of %d rows, must be 1 to %d", n,
+                         m->o.max_logits);
+    for (int32_t i = 0; i < n; i++)
+        if (rows[i] < 0 || rows[i] >= p->batch.n_rows)
+            return moed_fail(err, MOED_EINVAL, "logits of row %d of %d", rows[i], p->batch.n_rows);
+    clock_gettime(CLOCK_MONOTONIC, &p->mark);
+    /* Picking rows is looking them up in a table. */
+    struct kern_embed pick = {.table = m->a.x,
+                              .dtype = DTYPE_F32,
+                              .token = rows,
+                              .x = m->a.last,
+                              .n = n,
+                              .dim = c->hidden};
+    struct kern_linear head = {.w = m->w.head.data,
+                               .w_dtype = m->w.head.dtype,
+                               .x = m->a.last,
+                               .y = logits,
+                               .x_stride = (size_t)c->hidden,
+                               .y_stride = (size_t)c->vocab_size,
+                               .n = n,
+                               .in = c->hidden,
+                               .out = c->vocab_size};
+    if (kern->embed(m->dev, &pick) < 0 ||
+        norm_run(m, &m->w.norm, n, c->hidden, m->a.last, m->a.last) < 0 ||
+        kern->linear(m->dev, &head) < 0 || kern->sync(m->dev) < 0)
+        return moed_fail(err, MOED_EDEVICE, "the device failed in the logits");
+    m->stats.bytes_logits +=
+        (uint64_t)c->vocab_size * (uint64_t)c->hidden * (uint64_t)dtype_bytes(m->w.head.dtype);
+    stage_end(m, &m->stats.seconds_logits);
+    return 0;
+}
+
+void model_pass_end(struct model *m)
+{
+    assert(m->pass.open);
+    m->dev->kern->sync(m->dev);
+    if (m->pager)
+        pager_step_end(m->pager);
+    m->pass.open = false;
+}

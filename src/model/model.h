@@ -1,0 +1,116 @@
+/*
+ * A loaded model: weights, KV blocks, and the forward pass over a batch of rows, written once over
+ * a device's ops. The engine thread owns it.
+ */
+#ifndef MOED_MODEL_H
+#define MOED_MODEL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "device/device.h"
+#include "model/config.h"
+#include "moed/error.h"
+#include "pager/pager.h"
+#include "store/store.h"
+
+struct model;
+
+struct model_options {
+    int32_t max_rows;    /* rows of one pass, 1 to MODEL_MAX_ROWS: sizes the activations */
+    int32_t max_context; /* tokens of one sequence, 1 to the config's max_position */
+    int32_t max_logits;  /* rows of one model_pass_logits call, 1 to max_rows */
+    int32_t kv_blocks;   /* blocks of 16 tokens, all sequences together, at least 1 */
+    enum dtype kv_dtype; /* F32 or BF16 */
+    struct pager_config pager;
+    void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes,
+                     double seconds); /* loading; may be NULL */
+    void *user;
+    int io_threads; /* 0: default */
+};
+
+#define MODEL_MAX_ROWS (1 << 20)
+
+/* Bytes of every kind that a model with these options takes, before anything is allocated. A sum
+ * beyond 64 bits is UINT64_MAX. */
+struct model_memory {
+    uint64_t dense_bytes;       /* weights outside experts */
+    uint64_t expert_host_bytes; /* records, in host memory */
+    uint64_t expert_record_bytes;
+    uint64_t expert_records;
+    uint64_t cache_bytes;              /* slots and staging on the device; 0 in place */
+    uint64_t kv_bytes, kv_block_bytes; /* kv_block_bytes: one block in all layers */
+    uint64_t activation_bytes;         /* with RoPE tables */
+    uint64_t total_bytes;
+};
+/* weight_dtype: of all weights; see model_weight_dtype. */
+void model_memory(const struct model_config *c, enum dtype weight_dtype,
+                  const struct model_options *o, struct model_memory *out);
+/* The dtype of most bytes in a checkpoint, by its first layer; the config's own for a dummy store
+ * or where the tensor is not there. */
+enum dtype model_weight_dtype(const struct model_config *c, const struct store *store);
+
+/*
+ * Checks all tensors of the store against the config (missing, surplus, wrong shape, experts of
+ * several formats: named), then allocates, then loads. store is needed during the call only. dev
+ * stays the caller's and must outlive the model.
+ */
+int model_open(struct model **out, const struct model_config *c, const struct model_options *o,
+               struct store *store, struct dev *dev, struct moed_error *err);
+void model_close(struct model **m);
+
+const struct model_config *model_config(const struct model *m);
+struct pager *model_pager(struct model *m); /* NULL for a model without experts */
+
+/* A sequence as a pass sees it. */
+struct model_seq {
+    const int32_t *block_table; /* blocks of positions 0..; must cover all rows of this pass */
+};
+
+/* Rows of one pass, grouped by sequence, positions ascending within each. */
+struct model_batch {
+    int32_t n_rows;
+    const int32_t *token; /* [n_rows] */
+    const int32_t *pos;   /* [n_rows] */
+    const int32_t *seq;   /* [n_rows] index into seqs */
+    int32_t n_seqs;
+    const struct model_seq *seqs; /* [n_seqs] */
+};
+
+/*
+ * One pass = begin, then run up to some layer (n_layers for all) any number of times, then logits
+ * of chosen rows, then end. Activations stay with the pass between runs, so that it may pause at
+ * any layer. One open pass at a time for now; the batch's arrays must live until end. Rows' K and V
+ * are written to their blocks layer by layer.
+ *
+ * A row's logits depend only on the tokens up to it: not on what else is in the batch, how its
+ * sequence was cut into passes, where its blocks lie, threads, instruction set, or the pager.
+ *
+ * begin refuses with MOED_EINVAL, and opens no pass, when the batch breaks a rule above. After
+ * begin succeeded, end must follow, also when run or logits failed; after a failure of run the
+ * pass takes nothing but end.
+ */
+int model_pass_begin(struct model *m, const struct model_batch *batch, struct moed_error *err);
+int model_pass_run(struct model *m, int32_t layer_end, struct moed_error *err);
+/* Raw logits of rows[0..n) of the pass after its last layer, n <= max_logits; logits
+ * [n][vocab_size]; may be called more than once. */
+int model_pass_logits(struct model *m, const int32_t *rows, int32_t n, float *logits,
+                      struct moed_error *err);
+void model_pass_end(struct model *m);
+
+/* Where time and bytes of passes went, summed since open; for bench and metrics. Engine thread. */
+struct model_stats {
+    uint64_t passes, rows;
+    double seconds_attention; /* projections, norms, RoPE, cache, attention */
+    double seconds_experts;   /* router, pager, experts */
+    double seconds_dense;     /* MLP of layers without experts */
+    double seconds_logits;
+    double seconds_other; /* embedding */
+    /* Weights and KV touched, each once per pass. */
+    uint64_t bytes_attention, bytes_kv; /* belong to seconds_attention */
+    uint64_t bytes_experts;             /* matrices of the experts used, and the router */
+    uint64_t bytes_dense, bytes_logits;
+};
+void model_stats(const struct model *m, struct model_stats *out);
+
+#endif

@@ -1,0 +1,62 @@
+/*
+ * The weights of a model: which tensors its config asks for, where each lies in memory, and how it
+ * gets there. Filled once by weights_load, then immutable; the model owns them.
+ */
+#ifndef MOED_MODEL_WEIGHTS_H
+#define MOED_MODEL_WEIGHTS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/dtype.h"
+#include "model/config.h"
+#include "moed/error.h"
+#include "pager/pager.h"
+#include "record.h"
+#include "store/store.h"
+
+/* A matrix [out][in] or a vector, as the file has it. data NULL: the model has none. */
+struct weight {
+    const void *data;
+    enum dtype dtype;
+};
+
+struct layer_weights {
+    struct weight attn_norm, ffn_norm;          /* [hidden] */
+    struct weight q, k, v;                      /* [heads * head_dim][hidden] */
+    struct weight q_bias, k_bias, v_bias;       /* [heads * head_dim] */
+    struct weight q_norm, k_norm;               /* [head_dim] */
+    struct weight o, o_bias;                    /* [hidden][n_heads * head_dim], [hidden] */
+    struct weight gate, up, gate_bias, up_bias; /* [intermediate][hidden], [intermediate] */
+    struct weight down, down_bias;              /* [hidden][intermediate], [hidden] */
+    struct weight router;                       /* [n_experts][hidden] */
+    uint64_t attention_bytes, ffn_bytes;        /* of the above; ffn: norm, dense MLP, router */
+};
+
+struct weights {
+    struct weight embed, norm, head; /* [vocab][hidden], [hidden], [vocab][hidden] */
+    struct layer_weights *layer;     /* [n_layers] */
+    uint8_t *dense, *arena;          /* mapped: all but experts; records */
+    uint64_t dense_bytes, arena_bytes;
+    struct record_class cls; /* of the experts */
+    const void **host_of;    /* [n_layers * n_experts] */
+};
+
+/* Bytes that weights_load maps when every tensor has this dtype. */
+uint64_t weights_dense_bytes(const struct model_config *c, enum dtype dtype);
+/* The layout of the experts; all 0 for a dense model. */
+struct record_class weights_record_class(const struct model_config *c, enum dtype dtype);
+
+struct weights_load_options {
+    int io_threads; /* 0: default */
+    void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes, double seconds);
+    void *user;
+};
+
+/* Checks every tensor of the store against the config, maps memory, reads. *out is zero on entry;
+ * on failure it holds nothing. Errors name the tensor. */
+int weights_load(struct weights *out, const struct model_config *c, struct store *store,
+                 const struct weights_load_options *o, struct moed_error *err);
+void weights_fini(struct weights *w);
+
+#endif

@@ -1,0 +1,51 @@
+/* Inside weights: the list of a model's tensors and the plan of where their bytes go. */
+#ifndef MOED_MODEL_WEIGHTS_INT_H
+#define MOED_MODEL_WEIGHTS_INT_H
+
+#include "model/weights.h"
+
+#define WEIGHT_ALIGN_BYTES 64
+
+/* What random weights of a tensor look like. */
+enum weight_kind { WEIGHT_MATRIX, WEIGHT_EMBED, WEIGHT_NORM, WEIGHT_BIAS };
+
+/* One tensor that the config asks for, outside experts. */
+struct weight_spec {
+    char name[TENSOR_MAX_NAME_BYTES];
+    int n_dims;
+    int64_t shape[2];
+    enum weight_kind kind;
+    struct weight *into;
+    uint64_t *counter; /* bytes of the part of the layer that it belongs to */
+};
+
+/* Calls fn for every tensor outside experts; stops at the first negative result and returns it.
+ * fused: the checkpoint has all experts of a layer in one tensor. */
+int weights_each_dense(const struct model_config *c, bool fused, struct weights *w,
+                       int (*fn)(void *arg, const struct weight_spec *spec), void *arg);
+
+/* A run of bytes of a tensor and its place in memory. */
+struct weight_piece {
+    const struct tensor_ref *ref;
+    uint64_t first_bytes; /* from the tensor's start */
+    uint64_t bytes;
+    uint64_t place_bytes; /* from the start of the dense block or the arena */
+    bool in_arena;
+    enum weight_kind kind;
+};
+
+struct weight_plan {
+    struct weight_piece *piece;
+    size_t n, cap;
+    const struct tensor_ref **used; /* tensors of the store that the model takes */
+    size_t n_used, used_cap;
+    uint64_t dense_bytes, arena_bytes;
+};
+
+/* Checks all tensors and fills plan, w->cls and the dtypes in w; allocates nothing of their size.
+ */
+int weights_plan(struct weight_plan *plan, struct weights *w, const struct model_config *c,
+                 struct store *store, struct moed_error *err);
+void weights_plan_fini(struct weight_plan *plan);
+
+#endif

@@ -1,0 +1,142 @@
+/*
+ * The scheduler: what goes into the next pass. Pure: no threads, no clock, no I/O, no tensors; its
+ * owner (the engine thread) calls everything. Rules and bounds: src/sched/README.md.
+ *
+ *   sched_add -> [ sched_plan -> run the pass -> sched_complete -> sched_append or sched_end ]* ->
+ *   sched_remove
+ */
+#ifndef MOED_SCHED_H
+#define MOED_SCHED_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "moed/error.h"
+#include "sched/kv.h"
+
+struct sched_config {
+    int32_t max_seqs;           /* sequences in the batch */
+    int32_t max_batched_tokens; /* rows of one plan; at least max_seqs */
+    int32_t max_queue;          /* requests that were never admitted */
+    int32_t max_model_len;      /* tokens of one sequence */
+    int32_t kv_blocks;
+    int32_t n_layers;
+    int32_t layers_per_slice; /* a prefill slice pauses after so many layers; 0: never */
+    bool no_prefix_cache;     /* only choices of one request share blocks */
+    uint64_t kv_hash_mask;    /* 0: all bits */
+};
+
+/* All transitions are made by one function, sched_move in sched.c. */
+enum sched_state {
+    SCHED_HELD,    /* further choice of a request whose first choice still computes the prompt.
+                      In: sched_add. Out: WAITING (prompt computed, or first choice ended), ENDED */
+    SCHED_WAITING, /* in the queue, without blocks.
+                      In: sched_add, HELD, preemption. Out: PREFILL (admission), ENDED */
+    SCHED_PREFILL, /* admitted, has blocks for all its tokens, some of them not computed.
+                      In: WAITING. Out: DECODE (all computed), WAITING (preempted), ENDED */
+    SCHED_DECODE,  /* all tokens but at most the newest are computed.
+                      In: PREFILL. Out: WAITING (preempted), ENDED */
+    SCHED_ENDED,   /* holds nothing. In: all. Out: never */
+};
+
+struct sched_request;
+
+/* One sequence. Others read it; only the scheduler writes, except `user`. */
+struct sched_seq {
+    enum sched_state state;
+    uint64_t order;  /* seniority: place in the queue when it first entered it */
+    int32_t *tokens; /* [n_tokens] prompt and generated */
+    int32_t n_prompt, n_tokens, cap_tokens;
+    int32_t max_len;    /* tokens it may reach */
+    int32_t n_computed; /* tokens whose K and V are in blocks */
+    int32_t *blocks;    /* [n_blocks] block table */
+    int32_t n_blocks, cap_blocks;
+    int32_t n_published;   /* leading blocks that are published */
+    int32_t cached_tokens; /* prompt tokens that were never computed for it, first admission */
+    int32_t preemptions;
+    struct kv_salt salt;
+    bool no_reuse; /* computes its prompt even where blocks are known */
+    bool admitted; /* once at least */
+    struct sched_request *request;
+    struct sched_seq *prev, *next; /* in the queue or in the batch */
+    void *user;
+};
+
+/* n sequences of one prompt. */
+struct sched_request {
+    int32_t n;
+    struct sched_seq *seqs; /* [n]; the first one computes the prompt */
+};
+
+/* Rows [first, first + n) of a sequence. */
+struct sched_span {
+    struct sched_seq *seq; /* NULL: ended or preempted while the slice was paused; its blocks are
+                              gone, its rows must not be written any more */
+    int32_t first, n;
+    bool last; /* holds the newest token: its logits give the next one */
+};
+
+/*
+ * Decode rows plus at most one prefill slice, tokens x layers. The slice's spans stay the same from
+ * plan to plan until layer_end reaches all layers; a pass that does not pause has [0, n_layers).
+ */
+struct sched_plan {
+    uint64_t number;
+    int32_t n_rows;            /* of decode and slice */
+    struct sched_span *decode; /* [n_decode], one row each */
+    int32_t n_decode;
+    struct sched_span *prefill; /* [n_prefill] */
+    int32_t n_prefill, prefill_rows;
+    int32_t layer_begin, layer_end; /* of the slice */
+};
+
+struct sched_stats {
+    int32_t running, waiting; /* sequences in the batch; requests never admitted */
+    int32_t kv_used, kv_cached;
+    uint64_t preemptions;
+    uint64_t prefix_queries, prefix_hits; /* tokens */
+};
+
+struct sched;
+int sched_open(struct sched **out, const struct sched_config *cfg, struct moed_error *err);
+/* All requests must have been removed. */
+void sched_close(struct sched **s);
+
+/* What sched_add takes; tokens are copied. */
+struct sched_new {
+    const int32_t *prompt; /* [n_prompt] at least one */
+    int32_t n_prompt;
+    int32_t n; /* choices */
+    int32_t max_tokens;
+    uint64_t salt;
+    bool no_reuse; /* for the first choice */
+};
+/*
+ * MOED_EBUSY: the queue is full. MOED_ELIMIT: it can never fit, with the numbers. MOED_ENOMEM. The
+ * request lives until sched_remove.
+ */
+int sched_add(struct sched *s, struct sched_request **out, const struct sched_new *r,
+              struct moed_error *err);
+/* 0 when a request of this size can run, else MOED_ELIMIT. Any thread. */
+int sched_check(const struct sched_config *cfg, size_t n_prompt, size_t max_tokens,
+                struct moed_error *err);
+
+/* The next plan, owned by the scheduler and valid until the next call; n_rows is 0 when there is
+ * nothing to do. */
+const struct sched_plan *sched_plan(struct sched *s);
+/* The pass of the last plan has run: its rows are computed. */
+void sched_complete(struct sched *s);
+/* The pass failed: nothing of it counts; a paused slice starts anew. */
+void sched_abandon(struct sched *s);
+/* The token that the logits of a span with `last` gave. The sequence must be in DECODE. */
+void sched_append(struct sched *s, struct sched_seq *seq, int32_t token);
+/* Ends a sequence in any state; not between plan and complete. */
+void sched_end(struct sched *s, struct sched_seq *seq);
+/* Frees a request whose sequences have all ended. */
+void sched_remove(struct sched *s, struct sched_request **r);
+
+void sched_stats(const struct sched *s, struct sched_stats *out);
+const char *sched_state_name(enum sched_state state);
+
+#endif

@@ -1,0 +1,93 @@
+#include "text/unigram.h"
+
+#include <stdlib.h>
+
+#include "base/mem.h"
+#include "text/unicode.h"
+
+void unigram_fini(struct unigram *u)
+{
+    trie_fini(&u->pieces);
+    free(u->score);
+    *u = (struct unigram){0};
+}
+
+void unigram_work_fini(struct unigram_work *w)
+{
+    free(w->nodes);
+    tokens_fini(&w->reversed);
+    *w = (struct unigram_work){0};
+}
+
+/*
+ * One step of the search: the best way to `to` may be the best way to `begin` and then this piece.
+ * SentencePiece compares before it rounds to float, except for unknown characters.
+ */
+static void offer(const struct unigram *u, struct unigram_node *nodes, size_t begin, size_t to,
+                  int32_t id, double score)
+{
+    double sum = nodes[begin].score + score, rounded = u->single_floats ? (double)(float)sum : sum;
+    if (nodes[to].begin < 0 || (id == u->unk ? rounded : sum) > nodes[to].score)
+        nodes[to] = (struct unigram_node){rounded, (int64_t)begin, id};
+}
+
+static void search(const struct unigram *u, struct unigram_node *nodes, const char *s, size_t n)
+{
+    for (size_t i = 0, len; i < n; i += len) {
+        unicode_at(s + i, n - i, &len);
+        int covered = 0;
+        uint32_t node = 0;
+        for (size_t end = i; end < n;) {
+            node = trie_step(&u->pieces, node, (unsigned char)s[end++]);
+            if (node == 0)
+                break;
+            int32_t id = u->pieces.value[node];
+            if (id < 0)
+                continue;
+            offer(u, nodes, i, end, id, u->score[id]);
+            covered |= end - i == len;
+        }
+        if (!covered)
+            offer(u, nodes, i, i + len, u->unk, u->unk_score);
+    }
+}
+
+/* A stretch that no piece covers: its bytes where allowed, otherwise one unk. */
+static void add_unknown(const struct unigram *u, struct tokens *reversed, const char *s, size_t n)
+{
+    int all = u->byte_fallback;
+    for (size_t i = 0; i < n && all; i++)
+        all = u->byte_piece[(unsigned char)s[i]] >= 0;
+    if (!all) {
+        tokens_add(reversed, u->unk);
+        return;
+    }
+    for (size_t i = n; i > 0; i--)
+        tokens_add(reversed, u->byte_piece[(unsigned char)s[i - 1]]);
+}
+
+void unigram_encode(const struct unigram *u, struct unigram_work *work, const char *word, size_t n,
+                    struct tokens *out)
+{
+    work->nodes = mem_reserve(work->nodes, &work->cap, n + 1, sizeof *work->nodes);
+    work->nodes[0] = (struct unigram_node){0};
+    for (size_t i = 1; i <= n; i++)
+        work->nodes[i].begin = -1;
+    search(u, work->nodes, word, n);
+    work->reversed.n = 0;
+    size_t end = n;
+    while (end > 0) {
+        size_t begin = (size_t)work->nodes[end].begin;
+        int32_t id = work->nodes[end].id;
+        if (id != u->unk) {
+            tokens_add(&work->reversed, id);
+        } else {
+            while (begin > 0 && work->nodes[begin].id == u->unk)
+                begin = (size_t)work->nodes[begin].begin;
+            add_unknown(u, &work->reversed, word + begin, end - begin);
+        }
+        end = begin;
+    }
+    for (size_t i = work->reversed.n; i > 0; i--)
+        tokens_add(out, work->reversed.ids[i - 1]);
+}

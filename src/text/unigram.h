@@ -1,0 +1,45 @@
+/*
+ * The unigram model: of all ways to cut a word into pieces the one with the highest sum of scores
+ * (log probabilities), found by Viterbi's algorithm in linear time.
+ * Never changes once filled; any thread, each with its own work space.
+ */
+#ifndef MOED_TEXT_UNIGRAM_H
+#define MOED_TEXT_UNIGRAM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "text/tokenizer.h"
+#include "text/trie.h"
+
+struct unigram {
+    struct trie pieces; /* value: id */
+    double *score;      /* [n] */
+    int32_t n;
+    int32_t unk;
+    double unk_score;  /* of a character that no piece covers */
+    int single_floats; /* sums are rounded to float, as SentencePiece's are */
+    /* The bytes of an unknown stretch in place of unk, where all have a piece "<0x0A>". */
+    int byte_fallback;
+    int32_t byte_piece[256]; /* -1 where there is none */
+};
+
+void unigram_fini(struct unigram *u);
+
+/* Work space of one thread; starts as {0}. */
+struct unigram_work {
+    struct unigram_node {
+        double score;
+        int64_t begin; /* of the last piece of the best way here, -1: not reached */
+        int32_t id;
+    } * nodes;
+    size_t cap;
+    struct tokens reversed;
+};
+void unigram_work_fini(struct unigram_work *w);
+
+/* Appends the ids of one word of n valid UTF-8 bytes. */
+void unigram_encode(const struct unigram *u, struct unigram_work *work, const char *word, size_t n,
+                    struct tokens *out);
+
+#endif

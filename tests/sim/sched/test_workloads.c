@@ -1,0 +1,360 @@
+/*
+ * Random workloads against a fake model that remembers what lies at each place of the KV cache: the
+ * prefix (tokens, salt) that a position stands for. Each row that a plan computes checks all
+ * positions before it, so a block that is shared, swapped, evicted or handed out wrongly shows.
+ */
+#include "check.h"
+
+#include "base/mem.h"
+#include "sched/sched.h"
+
+#define MAX_REQUESTS 24
+#define MAX_CHOICES  4
+#define MAX_BLOCKS   48
+
+struct rng {
+    uint64_t s;
+};
+
+static uint64_t next(struct rng *r)
+{
+    uint64_t z = (r->s += 0x9E3779B97F4A7C15u);
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return z ^ (z >> 31);
+}
+
+/* low..high, both included. */
+static int32_t pick(struct rng *r, int32_t low, int32_t high)
+{
+    return low + (int32_t)(next(r) % (uint64_t)(high - low + 1));
+}
+
+/* What the test knows of a sequence. */
+struct watch {
+    struct sched_seq *seq;
+    int64_t since, bound; /* plans */
+    int32_t computed;
+    bool queued;
+    int32_t stop_after; /* new tokens after which it ends */
+};
+
+struct job {
+    struct sched_request *request;
+    uint64_t salt, scope;
+    int32_t arrival; /* plan */
+    struct watch watch[MAX_CHOICES];
+};
+
+struct world {
+    struct rng rng;
+    struct sched_config cfg;
+    struct sched *s;
+    uint64_t kv[MAX_BLOCKS][SCHED_BLOCK_TOKENS]; /* the prefix that lies there; 0: nothing whole */
+    struct job jobs[MAX_REQUESTS];
+    int32_t n_jobs, n_alive, n_arrived;
+    int64_t plans;
+    uint64_t dropped; /* spans whose sequence went while the slice was paused */
+    bool faults;
+};
+
+static uint64_t mix(uint64_t h, uint64_t v)
+{
+    h = (h ^ v) * 0xFF51AFD7ED558CCDu;
+    return (h ^ (h >> 32)) | 1;
+}
+
+static struct job *job_of(struct world *w, const struct sched_seq *q)
+{
+    return q->user;
+}
+
+/* Checks positions [0, first) and writes [first, first + n), as a pass does. */
+static void compute(struct world *w, const struct sched_span *sp, bool whole)
+{
+    struct job *j = job_of(w, sp->seq);
+    const struct sched_seq *q = sp->seq;
+    uint64_t h = mix(mix(7, j->salt), w->cfg.no_prefix_cache ? j->scope : 0);
+    assert_int_equal(sp->first, q->n_computed);
+    assert_true(sp->first + sp->n <= q->n_tokens);
+    assert_true((sp->first + sp->n - 1) / SCHED_BLOCK_TOKENS < q->n_blocks);
+    for (int32_t p = 0; p < sp->first + sp->n; p++) {
+        h = mix(h, (uint64_t)q->tokens[p]);
+        uint64_t *at = &w->kv[q->blocks[p / SCHED_BLOCK_TOKENS]][p % SCHED_BLOCK_TOKENS];
+        if (p >= sp->first)
+            *at = whole ? h : 0;
+        else
+            assert_true(*at == h);
+    }
+}
+
+static int64_t slices(const struct world *w)
+{
+    int32_t step = w->cfg.layers_per_slice ? w->cfg.layers_per_slice : w->cfg.n_layers;
+    return (w->cfg.n_layers + step - 1) / step;
+}
+
+/* The bound of src/sched/README.md. */
+static int64_t bound(struct world *w, const struct sched_seq *q)
+{
+    int64_t s = slices(w), chunk = w->cfg.max_batched_tokens - w->cfg.max_seqs + 1, sum = s + 1;
+    for (int32_t i = 0; i < w->n_jobs; i++) {
+        struct sched_request *r = w->jobs[i].request;
+        for (int32_t c = 0; r && c < r->n; c++) {
+            const struct sched_seq *o = &r->seqs[c];
+            if (o->order && o->order < q->order && o->state != SCHED_ENDED)
+                sum += s * ((o->max_len + chunk - 1) / chunk + 1) + (o->max_len - o->n_prompt);
+        }
+    }
+    return sum;
+}
+
+static void watch_all(struct world *w)
+{
+    for (int32_t i = 0; i < w->n_jobs; i++) {
+        struct sched_request *r = w->jobs[i].request;
+        for (int32_t c = 0; r && c < r->n; c++) {
+            struct watch *t = &w->jobs[i].watch[c];
+            const struct sched_seq *q = &r->seqs[c];
+            if (q->state == SCHED_HELD || q->state == SCHED_ENDED)
+                continue;
+            if (!t->queued || q->n_computed > t->computed) {
+                t->queued = true;
+                t->since = w->plans;
+                t->bound = bound(w, q);
+            }
+            t->computed = q->n_computed;
+            if (w->plans - t->since > t->bound)
+                fail_msg("no advance in %lld plans, the bound is %lld",
+                         (long long)(w->plans - t->since), (long long)t->bound);
+        }
+    }
+}
+
+static void arrive(struct world *w)
+{
+    struct job *j = &w->jobs[w->n_jobs];
+    int32_t prompt[256], limit = w->cfg.max_model_len;
+    int32_t n = pick(&w->rng, 1, pick(&w->rng, 0, 3) ? 30 : 200);
+    int32_t family = pick(&w->rng, 0, 2), common = pick(&w->rng, 0, n);
+    for (int32_t i = 0; i < n; i++)
+        prompt[i] = i < common ? family : pick(&w->rng, 0, 1);
+    struct sched_new r = {
+        .prompt = prompt,
+        .n_prompt = n,
+        .n = pick(&w->rng, 0, 2) ? 1 : pick(&w->rng, 1, MAX_CHOICES),
+        .max_tokens = pick(&w->rng, 0, 5) ? pick(&w->rng, 1, 120) : pick(&w->rng, 0, 1),
+        .salt = (uint64_t)pick(&w->rng, 0, 1),
+        .no_reuse = pick(&w->rng, 0, 7) == 0,
+    };
+    struct moed_error err;
+    struct sched_stats st;
+    sched_stats(w->s, &st);
+    int32_t computed = r.max_tokens > 1 ? n + r.max_tokens - 1 : n;
+    bool fits = n + r.max_tokens <= limit &&
+                (computed + SCHED_BLOCK_TOKENS - 1) / SCHED_BLOCK_TOKENS <= w->cfg.kv_blocks;
+    bool room = st.waiting < w->cfg.max_queue;
+    int rc = sched_add(w->s, &j->request, &r, &err);
+    w->n_arrived++;
+    assert_int_equal(rc, !fits ? MOED_ELIMIT : !room ? MOED_EBUSY : 0);
+    if (rc < 0)
+        return;
+    j->salt = r.salt;
+    j->scope = (uint64_t)++w->n_jobs;
+    w->n_alive++;
+    for (int32_t c = 0; c < r.n; c++) {
+        j->watch[c] =
+            (struct watch){.seq = &j->request->seqs[c],
+                           .stop_after = pick(&w->rng, 0, 1) ? r.max_tokens : pick(&w->rng, 0, 60)};
+        j->request->seqs[c].user = j;
+    }
+}
+
+static void finish_if_ended(struct world *w, struct job *j)
+{
+    for (int32_t c = 0; j->request && c < j->request->n; c++)
+        if (j->request->seqs[c].state != SCHED_ENDED)
+            return;
+    if (j->request) {
+        sched_remove(w->s, &j->request);
+        w->n_alive--;
+    }
+}
+
+static void cancel_some(struct world *w)
+{
+    struct job *j = &w->jobs[pick(&w->rng, 0, w->n_jobs - 1)];
+    if (!j->request)
+        return;
+    if (pick(&w->rng, 0, 1)) {
+        sched_end(w->s, &j->request->seqs[pick(&w->rng, 0, j->request->n - 1)]);
+    } else {
+        for (int32_t c = 0; c < j->request->n; c++)
+            sched_end(w->s, &j->request->seqs[c]);
+    }
+    finish_if_ended(w, j);
+}
+
+static void check_plan(struct world *w, const struct sched_plan *p, int32_t n_decoding,
+                       uint64_t preemptions_before)
+{
+    struct sched_stats st;
+    sched_stats(w->s, &st);
+    int32_t rows = p->n_decode;
+    for (int32_t i = 0; i < p->n_prefill; i++)
+        rows += p->prefill[i].n;
+    assert_int_equal(rows, p->n_rows);
+    assert_true(rows <= w->cfg.max_batched_tokens);
+    assert_true(st.running <= w->cfg.max_seqs);
+    assert_true(p->n_decode + (int32_t)(st.preemptions - preemptions_before) >= n_decoding);
+    uint64_t oldest_waiting = UINT64_MAX, youngest_running = 0;
+    bool prefilling = false;
+    for (int32_t i = 0; i < w->n_jobs; i++) {
+        struct sched_request *r = w->jobs[i].request;
+        for (int32_t c = 0; r && c < r->n; c++) {
+            const struct sched_seq *q = &r->seqs[c];
+            if (q->state == SCHED_WAITING && q->order < oldest_waiting)
+                oldest_waiting = q->order;
+            if ((q->state == SCHED_PREFILL || q->state == SCHED_DECODE) &&
+                q->order > youngest_running)
+                youngest_running = q->order;
+            prefilling |= q->state == SCHED_PREFILL;
+        }
+    }
+    assert_true(youngest_running < oldest_waiting);
+    if (prefilling)
+        assert_true(p->prefill_rows > 0 && p->layer_end > p->layer_begin);
+}
+
+/* Where the logits come: a token, or the end. */
+static void sample(struct world *w, struct sched_seq *q)
+{
+    struct job *j = job_of(w, q);
+    struct watch *t = &j->watch[q - j->request->seqs];
+    if (q->n_tokens < q->max_len)
+        sched_append(w->s, q, pick(&w->rng, 0, 2));
+    if (q->n_tokens == q->max_len || q->n_tokens - q->n_prompt >= t->stop_after)
+        sched_end(w->s, q);
+    finish_if_ended(w, j);
+}
+
+static void run_plan(struct world *w, const struct sched_plan *p)
+{
+    struct sched_seq *due[64];
+    int32_t n_due = 0;
+    for (int32_t i = 0; i < p->n_decode; i++) {
+        compute(w, &p->decode[i], true);
+        due[n_due++] = p->decode[i].seq;
+    }
+    bool whole = p->layer_end == w->cfg.n_layers;
+    for (int32_t i = 0; i < p->n_prefill; i++) {
+        if (!p->prefill[i].seq) {
+            w->dropped++;
+            continue;
+        }
+        compute(w, &p->prefill[i], whole);
+        if (whole && p->prefill[i].last)
+            due[n_due++] = p->prefill[i].seq;
+    }
+    sched_complete(w->s);
+    for (int32_t i = 0; i < n_due; i++)
+        sample(w, due[i]);
+}
+
+static int32_t decoding(struct world *w)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < w->n_jobs; i++)
+        for (int32_t c = 0; w->jobs[i].request && c < w->jobs[i].request->n; c++)
+            n += w->jobs[i].request->seqs[c].state == SCHED_DECODE;
+    return n;
+}
+
+static void excuse(struct world *w)
+{
+    for (int32_t i = 0; i < w->n_jobs; i++)
+        for (int32_t c = 0; c < MAX_CHOICES; c++)
+            w->jobs[i].watch[c].since += slices(w);
+}
+
+/* What all workloads together must have seen, or else they test nothing. */
+struct coverage {
+    uint64_t plans, finished, preemptions, hits, dropped;
+};
+
+static void workload(uint64_t seed, struct coverage *seen)
+{
+    struct world *w = mem_new(1, sizeof *w);
+    w->rng.s = seed * 77 + 1;
+    struct rng *g = &w->rng;
+    int32_t seqs = pick(g, 1, 8), layers = pick(g, 1, 6);
+    w->faults = pick(g, 0, 9) == 0;
+    w->cfg = (struct sched_config){
+        .max_seqs = seqs,
+        .max_batched_tokens = seqs + pick(g, 0, pick(g, 0, 1) ? 8 : 64),
+        .max_queue = pick(g, 1, 12),
+        .max_model_len = pick(g, 60, 300),
+        .kv_blocks = pick(g, 0, 9) ? pick(g, 8, pick(g, 0, 1) ? 14 : MAX_BLOCKS) : pick(g, 1, 4),
+        .n_layers = layers,
+        .layers_per_slice = pick(g, 0, 1) ? 0 : pick(g, 1, layers),
+        .no_prefix_cache = pick(g, 0, 3) == 0,
+        .kv_hash_mask = pick(g, 0, 2) ? 0 : 3,
+    };
+    struct moed_error err;
+    assert_ok(sched_open(&w->s, &w->cfg, &err), &err);
+    int32_t arrivals = pick(g, 1, MAX_REQUESTS), pace = pick(g, 0, 12);
+    while (w->n_arrived < arrivals || w->n_alive > 0) {
+        while (w->n_arrived < arrivals && pick(g, 0, pace) == 0)
+            arrive(w);
+        if (w->n_jobs && pick(g, 0, 40) == 0)
+            cancel_some(w);
+        struct sched_stats st;
+        sched_stats(w->s, &st);
+        int32_t n_decoding = decoding(w);
+        watch_all(w);
+        const struct sched_plan *p = sched_plan(w->s);
+        if (p->n_rows == 0) {
+            assert_int_equal(w->n_alive, 0);
+            continue;
+        }
+        check_plan(w, p, n_decoding, st.preemptions);
+        if (w->faults && pick(g, 0, 15) == 0) {
+            sched_abandon(w->s);
+            excuse(w);
+            continue;
+        }
+        w->plans++;
+        run_plan(w, p);
+    }
+    struct sched_stats st;
+    sched_stats(w->s, &st);
+    assert_int_equal(st.kv_used, 0);
+    assert_int_equal(st.running, 0);
+    assert_int_equal(st.waiting, 0);
+    seen->plans += (uint64_t)w->plans;
+    seen->finished += (uint64_t)w->n_jobs;
+    seen->preemptions += st.preemptions;
+    seen->hits += st.prefix_hits;
+    seen->dropped += w->dropped;
+    sched_close(&w->s);
+    free(w);
+}
+
+static void ten_thousand_random_workloads(void **state)
+{
+    struct coverage seen = {0};
+    for (uint64_t seed = 0; seed < 10000; seed++)
+        workload(seed, &seen);
+    print_message("%llu plans, %llu requests, %llu preemptions, %llu tokens reused, %llu spans "
+                  "dropped\n",
+                  (unsigned long long)seen.plans, (unsigned long long)seen.finished,
+                  (unsigned long long)seen.preemptions, (unsigned long long)seen.hits,
+                  (unsigned long long)seen.dropped);
+    assert_true(seen.plans > 500000 && seen.finished > 50000 && seen.preemptions > 5000 &&
+                seen.hits > 100000 && seen.dropped > 100);
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(ten_thousand_random_workloads),
+};
+CHECK_MAIN(tests)

@@ -1,0 +1,267 @@
+#include "check.h"
+
+#include "sched/sched.h"
+
+static struct sched *open_sched(struct sched_config cfg)
+{
+    struct moed_error err;
+    struct sched *s;
+    assert_ok(sched_open(&s, &cfg, &err), &err);
+    return s;
+}
+
+static const struct sched_config small = {.max_seqs = 4,
+                                          .max_batched_tokens = 32,
+                                          .max_queue = 4,
+                                          .max_model_len = 512,
+                                          .kv_blocks = 32,
+                                          .n_layers = 6};
+
+static struct sched_request *add(struct sched *s, int32_t first, int32_t n_prompt, int32_t n,
+                                 int32_t max_tokens)
+{
+    int32_t prompt[512];
+    for (int32_t i = 0; i < n_prompt; i++)
+        prompt[i] = first + i;
+    struct moed_error err;
+    struct sched_request *r;
+    assert_ok(
+        sched_add(s, &r,
+                  &(struct sched_new){
+                      .prompt = prompt, .n_prompt = n_prompt, .n = n, .max_tokens = max_tokens},
+                  &err),
+        &err);
+    return r;
+}
+
+static void end(struct sched *s, struct sched_request **r)
+{
+    for (int32_t i = 0; i < (*r)->n; i++)
+        sched_end(s, &(*r)->seqs[i]);
+    sched_remove(s, r);
+}
+
+static void what_never_fits_is_refused_with_the_numbers(void **state)
+{
+    struct sched_config cfg = small;
+    cfg.kv_blocks = 4;
+    struct sched *s = open_sched(cfg);
+    struct moed_error err;
+    struct sched_request *r;
+    int32_t prompt[512] = {0};
+    struct sched_new n = {.prompt = prompt, .n_prompt = 60, .n = 1, .max_tokens = 6};
+    assert_int_equal(sched_add(s, &r, &n, &err), MOED_ELIMIT);
+    assert_non_null(strstr(err.text, "60 prompt tokens and 6 new ones need 5 KV blocks"));
+    assert_non_null(strstr(err.text, "there are 4"));
+    n.max_tokens = 5; /* the 65th token is never computed */
+    assert_ok(sched_add(s, &r, &n, &err), &err);
+    end(s, &r);
+    n.n_prompt = 500;
+    n.max_tokens = 13;
+    assert_int_equal(sched_add(s, &r, &n, &err), MOED_ELIMIT);
+    assert_non_null(strstr(err.text, "context of 512"));
+    sched_close(&s);
+}
+
+static void the_queue_counts_requests_never_admitted(void **state)
+{
+    struct sched *s = open_sched(small);
+    struct moed_error err;
+    struct sched_request *r[4], *more;
+    for (int i = 0; i < 4; i++)
+        r[i] = add(s, 1000 * i, 20, 1, 4);
+    int32_t prompt[1] = {1};
+    struct sched_new n = {.prompt = prompt, .n_prompt = 1, .n = 1, .max_tokens = 1};
+    assert_int_equal(sched_add(s, &more, &n, &err), MOED_EBUSY);
+    assert_true(sched_plan(s)->n_rows == 32);
+    sched_complete(s);
+    assert_ok(sched_add(s, &more, &n, &err), &err);
+    end(s, &more);
+    for (int i = 0; i < 4; i++)
+        end(s, &r[i]);
+    sched_close(&s);
+}
+
+static void decodes_go_first_then_prompts_share_the_budget(void **state)
+{
+    struct sched *s = open_sched(small);
+    struct sched_request *a = add(s, 0, 10, 1, 8), *b = add(s, 1000, 40, 1, 8);
+    const struct sched_plan *p = sched_plan(s);
+    assert_int_equal(p->n_decode, 0);
+    assert_int_equal(p->n_prefill, 2);
+    assert_int_equal(p->prefill[0].n, 10);
+    assert_true(p->prefill[0].last);
+    assert_int_equal(p->prefill[1].n, 22);
+    assert_false(p->prefill[1].last);
+    assert_int_equal(p->layer_end, 6);
+    sched_complete(s);
+    assert_int_equal(a->seqs[0].state, SCHED_DECODE);
+    sched_append(s, &a->seqs[0], 7);
+    struct sched_request *c = add(s, 2000, 40, 1, 8);
+    p = sched_plan(s);
+    assert_int_equal(p->n_decode, 1);
+    assert_int_equal(p->decode[0].first, 10);
+    assert_int_equal(p->n_prefill, 2);
+    assert_int_equal(p->prefill[0].first, 22);
+    assert_int_equal(p->prefill[0].n, 18);
+    assert_int_equal(p->prefill[1].n, 13);
+    assert_int_equal(p->n_rows, 32);
+    sched_complete(s);
+    end(s, &a);
+    end(s, &b);
+    end(s, &c);
+    sched_close(&s);
+}
+
+static void choices_share_the_blocks_of_the_prompt(void **state)
+{
+    for (int without_cache = 0; without_cache < 2; without_cache++) {
+        struct sched_config cfg = small;
+        cfg.max_batched_tokens = 64;
+        cfg.no_prefix_cache = without_cache;
+        struct sched *s = open_sched(cfg);
+        struct sched_request *a = add(s, 0, 40, 3, 8);
+        assert_int_equal(sched_plan(s)->n_rows, 40);
+        assert_int_equal(a->seqs[1].state, SCHED_HELD);
+        sched_complete(s);
+        sched_append(s, &a->seqs[0], 7);
+        const struct sched_plan *p = sched_plan(s);
+        assert_int_equal(p->n_decode, 1);
+        assert_int_equal(p->n_prefill, 2);
+        assert_int_equal(p->prefill[0].first, 32);
+        assert_int_equal(p->prefill[0].n, 8);
+        assert_int_equal(a->seqs[2].cached_tokens, 32);
+        struct sched_stats st;
+        sched_stats(s, &st);
+        assert_int_equal(st.kv_used, 2 + 3);
+        sched_complete(s);
+        end(s, &a);
+        /* Another request with the same prompt finds it only where the cache is on. */
+        struct sched_request *b = add(s, 0, 40, 1, 8);
+        sched_plan(s);
+        assert_int_equal(b->seqs[0].cached_tokens, without_cache ? 0 : 32);
+        sched_complete(s);
+        end(s, &b);
+        sched_close(&s);
+    }
+}
+
+static void ending_the_first_choice_frees_the_others(void **state)
+{
+    struct sched *s = open_sched(small);
+    struct sched_request *a = add(s, 0, 40, 2, 8);
+    sched_plan(s);
+    sched_complete(s);
+    sched_end(s, &a->seqs[0]);
+    assert_int_equal(a->seqs[1].state, SCHED_WAITING);
+    assert_int_equal(sched_plan(s)->n_rows, 8);
+    sched_complete(s);
+    end(s, &a);
+    sched_close(&s);
+}
+
+/* Two sequences that grow until the blocks are gone: the younger one makes place, and goes on when
+ * the older one has ended. */
+static void the_youngest_makes_place_and_comes_back(void **state)
+{
+    struct sched_config cfg = small;
+    cfg.kv_blocks = 5;
+    cfg.max_batched_tokens = 64;
+    struct sched *s = open_sched(cfg);
+    struct sched_request *a = add(s, 0, 16, 1, 40), *b = add(s, 1000, 16, 1, 40);
+    int32_t low = 0;
+    for (int plan = 0; plan < 200 && (a || b); plan++) {
+        const struct sched_plan *p = sched_plan(s);
+        assert_true(p->n_rows > 0);
+        struct sched_seq *due[4];
+        int n = 0;
+        for (int i = 0; i < p->n_decode; i++)
+            due[n++] = p->decode[i].seq;
+        for (int i = 0; i < p->n_prefill; i++)
+            due[n++] = p->prefill[i].seq;
+        if (a && b && b->seqs[0].state == SCHED_WAITING)
+            low++;
+        sched_complete(s);
+        for (int i = 0; i < n; i++) {
+            sched_append(s, due[i], 5);
+            if (due[i]->n_tokens == due[i]->max_len)
+                end(s, a && due[i] == a->seqs ? &a : &b);
+        }
+    }
+    assert_null(a);
+    assert_null(b);
+    assert_true(low > 0);
+    struct sched_stats st;
+    sched_stats(s, &st);
+    assert_true(st.preemptions >= 1);
+    assert_int_equal(st.kv_used, 0);
+    sched_close(&s);
+}
+
+static void a_slice_pauses_after_layers_and_decodes_go_on(void **state)
+{
+    struct sched_config cfg = small;
+    cfg.layers_per_slice = 4;
+    struct sched *s = open_sched(cfg);
+    struct sched_request *a = add(s, 0, 8, 1, 20);
+    for (int i = 0; i < 2; i++) {
+        sched_plan(s);
+        sched_complete(s);
+    }
+    sched_append(s, &a->seqs[0], 1);
+    struct sched_request *b = add(s, 1000, 20, 1, 8), *c = add(s, 2000, 5, 1, 8);
+    const struct sched_plan *p = sched_plan(s);
+    assert_int_equal(p->n_decode, 1);
+    assert_int_equal(p->n_prefill, 2);
+    assert_int_equal(p->layer_begin, 0);
+    assert_int_equal(p->layer_end, 4);
+    sched_complete(s);
+    assert_int_equal(b->seqs[0].n_computed, 0);
+    sched_append(s, &a->seqs[0], 2);
+    end(s, &c);
+    p = sched_plan(s);
+    assert_int_equal(p->n_decode, 1);
+    assert_int_equal(p->layer_begin, 4);
+    assert_int_equal(p->layer_end, 6);
+    assert_ptr_equal(p->prefill[0].seq, b->seqs);
+    assert_null(p->prefill[1].seq);
+    sched_complete(s);
+    assert_int_equal(b->seqs[0].n_computed, 20);
+    assert_int_equal(b->seqs[0].state, SCHED_DECODE);
+    end(s, &a);
+    end(s, &b);
+    sched_close(&s);
+}
+
+static void a_twin_takes_over_what_was_computed_meanwhile(void **state)
+{
+    struct sched *s = open_sched(small);
+    struct sched_request *a = add(s, 0, 100, 1, 4), *b = add(s, 0, 100, 1, 4);
+    int32_t rows = 0;
+    for (int i = 0; i < 8 && b->seqs[0].state != SCHED_DECODE; i++) {
+        rows += sched_plan(s)->n_rows;
+        bool due = a->seqs[0].state == SCHED_DECODE;
+        sched_complete(s);
+        if (due || a->seqs[0].state == SCHED_DECODE)
+            sched_append(s, &a->seqs[0], 1);
+        if (a->seqs[0].n_tokens == a->seqs[0].max_len)
+            break;
+    }
+    assert_int_equal(b->seqs[0].cached_tokens, 96);
+    assert_true(rows < 100 + 4 + 8);
+    end(s, &a);
+    end(s, &b);
+    sched_close(&s);
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(what_never_fits_is_refused_with_the_numbers),
+    cmocka_unit_test(the_queue_counts_requests_never_admitted),
+    cmocka_unit_test(decodes_go_first_then_prompts_share_the_budget),
+    cmocka_unit_test(choices_share_the_blocks_of_the_prompt),
+    cmocka_unit_test(ending_the_first_choice_frees_the_others),
+    cmocka_unit_test(the_youngest_makes_place_and_comes_back),
+    cmocka_unit_test(a_slice_pauses_after_layers_and_decodes_go_on),
+    cmocka_unit_test(a_twin_takes_over_what_was_computed_meanwhile),
+};
+CHECK_MAIN(tests)
