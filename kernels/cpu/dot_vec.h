@@ -1,14 +1,13 @@
 /*
  * Dot products of the FMA class, as a template over the vectors of vec_<isa>.h.
  *
- * One activation row: row_dot keeps all partial sums of a row in registers (or a quarter of them at
- * a time) and reads the weights once, in order.
+ * Up to SINGLE_ROWS activation rows: row_dot keeps all partial sums of a weight row in registers
+ * (or a quarter of them at a time) and reads the weights in order.
  *
  * More rows: the 256 partial sums of TILE_W x TILE_X dot products do not fit, but the class allows
  * to take them one vector v at a time: for a fixed v the chunks of 256 are walked with TILE_W
  * weight vectors against TILE_X activation vectors, and only the sums of 8 neighbours are kept.
- * Activations are packed so that each v finds its numbers in a row; with many rows weights are,
- * too, as fp32, in panels of PANEL outputs.
+ * Activations are packed so that each v finds its numbers in a row.
  *
  * Behind the end of a row the packed activations hold -0 and the weights +0: their product, -0, is
  * the one number that changes no partial sum, not even -0.
@@ -17,12 +16,10 @@
 #define PANEL 16
 /* Rows packed at once: activations of this many rows and a panel stay in a 1 MiB L2 cache. */
 #define ROWS_AT_ONCE 48
-/* From here on packing the weights pays. */
-#define PACK_W_MIN_ROWS (2 * TILE_X + 1)
-#define TILE            (TILE_W * TILE_X)
-#define TILE_SUMS       ((TILE + 7) / 8)
+#define TILE         (TILE_W * TILE_X)
+#define TILE_SUMS    ((TILE + 7) / 8)
 
-#define INLINE          static inline __attribute__((always_inline))
+#define INLINE       static inline __attribute__((always_inline))
 
 INLINE vf load_w(enum dtype dtype, const void *w, size_t j)
 {
@@ -142,14 +139,12 @@ INLINE void tile_rows(const enum dtype dtype, const struct tile_w *t, const floa
     case 4:
         tile_of(dtype, t, x, 4, r);
         break;
-#if TILE_X == 6
     case 5:
         tile_of(dtype, t, x, 5, r);
         break;
     case 6:
         tile_of(dtype, t, x, 6, r);
         break;
-#endif
     }
 }
 
@@ -174,33 +169,29 @@ static tile_fn *const tile_fns[DTYPE_COUNT] = {tile_f32, tile_bf16, tile_f16};
 
 /* Scratch of one part, cut up for rows of k numbers. */
 struct pack {
-    size_t k, chunks;  /* chunks of 256, the last one filled up */
-    size_t rows_max;   /* rows that fit at once; 0: not one, they go one by one */
-    size_t rows;       /* packed now */
-    const float *only; /* the row itself where there is one */
-    float *x;          /* [NV][block of TILE_X rows][chunk][row][VL] */
-    float *w;          /* [NV][block of TILE_W outputs][chunk][output][VL], or NULL: no room */
-    vf *r;             /* [NV][blocks of outputs][blocks of rows][TILE_SUMS] */
+    size_t k, chunks;              /* chunks of 256, the last one filled up */
+    size_t rows_max;               /* rows that fit at once; 0: not one, they go one by one */
+    size_t rows;                   /* packed now */
+    size_t blocks;                 /* of at most TILE_X rows */
+    const float *row[SINGLE_ROWS]; /* the rows themselves where they are so few */
+    float *x;                      /* [NV][block][chunk][row of the block][VL] */
+    vf *r;                         /* [NV][unit of outputs][block][TILE_SUMS] */
 };
 
 static struct pack pack_begin(size_t k, size_t rows, void *scratch, size_t scratch_bytes)
 {
     struct pack p = {.k = k, .chunks = (k + 255) / 256};
     size_t row_bytes = p.chunks * 256 * sizeof(float);
-    size_t r_bytes = (size_t)NV * (PANEL / TILE_W) * ((ROWS_AT_ONCE + TILE_X - 1) / TILE_X) *
-                     TILE_SUMS * sizeof(vf);
+    size_t r_bytes = (size_t)NV * (PANEL / TILE_W + TILE_W - 1) *
+                     ((ROWS_AT_ONCE + TILE_X - 1) / TILE_X) * TILE_SUMS * sizeof(vf);
     p.rows_max = rows < ROWS_AT_ONCE ? rows : ROWS_AT_ONCE;
-    if (rows <= 1 || scratch_bytes < r_bytes + row_bytes) {
+    if (rows <= SINGLE_ROWS || scratch_bytes < r_bytes + row_bytes) {
         p.rows_max = 0;
         return p;
     }
     char *at = scratch;
     p.r = (vf *)(void *)at;
     at += r_bytes, scratch_bytes -= r_bytes;
-    if (rows >= PACK_W_MIN_ROWS && scratch_bytes >= (PANEL + 2 * TILE_X) * row_bytes) {
-        p.w = (float *)(void *)at;
-        at += PANEL * row_bytes, scratch_bytes -= PANEL * row_bytes;
-    }
     p.x = (float *)(void *)at;
     if (p.rows_max > scratch_bytes / row_bytes)
         p.rows_max = scratch_bytes / row_bytes;
@@ -211,66 +202,44 @@ static struct pack pack_begin(size_t k, size_t rows, void *scratch, size_t scrat
 static size_t pack_rows(const struct pack *p, size_t left)
 {
     if (!p->rows_max)
-        return 1;
+        return left < SINGLE_ROWS ? left : SINGLE_ROWS;
     if (left <= p->rows_max)
         return left;
     return p->rows_max < TILE_X ? p->rows_max : p->rows_max / TILE_X * TILE_X;
 }
 
+/* Rows are taken in blocks of at most TILE_X, as even as can be. */
+static size_t block_first(const struct pack *p, size_t block)
+{
+    return p->rows * block / p->blocks;
+}
+
 static void pack_row(struct pack *p, size_t i, const float *x)
 {
-    size_t block = i / TILE_X * TILE_X, rows = p->rows - block < TILE_X ? p->rows - block : TILE_X;
+    size_t block = ((i + 1) * p->blocks - 1) / p->rows, first = block_first(p, block);
+    size_t rows = block_first(p, block + 1) - first;
     for (size_t j = 0; j < p->chunks * 256; j += VL) {
         size_t v = j % 256 / VL, c = j / 256;
         vf value = j + VL <= p->k ? v_load(x + j)
                    : j < p->k     ? v_load_part(x + j, p->k - j, -0.0f)
                                   : v_set1(-0.0f);
-        v_store(p->x + ((v * p->rows + block) * p->chunks + c * rows + i % TILE_X) * VL, value);
+        v_store(p->x + ((v * p->rows + first) * p->chunks + c * rows + i - first) * VL, value);
     }
 }
 
-/* Row i of the next `rows`; all of them must be given. A single row is not copied. */
+/* Row i of the next `rows`; all of them must be given. */
 static void pack_start(struct pack *p, size_t rows)
 {
     p->rows = rows;
+    p->blocks = (rows + TILE_X - 1) / TILE_X;
 }
 
 static void pack_add(struct pack *p, size_t i, const float *x)
 {
-    if (p->rows == 1)
-        p->only = x;
+    if (p->rows <= SINGLE_ROWS)
+        p->row[i] = x;
     else
         pack_row(p, i, x);
-}
-
-INLINE void pack_w_of(const enum dtype dtype, const struct pack *p, const void *w, size_t outs)
-{
-    for (size_t o = 0; o < PANEL; o++) {
-        float *to = p->w + (o / TILE_W * p->chunks * TILE_W + o % TILE_W) * VL;
-        for (size_t j = 0; j < p->chunks * 256; j += VL) {
-            size_t v = j % 256 / VL, c = j / 256;
-            vf value = v_zero();
-            if (o < outs && j + VL <= p->k)
-                value = load_w(dtype, w, o * p->k + j);
-            else if (o < outs && j < p->k)
-                value = load_w_part(dtype, w, o * p->k + j, p->k - j);
-            v_store(to + (v * PANEL * p->chunks + c * TILE_W) * VL, value);
-        }
-    }
-}
-
-static void pack_w(enum dtype dtype, const struct pack *p, const void *w, size_t outs)
-{
-    switch (dtype) {
-    case DTYPE_BF16:
-        pack_w_of(DTYPE_BF16, p, w, outs);
-        break;
-    case DTYPE_F16:
-        pack_w_of(DTYPE_F16, p, w, outs);
-        break;
-    default:
-        pack_w_of(DTYPE_F32, p, w, outs);
-    }
 }
 
 /* Ends the dot products of a tile: r has TILE_SUMS vectors for each v, `stride` vectors apart. */
@@ -291,70 +260,55 @@ static void tile_end(vf *r, size_t stride, size_t rows, size_t outs, float *dots
             dots[i * PANEL + o] = sum[o * rows + i];
 }
 
-static size_t block_rows(const struct pack *p, size_t first)
+/*
+ * Blocks of TILE_W outputs times blocks of rows, for one v after the other: the activations of a v
+ * are in the L1 cache for all outputs. Weights come straight from memory, those of the next panel
+ * on their way. Outputs at the end that are fewer than TILE_W are taken one by one (row_stride 0
+ * repeats them).
+ */
+static void dots_tiled(const struct pack *p, enum dtype dtype, const void *w, size_t outs,
+                       float *dots)
 {
-    return p->rows - first < TILE_X ? p->rows - first : TILE_X;
-}
-
-static void dots_packed(const struct pack *p, enum dtype dtype, const void *w, size_t outs,
-                        float *dots)
-{
-    size_t row_blocks = (p->rows + TILE_X - 1) / TILE_X, out_blocks = (outs + TILE_W - 1) / TILE_W;
-    size_t stride = out_blocks * row_blocks * TILE_SUMS;
-    pack_w(dtype, p, w, outs);
-    for (size_t v = 0; v < NV; v++)
-        for (size_t ob = 0; ob < out_blocks; ob++) {
-            struct tile_w t = {p->w + (v * PANEL + ob * TILE_W) * p->chunks * VL, VL, TILE_W * VL,
-                               p->chunks, 0};
-            for (size_t ib = 0; ib < row_blocks; ib++)
-                tile_f32(&t, p->x + (v * p->rows + ib * TILE_X) * p->chunks * VL,
-                         block_rows(p, ib * TILE_X),
-                         p->r + v * stride + (ob * row_blocks + ib) * TILE_SUMS);
+    size_t width = dtype_bytes(dtype), whole = outs / TILE_W, units = whole + outs % TILE_W;
+    size_t stride = units * p->blocks * TILE_SUMS, ahead_bytes = outs * p->k * width;
+    for (size_t v = 0; v < NV; v++) {
+        size_t at = v * VL;
+        struct tile_w t = {NULL, p->k, 256, 0, 0};
+        t.chunks = p->k >= at + VL ? (p->k - at - VL) / 256 + 1 : 0;
+        t.tail = p->k > t.chunks * 256 + at ? p->k - t.chunks * 256 - at : 0;
+        for (size_t u = 0; u < units; u++) {
+            size_t o = u < whole ? u * TILE_W : whole * TILE_W + (u - whole);
+            t.w = (const char *)w + (o * p->k + at) * width;
+            t.row_stride = u < whole ? p->k : 0;
+            for (size_t b = 0; b < p->blocks; b++)
+                tile_fns[dtype](&t, p->x + (v * p->rows + block_first(p, b)) * p->chunks * VL,
+                                block_first(p, b + 1) - block_first(p, b),
+                                p->r + v * stride + (u * p->blocks + b) * TILE_SUMS);
         }
-    for (size_t ob = 0; ob < out_blocks; ob++)
-        for (size_t ib = 0; ib < row_blocks; ib++) {
-            size_t left = outs - ob * TILE_W;
-            tile_end(p->r + (ob * row_blocks + ib) * TILE_SUMS, stride, block_rows(p, ib * TILE_X),
-                     left < TILE_W ? left : TILE_W, dots + ib * TILE_X * PANEL + ob * TILE_W);
-        }
-}
-
-/* Few rows: weights straight from memory, the next ones on their way. The rows of a block at the
- * end that has fewer than TILE_W outputs are taken one by one (row_stride 0 repeats them). */
-static void dots_direct(const struct pack *p, enum dtype dtype, const void *w, size_t outs,
-                        float *dots)
-{
-    size_t width = dtype_bytes(dtype), step;
-    for (size_t o = 0; o < outs; o += step) {
-        const char *row = (const char *)w + o * p->k * width;
-        step = outs - o < TILE_W ? 1 : TILE_W;
-        size_t ahead_bytes = step * p->k * width;
-        for (size_t first = 0; first < p->rows; first += TILE_X) {
-            size_t rows = block_rows(p, first);
-            for (size_t v = 0; v < NV; v++) {
-                size_t at = v * VL;
-                struct tile_w t = {row + at * width, step == 1 ? 0 : p->k, 256, 0, 0};
-                t.chunks = p->k >= at + VL ? (p->k - at - VL) / 256 + 1 : 0;
-                t.tail = p->k > t.chunks * 256 + at ? p->k - t.chunks * 256 - at : 0;
-                for (size_t b = ahead_bytes * v / NV; !first && b < ahead_bytes * (v + 1) / NV;
-                     b += 64)
-                    __builtin_prefetch(row + ahead_bytes + b, 0, 2);
-                tile_fns[dtype](&t, p->x + (v * p->rows + first) * p->chunks * VL, rows,
-                                p->r + v * TILE_SUMS);
-            }
-            tile_end(p->r, TILE_SUMS, rows, step, dots + first * PANEL + o);
-        }
+        for (size_t b = ahead_bytes * v / NV; b < ahead_bytes * (v + 1) / NV; b += 64)
+            __builtin_prefetch((const char *)w + ahead_bytes + b, 0, 2);
+    }
+    for (size_t u = 0; u < units; u++) {
+        size_t o = u < whole ? u * TILE_W : whole * TILE_W + (u - whole);
+        for (size_t b = 0; b < p->blocks; b++)
+            tile_end(p->r + (u * p->blocks + b) * TILE_SUMS, stride,
+                     block_first(p, b + 1) - block_first(p, b), u < whole ? TILE_W : 1,
+                     dots + block_first(p, b) * PANEL + o);
     }
 }
 
 /* dots[i * PANEL + o] = dot(w[o], row i) for the packed rows and outs <= PANEL outputs. */
 static void dots_of(const struct pack *p, enum dtype dtype, const void *w, size_t outs, float *dots)
 {
-    if (p->rows == 1)
+    if (p->rows <= SINGLE_ROWS) {
         for (size_t o = 0; o < outs; o++)
-            dots[o] = row_dot(dtype, row_of(w, dtype, o, p->k), p->only, p->k);
-    else if (p->w && p->rows >= PACK_W_MIN_ROWS)
-        dots_packed(p, dtype, w, outs, dots);
-    else
-        dots_direct(p, dtype, w, outs, dots);
+            for (size_t i = 0; i < p->rows; i++)
+                dots[i * PANEL + o] = row_dot(dtype, row_of(w, dtype, o, p->k), p->row[i], p->k);
+        return;
+    }
+    /* Few rows: a narrow panel, whose weights stay in the L1 cache from one v to the next. */
+    size_t step = p->blocks <= 2 ? TILE_W : PANEL;
+    for (size_t o = 0; o < outs; o += step)
+        dots_tiled(p, dtype, row_of(w, dtype, o, p->k), outs - o < step ? outs - o : step,
+                   dots + o);
 }

@@ -261,6 +261,26 @@ static uint32_t read_all(const void *p, size_t bytes)
     return v_read(p, bytes);
 }
 
+static double multiply_add(long steps, float *sink)
+{
+    vf a[TILE], x = v_set1(0.999f), y = v_set1(1e-3f);
+#pragma GCC unroll 32
+    for (size_t i = 0; i < TILE; i++)
+        a[i] = v_set1((float)i);
+    for (long n = 0; n < steps; n++) {
+#pragma GCC unroll 32
+        for (size_t i = 0; i < TILE; i++)
+            a[i] = v_fma(a[i], x, y);
+    }
+#pragma GCC unroll 32
+    for (size_t i = 1; i < TILE; i++)
+        a[0] = v_add(a[0], a[i]);
+    float lane[VL];
+    v_store(lane, a[0]);
+    *sink = lane[0];
+    return 2.0 * TILE * VL * (double)steps;
+}
+
 const struct kern_cpu TABLE = {
     .name = TABLE_NAME,
     .embed = embed,
@@ -275,4 +295,5 @@ const struct kern_cpu TABLE = {
     .experts_down = experts_down,
     .combine = combine,
     .read = read_all,
+    .multiply_add = multiply_add,
 };

@@ -10,9 +10,11 @@
 #define ROW_ACC  8 /* accumulators of a single row's dot product: four passes over it */
 #define ROW_SUMS 4 /* vectors that v_sum8 makes of all its partial sums */
 /* Blocks that fill the 16 registers: weight rows times activation rows, heads. */
-#define TILE_W     2
-#define TILE_X     4
-#define HEAD_BLOCK 2
+#define TILE_W 2
+#define TILE_X 6
+/* Up to so many rows, dot products one by one are faster than tiles. */
+#define SINGLE_ROWS 4
+#define HEAD_BLOCK  2
 
 typedef __m256 vf;
 

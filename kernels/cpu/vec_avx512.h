@@ -10,9 +10,11 @@
 #define ROW_ACC  16 /* accumulators of a single row's dot product */
 #define ROW_SUMS 2  /* vectors that v_sum8 makes of all its partial sums */
 /* Blocks that fill the 32 registers: weight rows times activation rows, heads. */
-#define TILE_W     4
-#define TILE_X     6
-#define HEAD_BLOCK 4
+#define TILE_W 4
+#define TILE_X 6
+/* Up to so many rows, dot products one by one are faster than tiles. */
+#define SINGLE_ROWS 1
+#define HEAD_BLOCK  4
 
 typedef __m512 vf;
 
