@@ -100,6 +100,7 @@ static void subtract_stats(struct model_stats *a, const struct model_stats *b)
     a->seconds_logits -= b->seconds_logits;
     a->seconds_other -= b->seconds_other;
     a->bytes_experts -= b->bytes_experts;
+    a->bytes_attention -= b->bytes_attention;
     a->bytes_dense -= b->bytes_dense;
     a->bytes_logits -= b->bytes_logits;
     a->bytes_kv -= b->bytes_kv;

@@ -69,8 +69,8 @@ static void print_case(const struct bench_result *r, const struct bench_case *c,
                    steps;
     print_stage(out, "experts", s->seconds_experts / steps, s->bytes_experts / (uint64_t)c->steps,
                 total, r->read_gb_per_s);
-    print_stage(out, "attention", s->seconds_attention / steps, s->bytes_kv / (uint64_t)c->steps,
-                total, r->read_gb_per_s);
+    print_stage(out, "attention", s->seconds_attention / steps,
+                (s->bytes_attention + s->bytes_kv) / (uint64_t)c->steps, total, r->read_gb_per_s);
     print_stage(out, "dense", s->seconds_dense / steps, s->bytes_dense / (uint64_t)c->steps, total,
                 r->read_gb_per_s);
     print_stage(out, "lm_head", s->seconds_logits / steps, s->bytes_logits / (uint64_t)c->steps,
@@ -115,7 +115,7 @@ static json_t *case_json(const struct bench_case *c)
                      (double)c->tokens / bench_median(c), "median_seconds", bench_median(c),
                      "runs_seconds", runs, "stages", "experts",
                      stage_json(s->seconds_experts, s->bytes_experts), "attention",
-                     stage_json(s->seconds_attention, s->bytes_kv), "dense",
+                     stage_json(s->seconds_attention, s->bytes_attention + s->bytes_kv), "dense",
                      stage_json(s->seconds_dense, s->bytes_dense), "lm_head",
                      stage_json(s->seconds_logits, s->bytes_logits), "other_seconds",
                      s->seconds_other, "pager", experts);

@@ -104,7 +104,7 @@ def check_docs():
     tops = r"(?:include|src|kernels|tests|examples|docs|\.ci)"
     for path in tracked("*.md"):
         text = (ROOT / path).read_text()
-        names = set(re.findall(rf"(?<![\w./-])({tops}/[\w./-]*\w)", text))
+        names = set(re.findall(rf"(?<![\w./-])({tops}/[\w./-]*\w)(?![*\w])", text))
         for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", text):
             names.add(str((ROOT / path).parent.joinpath(target).resolve().relative_to(ROOT)))
         for name in sorted(names):
