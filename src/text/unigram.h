@@ -30,15 +30,17 @@ void unigram_fini(struct unigram *u);
 struct unigram_work {
     struct unigram_node {
         double score;
-        int64_t begin; /* of the last piece of the best way here, -1: not reached */
+        uint32_t begin; /* of the last piece of the best way here, or UNIGRAM_UNREACHED */
         int32_t id;
     } * nodes;
     size_t cap;
     struct tokens reversed;
 };
+#define UNIGRAM_UNREACHED UINT32_MAX
+
 void unigram_work_fini(struct unigram_work *w);
 
-/* Appends the ids of one word of n valid UTF-8 bytes. */
+/* Appends the ids of one word of n valid UTF-8 bytes (n below 2^32 - 1). */
 void unigram_encode(const struct unigram *u, struct unigram_work *work, const char *word, size_t n,
                     struct tokens *out);
 
