@@ -213,6 +213,9 @@ struct kern_cpu {
     /* Reads bytes (a multiple of 64, 64-byte aligned) with the widest loads, as a yardstick of
      * bandwidth; the result depends on all of them. */
     uint32_t (*read)(const void *p, size_t bytes);
+    /* The yardstick of arithmetic: `steps` times some independent fused multiply-adds in registers.
+     * Returns how many floating-point operations they were (two each). */
+    double (*multiply_add)(long steps, float *sink);
 };
 
 /* The table of an instruction set, NULL where this CPU or this build lacks it. AUTO: the best one.

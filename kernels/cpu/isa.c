@@ -1,5 +1,22 @@
 #include "cpu_int.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+
+static int has_avx2(void)
+{
+    unsigned a, b, c, d;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C;
+}
+
+static int has_avx512(void)
+{
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+
 static const char *const isa_names[KERN_ISA_COUNT] = {"auto", "scalar", "avx2", "avx512"};
 
 const char *kern_isa_name(enum kern_isa isa)
@@ -25,6 +42,12 @@ const struct kern_cpu *kern_cpu(enum kern_isa isa)
         return &kern_cpu_scalar;
     case KERN_ISA_SCALAR:
         return &kern_cpu_scalar;
+#if defined(__x86_64__)
+    case KERN_ISA_AVX2:
+        return has_avx2() ? &kern_cpu_avx2 : NULL;
+    case KERN_ISA_AVX512:
+        return has_avx512() ? &kern_cpu_avx512 : NULL;
+#endif
     default:
         return NULL;
     }

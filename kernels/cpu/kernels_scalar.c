@@ -242,6 +242,16 @@ static uint32_t read(const void *p, size_t bytes)
     return (uint32_t)(all ^ all >> 32);
 }
 
+static double multiply_add(long steps, float *sink)
+{
+    float a[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+    for (long n = 0; n < steps; n++)
+        for (size_t i = 0; i < 8; i++)
+            a[i] = fmaf(a[i], 0.999f, 1e-3f);
+    *sink = a[0] + a[1] + a[2] + a[3] + a[4] + a[5] + a[6] + a[7];
+    return 16.0 * (double)steps;
+}
+
 const struct kern_cpu kern_cpu_scalar = {
     .name = "scalar",
     .embed = embed,
@@ -256,4 +266,5 @@ const struct kern_cpu kern_cpu_scalar = {
     .experts_down = experts_down,
     .combine = combine,
     .read = read,
+    .multiply_add = multiply_add,
 };

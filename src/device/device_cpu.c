@@ -303,6 +303,9 @@ int dev_cpu_open(struct dev **out, const struct dev_cpu_config *cfg, struct moed
     if (cfg->threads < 0 || cfg->threads > THREADS_MAX)
         return moed_fail_param(err, MOED_EINVAL, "threads", "%d threads: 0 to %d are possible",
                                cfg->threads, THREADS_MAX);
+    if (cfg->max_context < 0)
+        return moed_fail_param(err, MOED_EINVAL, "max_context", "a context of %d tokens",
+                               cfg->max_context);
     const struct kern_cpu *k = kern_cpu(cfg->isa);
     if (!k)
         return moed_fail_param(err, MOED_EUNSUPPORTED, "isa", "this CPU or build has no %s kernels",

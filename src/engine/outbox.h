@@ -27,8 +27,9 @@ struct event_parts {
     const struct moed_error *error; /* or NULL */
 };
 
-/* Copies the parts; NULL when memory for a large event cannot be had. */
-struct moed_event *event_new(const struct event_parts *parts);
+/* Copies the parts; NULL when memory for a large event cannot be had. Its name in object files is
+ * another one, because libevent has a function of this name too. */
+struct moed_event *event_new(const struct event_parts *parts) __asm__("moed_event_new");
 
 /* Any thread. */
 void outbox_ref(struct moed_outbox *o);

@@ -46,6 +46,7 @@ struct api_context {
     struct moed_engine_info info;
     struct moed_sampling sampling; /* the model's defaults; has no heap members */
     double request_timeout_s;      /* 0: none */
+    int64_t template_time_unix;    /* INT64_MIN: the clock */
 };
 
 struct api_prompt {
@@ -77,8 +78,8 @@ struct api_request {
  * Checks n bytes of JSON for an endpoint. On failure *out is NULL and err names the parameter:
  * MOED_EINVAL, MOED_EUNSUPPORTED, MOED_ENOTFOUND (model), MOED_ELIMIT (longer than the context).
  */
-int api_prepare(struct api_request **out, const struct api_context *ctx,
-                enum api_endpoint endpoint, const char *body, size_t n, struct moed_error *err);
+int api_prepare(struct api_request **out, const struct api_context *ctx, enum api_endpoint endpoint,
+                const char *body, size_t n, struct moed_error *err);
 void api_request_free(struct api_request **r);
 
 /* An engine request for one prompt; the prompt's ids move into it. */
@@ -93,8 +94,9 @@ struct api_params {
     const char *model; /* NULL: absent */
     const json_t *prompt, *messages, *tools, *kwargs, *tokens, *stop_token_ids, *logit_bias, *stop;
     const char *reasoning_effort, *cache_salt;
-    int64_t max_tokens, max_completion_tokens, best_of, logprobs, top_logprobs, prompt_logprobs; /* -1:
-                                                                                absent */
+    int64_t max_tokens, max_completion_tokens, best_of, logprobs, top_logprobs,
+        prompt_logprobs; /* -1:
+        absent */
     int64_t n, seed, top_k, min_tokens;
     double temperature, top_p, min_p, presence_penalty, frequency_penalty, repetition_penalty;
     double timeout_s;
@@ -110,20 +112,20 @@ struct param_row {
     const char *name;
     unsigned endpoints; /* bit set */
     enum param_class class;
-    const char *type;  /* for people */
-    const char *doc;   /* for people: range, default, meaning */
+    const char *type; /* for people */
+    const char *doc;  /* for people: range, default, meaning */
     int (*take)(struct api_params *p, const struct param_row *row, const json_t *value,
                 struct moed_error *err); /* NULL: ignored */
-    size_t offset;    /* of the field in api_params that take fills */
-    double low, high; /* inclusive, for numbers */
+    size_t offset;                       /* of the field in api_params that take fills */
+    double low, high;                    /* inclusive, for numbers */
     size_t has_offset; /* of a bool that is set when the value is there; 0: none */
 };
 extern const struct param_row param_rows[];
 extern const size_t n_param_rows;
 
 /* Reads the parameters of one endpoint out of a JSON object. */
-int api_params_read(struct api_params *p, const struct api_context *ctx,
-                    enum api_endpoint endpoint, const json_t *root, struct moed_error *err);
+int api_params_read(struct api_params *p, const struct api_context *ctx, enum api_endpoint endpoint,
+                    const json_t *root, struct moed_error *err);
 /* Parses JSON text within the limits; *out is an object. */
 int api_json_read(json_t **out, const char *body, size_t n, struct moed_error *err);
 /* Fails, naming the parameter and quoting the value at fault. */
@@ -134,8 +136,8 @@ int api_bad_value(struct moed_error *err, const char *param, const json_t *value
 int api_read_prompts(struct api_request *r, const struct api_context *ctx,
                      const struct api_params *p, struct moed_error *err);
 /* Checks messages and renders them; appends to *out. */
-int api_render_messages(const struct api_context *ctx, const struct api_params *p,
-                        struct buf *out, struct moed_error *err);
+int api_render_messages(const struct api_context *ctx, const struct api_params *p, struct buf *out,
+                        struct moed_error *err);
 /* Tokenizes text for one prompt. */
 int api_encode(struct tokens *out, const struct api_context *ctx, const char *text, size_t n,
                bool add_special, struct moed_error *err);

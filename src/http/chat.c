@@ -93,8 +93,8 @@ static int check_message(json_t *message, size_t index, struct moed_error *err)
     return 0;
 }
 
-int api_render_messages(const struct api_context *ctx, const struct api_params *p,
-                        struct buf *out, struct moed_error *err)
+int api_render_messages(const struct api_context *ctx, const struct api_params *p, struct buf *out,
+                        struct moed_error *err)
 {
     if (!p->messages)
         return moed_fail_param(err, MOED_EINVAL, "messages", "'messages' is required");
@@ -126,7 +126,7 @@ int api_render_messages(const struct api_context *ctx, const struct api_params *
         .kwargs = kwargs,
         .add_generation_prompt = generation_prompt,
         .continue_final_message = p->continue_final_message,
-        .now_unix = INT64_MIN,
+        .now_unix = ctx->template_time_unix,
     };
     int rc = chat_format_render(ctx->chat, &input, out, err);
     json_decref(kwargs);

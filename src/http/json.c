@@ -34,7 +34,8 @@ static int check_shape(const char *body, size_t n, struct moed_error *err)
         }
     }
     if (containers > API_MAX_CONTAINERS || values > API_MAX_VALUES)
-        return moed_fail(err, MOED_EINVAL, "the body has more than %d arrays and objects or %d values",
+        return moed_fail(err, MOED_EINVAL,
+                         "the body has more than %d arrays and objects or %d values",
                          API_MAX_CONTAINERS, API_MAX_VALUES);
     return 0;
 }

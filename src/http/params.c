@@ -11,8 +11,8 @@ int api_bad_value(struct moed_error *err, const char *param, const json_t *value
                   const char *must_be)
 {
     char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_ENSURE_ASCII);
-    int rc = moed_fail_param(err, MOED_EINVAL, param, "'%s' must be %s, not %.80s%s", param, must_be,
-                             text ? text : "this", text && strlen(text) > 80 ? "..." : "");
+    int rc = moed_fail_param(err, MOED_EINVAL, param, "'%s' must be %s, not %.80s%s", param,
+                             must_be, text ? text : "this", text && strlen(text) > 80 ? "..." : "");
     free(text);
     return rc;
 }
@@ -127,7 +127,8 @@ static int take_stream_options(struct api_params *p, const struct param_row *row
         const char *key, *path;
         size_t offset;
     } options[] = {
-        {"include_usage", "stream_options.include_usage", offsetof(struct api_params, include_usage)},
+        {"include_usage", "stream_options.include_usage",
+         offsetof(struct api_params, include_usage)},
         {"continuous_usage_stats", "stream_options.continuous_usage_stats",
          offsetof(struct api_params, continuous_usage)},
     };
@@ -161,8 +162,8 @@ static int refuse(struct api_params *p, const struct param_row *row, const json_
                            row->name);
 }
 
-static int refuse_unless_one(struct api_params *p, const struct param_row *row,
-                             const json_t *value, struct moed_error *err)
+static int refuse_unless_one(struct api_params *p, const struct param_row *row, const json_t *value,
+                             struct moed_error *err)
 {
     if (json_is_number(value) && json_number_value(value) == 1)
         return 0;
@@ -191,15 +192,22 @@ static int refuse_tool_choice(struct api_params *p, const struct param_row *row,
     return refuse(p, row, value, err);
 }
 
-#define AT(member) .offset = offsetof(struct api_params, member)
+#define AT(member)  .offset = offsetof(struct api_params, member)
 #define HAS(member) .has_offset = offsetof(struct api_params, member)
 #define HONOURED(ends, nm, ty, fn, text, ...)                                                      \
-    {.name = nm, .endpoints = (ends), .class = PARAM_HONOURED, .type = ty, .take = fn, .doc = text, \
-     __VA_ARGS__}
+    {                                                                                              \
+        .name = nm, .endpoints = (ends), .class = PARAM_HONOURED, .type = ty, .take = fn,          \
+        .doc = text, __VA_ARGS__                                                                   \
+    }
 #define IGNORED(ends, nm, text)                                                                    \
-    {.name = nm, .endpoints = (ends), .class = PARAM_IGNORED, .type = "any", .doc = text}
+    {                                                                                              \
+        .name = nm, .endpoints = (ends), .class = PARAM_IGNORED, .type = "any", .doc = text        \
+    }
 #define REFUSED(ends, nm, fn, text)                                                                \
-    {.name = nm, .endpoints = (ends), .class = PARAM_REFUSED, .type = "any", .take = fn, .doc = text}
+    {                                                                                              \
+        .name = nm, .endpoints = (ends), .class = PARAM_REFUSED, .type = "any", .take = fn,        \
+        .doc = text                                                                                \
+    }
 #define NO_HIGH 9.3e18
 #define ANY_LOW (-9.3e18)
 #define COMP    API_COMPLETIONS
@@ -231,9 +239,8 @@ const struct param_row param_rows[] = {
     HONOURED(CHAT, "max_tokens", "integer", take_int,
              "older name of max_completion_tokens, which wins", AT(max_tokens), .low = 1,
              .high = INT32_MAX),
-    HONOURED(CHAT, "max_completion_tokens", "integer", take_int,
-             "default: what the context leaves", AT(max_completion_tokens), .low = 1,
-             .high = INT32_MAX),
+    HONOURED(CHAT, "max_completion_tokens", "integer", take_int, "default: what the context leaves",
+             AT(max_completion_tokens), .low = 1, .high = INT32_MAX),
     HONOURED(GEN, "temperature", "number", take_number,
              "0 to 100; 0 takes the likeliest token; default 1, or the model's", AT(temperature),
              .low = 0, .high = 100),
@@ -252,8 +259,9 @@ const struct param_row param_rows[] = {
              .high = 100),
     HONOURED(GEN, "logit_bias", "object", take_object,
              "token id to bias, -100 to 100; at most 1024 tokens", AT(logit_bias)),
-    HONOURED(GEN, "seed", "integer", take_int, "the same seed gives the same choices; default: drawn",
-             AT(seed), HAS(has_seed), .low = ANY_LOW, .high = NO_HIGH),
+    HONOURED(GEN, "seed", "integer", take_int,
+             "the same seed gives the same choices; default: drawn", AT(seed), HAS(has_seed),
+             .low = ANY_LOW, .high = NO_HIGH),
     HONOURED(GEN, "n", "integer", take_int, "choices per prompt, 1 to 64; default 1", AT(n),
              .low = 1, .high = MOED_MAX_CHOICES),
     HONOURED(COMP, "best_of", "integer", take_int, "only as n says: anything else is refused",
@@ -264,15 +272,15 @@ const struct param_row param_rows[] = {
              AT(stop_token_ids)),
     HONOURED(GEN, "include_stop_str_in_output", "boolean", take_bool,
              "return the stop string too; default false", AT(include_stop)),
-    HONOURED(GEN, "min_tokens", "integer", take_int,
-             "no end before so many new tokens; default 0", AT(min_tokens), .low = 0,
-             .high = INT32_MAX),
+    HONOURED(GEN, "min_tokens", "integer", take_int, "no end before so many new tokens; default 0",
+             AT(min_tokens), .low = 0, .high = INT32_MAX),
     HONOURED(GEN, "ignore_eos", "boolean", take_bool, "go on after the end token; default false",
              AT(ignore_eos)),
     HONOURED(GEN, "skip_special_tokens", "boolean", take_bool,
              "special tokens print nothing; default true", AT(skip_special_tokens)),
-    HONOURED(COMP, "logprobs", "integer", take_int, "alternatives per token, 0 to 20; default: none",
-             AT(logprobs), .low = 0, .high = MOED_MAX_TOP_LOGPROBS),
+    HONOURED(COMP, "logprobs", "integer", take_int,
+             "alternatives per token, 0 to 20; default: none", AT(logprobs), .low = 0,
+             .high = MOED_MAX_TOP_LOGPROBS),
     HONOURED(CHAT, "logprobs", "boolean", take_bool, "default false", AT(chat_logprobs)),
     HONOURED(CHAT, "top_logprobs", "integer", take_int,
              "alternatives per token, 0 to 20; needs logprobs", AT(top_logprobs), .low = 0,
@@ -290,7 +298,8 @@ const struct param_row param_rows[] = {
              "include_usage: a last event with the usage; continuous_usage_stats: usage in each",
              .offset = 0),
     HONOURED(GEN, "timeout", "number", take_positive,
-             "seconds until the request is given up with 504", AT(timeout_s), .low = 0, .high = 1e6),
+             "seconds until the request is given up with 504", AT(timeout_s), .low = 0,
+             .high = 1e6),
     HONOURED(GEN, "cache_salt", "string", take_string,
              "prompts are reused only among requests with the same salt", AT(cache_salt)),
     HONOURED(CHAT | TOK | TEMPL, "add_generation_prompt", "boolean", take_bool,
@@ -356,8 +365,8 @@ static const struct param_row *find_row(enum api_endpoint endpoint, const char *
     return NULL;
 }
 
-int api_params_read(struct api_params *p, const struct api_context *ctx,
-                    enum api_endpoint endpoint, const json_t *root, struct moed_error *err)
+int api_params_read(struct api_params *p, const struct api_context *ctx, enum api_endpoint endpoint,
+                    const json_t *root, struct moed_error *err)
 {
     const struct moed_sampling *model = &ctx->sampling;
     *p = (struct api_params){

@@ -177,6 +177,8 @@ static int64_t interpret(struct http_head *head, struct http_fault *fault)
     int hosts = 0, lengths = 0, encodings = 0;
     head->content_length = HTTP_NO_LENGTH;
     head->keep_alive = head->minor == 1;
+    head->chunked = false;
+    head->expect_continue = false;
     for (size_t i = 0; i < head->n_headers; i++) {
         struct http_slice name = head->headers[i].name, value = head->headers[i].value;
         if (http_slice_is_nocase(name, "Host")) {
@@ -226,7 +228,8 @@ static const char *line_end(const char *from, const char *end, struct http_fault
 }
 
 /* Parses the request line at `at`, as soon as it is there, so that what is not HTTP at all gets its
- * answer at once. Returns the start of the next line, NULL when there is more to come or a fault. */
+ * answer at once. Returns the start of the next line, NULL when there is more to come or a fault.
+ */
 static const char *first_line(struct http_head *head, const char *at, const char *end,
                               struct http_fault *fault)
 {
@@ -316,7 +319,8 @@ int64_t http_percent_decode(char *bytes, size_t n)
     return (int64_t)out;
 }
 
-/* Size line digits -> extension (ignored) -> LF -> data -> CR LF after it -> ... -> trailer lines. */
+/* Size line digits -> extension (ignored) -> LF -> data -> CR LF after it -> ... -> trailer lines.
+ */
 enum {
     CHUNK_SIZE_FIRST,
     CHUNK_SIZE,

@@ -13,9 +13,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define HTTP_MAX_HEADERS  100
-#define HTTP_MAX_LINE     8192 /* bytes of the request line */
-#define HTTP_NO_LENGTH    (-1)
+#define HTTP_MAX_HEADERS 100
+#define HTTP_MAX_LINE    8192 /* bytes of the request line */
+#define HTTP_NO_LENGTH   (-1)
 
 enum http_method {
     HTTP_GET = 1,
@@ -65,8 +65,8 @@ int64_t http_parse_head(struct http_head *head, const char *bytes, size_t n, siz
 
 /* The value of the first header of that name (any case), or absent. */
 struct http_slice http_header(const struct http_head *head, const char *name);
-bool http_slice_is(struct http_slice s, const char *text);         /* exactly */
-bool http_slice_is_nocase(struct http_slice s, const char *text);  /* in any ASCII case */
+bool http_slice_is(struct http_slice s, const char *text);        /* exactly */
+bool http_slice_is_nocase(struct http_slice s, const char *text); /* in any ASCII case */
 
 /* Decodes %XX in place of n bytes; returns the new length, or -1 for a broken or zero escape. */
 int64_t http_percent_decode(char *bytes, size_t n);

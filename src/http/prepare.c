@@ -54,7 +54,8 @@ static int read_stop(struct moed_sampling *s, const json_t *stop, struct moed_er
         size_t bytes = json_string_length(item);
         if (!json_is_string(item) || bytes == 0 || bytes > 512 ||
             strlen(json_string_value(item)) != bytes)
-            return api_bad_value(err, "stop", item, "a string of 1 to 512 bytes, or an array of those");
+            return api_bad_value(err, "stop", item,
+                                 "a string of 1 to 512 bytes, or an array of those");
         s->stop[s->n_stop++] = mem_strndup(json_string_value(item), bytes);
     }
     return 0;
@@ -64,9 +65,10 @@ static int read_stop_ids(struct moed_sampling *s, const json_t *ids, int32_t voc
                          struct moed_error *err)
 {
     size_t n = json_array_size(ids); /* 0 for NULL */
-    if (n > MOED_MAX_STOP)
+    if (n + s->n_stop_id > MOED_MAX_STOP)
         return moed_fail_param(err, MOED_EINVAL, "stop_token_ids",
-                               "'stop_token_ids' takes at most %d ids, not %zu", MOED_MAX_STOP, n);
+                               "'stop_token_ids' takes at most %zu ids, not %zu",
+                               MOED_MAX_STOP - s->n_stop_id, n);
     for (size_t i = 0; i < n; i++) {
         const json_t *item = json_array_get(ids, i);
         json_int_t id = json_integer_value(item);
@@ -268,8 +270,7 @@ static int prepare_generation(struct api_request *r, const struct api_context *c
     int rc = read_generation(r, ctx, p, err);
     if (rc < 0)
         return rc;
-    rc = r->endpoint == API_CHAT ? read_messages(r, ctx, p, err)
-                                 : api_read_prompts(r, ctx, p, err);
+    rc = r->endpoint == API_CHAT ? read_messages(r, ctx, p, err) : api_read_prompts(r, ctx, p, err);
     if (rc < 0)
         return rc;
     if (r->n_prompts * (size_t)r->n > API_MAX_SEQUENCES)
@@ -291,7 +292,8 @@ static int prepare_tokenize(struct api_request *r, const struct api_context *ctx
                             const struct api_params *p, struct moed_error *err)
 {
     if (p->prompt && p->messages)
-        return moed_fail_param(err, MOED_EINVAL, "prompt", "'prompt' and 'messages' exclude each other");
+        return moed_fail_param(err, MOED_EINVAL, "prompt",
+                               "'prompt' and 'messages' exclude each other");
     if (p->prompt && !json_is_string(p->prompt))
         return api_bad_value(err, "prompt", p->prompt, "a string");
     int rc = p->messages ? read_messages(r, ctx, p, err) : api_read_prompts(r, ctx, p, err);
@@ -364,8 +366,8 @@ static int prepare_template(struct api_request *r, const struct api_context *ctx
     return rc;
 }
 
-int api_prepare(struct api_request **out, const struct api_context *ctx,
-                enum api_endpoint endpoint, const char *body, size_t n, struct moed_error *err)
+int api_prepare(struct api_request **out, const struct api_context *ctx, enum api_endpoint endpoint,
+                const char *body, size_t n, struct moed_error *err)
 {
     struct api_request *r = mem_new(1, sizeof *r);
     json_t *root = NULL;

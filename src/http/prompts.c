@@ -57,8 +57,8 @@ static int read_ids(struct api_request *r, const struct api_context *ctx, const 
         const json_t *value = json_array_get(array, i);
         json_int_t id = json_integer_value(value);
         if (!json_is_integer(value) || id < 0 || id >= ctx->info.vocab_size) {
-            char place[96], must_be[80];
-            snprintf(place, sizeof place, "%.60s[%zu]", name, i);
+            char place[80], must_be[80];
+            snprintf(place, sizeof place, "%s[%zu]", name, i);
             snprintf(must_be, sizeof must_be, "a token id between 0 and %d",
                      ctx->info.vocab_size - 1);
             return api_bad_value(err, place, value, must_be);
@@ -82,14 +82,15 @@ int api_read_prompts(struct api_request *r, const struct api_context *ctx,
         return moed_fail_param(err, MOED_EINVAL, "prompt", "'prompt' is required");
     bool list = json_is_array(value);
     if (!list && !json_is_string(value))
-        return api_bad_value(err, "prompt", value, "a string, an array of token ids or an array of those");
+        return api_bad_value(err, "prompt", value,
+                             "a string, an array of token ids or an array of those");
     if (list && json_array_size(value) == 0)
         return moed_fail_param(err, MOED_EINVAL, "prompt", "'prompt' is empty");
     bool several = list && !json_is_integer(json_array_get(value, 0));
     size_t n = several ? json_array_size(value) : 1;
     if (n > API_MAX_PROMPTS)
-        return moed_fail_param(err, MOED_EINVAL, "prompt", "at most %d prompts in one request, not %zu",
-                               API_MAX_PROMPTS, n);
+        return moed_fail_param(err, MOED_EINVAL, "prompt",
+                               "at most %d prompts in one request, not %zu", API_MAX_PROMPTS, n);
     r->prompts = mem_new(n, sizeof *r->prompts);
     r->n_prompts = n;
     for (size_t i = 0; i < n; i++) {

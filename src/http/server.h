@@ -35,22 +35,25 @@ struct http_config {
     size_t n_model_names;
     const char *const *api_keys; /* [n_api_keys] */
     size_t n_api_keys;
-    const char *api_key_file;        /* one key a line, '#' starts a comment; reread by
-                                        http_reload_keys */
-    const char *const *cors_origins; /* [n_cors_origins] "https://a.example" or "*"; none: no CORS */
+    const char *api_key_file; /* one key a line, '#' starts a comment; reread by
+                                 http_reload_keys */
+    const char *const
+        *cors_origins; /* [n_cors_origins] "https://a.example" or "*"; none: no CORS */
     size_t n_cors_origins;
     bool salt_per_key;         /* prefix reuse only among requests with the same API key */
     size_t max_body_bytes;     /* 16 MiB */
     size_t max_header_bytes;   /* 32 KiB, request line included */
     size_t max_inflight_bytes; /* bodies being received or tokenized, of all connections: 256 MiB */
-    size_t max_output_bytes;   /* unsent bytes of a stream before its reader counts as gone: 256 KiB */
-    int max_connections;       /* 4096 */
-    double header_timeout_s;   /* from a request's first byte to its last header: 30; the same
-                                  again without a byte of the body */
-    double idle_timeout_s;     /* between requests: 120 */
-    double write_timeout_s;    /* no progress while sending: 60 */
-    double keep_alive_s;       /* a comment in a stream after this long without output: 10 */
-    double request_timeout_s;  /* deadline of every request; 0: none */
+    size_t
+        max_output_bytes; /* unsent bytes of a stream before its reader counts as gone: 256 KiB */
+    int max_connections;  /* 4096 */
+    double header_timeout_s;    /* from a request's first byte to its last header: 30; the same
+                                   again without a byte of the body */
+    double idle_timeout_s;      /* between requests: 120 */
+    double write_timeout_s;     /* no progress while sending: 60 */
+    double keep_alive_s;        /* a comment in a stream after this long without output: 10 */
+    double request_timeout_s;   /* deadline of every request; 0: none */
+    int64_t template_time_unix; /* what chat templates take for now; 0 or INT64_MIN: the clock */
 };
 
 /* Binds, listens and starts the threads. MOED_EIO where the address cannot be had. */

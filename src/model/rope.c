@@ -34,9 +34,10 @@ void rope_tables(const struct model_config *c, int32_t max_context, float *cos_o
     for (size_t d = 0; d < half; d++) {
         double f = frequency(c, (int)d);
         for (int32_t p = 0; p < max_context; p++) {
-            double angle = f * p;
-            cos_out[(size_t)p * half + d] = (float)cos(angle);
-            sin_out[(size_t)p * half + d] = (float)sin(angle);
+            double sin_at, cos_at;
+            sincos(f * p, &sin_at, &cos_at);
+            cos_out[(size_t)p * half + d] = (float)cos_at;
+            sin_out[(size_t)p * half + d] = (float)sin_at;
         }
     }
 }

@@ -3,23 +3,25 @@
  * evicted.
  *
  * Records (kernels/record.h) lie in host memory and never change. The device holds slots, each as
- * large as a record. hit    the record is in a slot that this step's epoch shows miss   it is not:
- * used from the host record in place, or copied to a staging slot first when many rows want it
+ * large as a record.
+ *   hit    the record is in a slot that this step's epoch shows
+ *   miss   it is not: used from the host record in place, or copied to a staging slot first when
+ *          many rows want it
  * Admission copies run between and beside steps on the pager thread; what they bring is visible
  * from a later epoch on.
  *
  * Threads: the engine thread calls everything here except where noted; it owns residency table and
  * policy. The pager thread (own libuv loop) owns loads in flight and talks to the engine thread
- * through two message queues, no lock.
+ * through two message queues, no lock. src/pager/README.md says who may do what.
  *
  * Rules (design.md 3.2)
- * - a step sees one epoch: step_begin publishes finished loads, nothing changes until the next
- * step_begin;
- * - a victim leaves the table at step_begin of epoch n and its slot is refilled only after that; a
- * lease keeps its slot;
- * - a lease is released exactly once; pager_close asserts that none is out;
+ * - a step sees one epoch: step_begin publishes finished loads, nothing changes until step_end;
+ * - a victim leaves the table between two steps and its slot is refilled only after that; a lease
+ *   keeps its slot;
+ * - what a step used is not evicted before the next step has ended;
+ * - a lease is released exactly once; step_end and pager_close assert that none is out;
  * - any failure of a load is silent for the caller: the expert stays a miss, the counter
- * load_errors grows.
+ *   load_errors grows.
  */
 #ifndef MOED_PAGER_H
 #define MOED_PAGER_H
@@ -30,6 +32,7 @@
 
 #include "device/device.h"
 #include "moed/error.h"
+#include "record.h"
 
 struct pager;
 
@@ -50,15 +53,20 @@ enum pager_mode {
 
 struct pager_config {
     enum pager_mode mode;
-    uint64_t
-        cache_bytes; /* slots = cache_bytes / record bytes, at most one per record; 0 is allowed */
-    const char *policy; /* "lru", "lfu", "lfru" */
-    int staging_slots;  /* ring for many-row misses; 0: none */
-    int stage_min_rows; /* rows from which on a miss goes through staging; 0: never */
-    int reserve_slots;  /* slots kept free for admissions; 0: a default */
-    size_t chunk_bytes; /* of one admission copy; 0: 2 MiB */
-    bool synchronous;   /* admissions end inside step_end: exact counts for tests and replay */
+    uint64_t cache_bytes; /* slots = cache_bytes / record bytes, at most one per record; 0 and less
+                             than one record are allowed: no slots */
+    const char *policy;   /* "lru", "lfu", "lfru"; NULL: lfru */
+    int staging_slots;    /* ring for many-row misses, at most PAGER_MAX_STAGING; 0: none */
+    int stage_min_rows;   /* rows from which on a miss goes through staging; 0: never */
+    int reserve_slots;    /* slots kept free for admissions; 0: a default, -1: none */
+    int max_loads;        /* admissions under way; what a step misses beyond is bypassed; 0: 32 */
+    size_t chunk_bytes;   /* of one admission copy; 0: 2 MiB */
+    bool synchronous;     /* admissions end inside step_end, without reserve and max_loads: exact
+                             counts for tests and replay */
 };
+
+#define PAGER_MAX_STAGING  64
+#define PAGER_MAX_PREFETCH 16 /* pieces of advice not yet resident */
 
 int pager_open(struct pager **out, const struct pager_config *cfg, const struct expert_map *map,
                struct dev *dev, struct moed_error *err);
@@ -82,21 +90,26 @@ struct pager_lease {
     enum lease_kind kind;
     int32_t layer, expert;
     const void *record;  /* readable by the device until release */
-    int32_t slot;        /* of the kind's pool; -1 for LEASE_HOST */
+    int32_t slot;        /* of the kind's pool; -1 for LEASE_HOST and in place */
     uint32_t generation; /* of the slot, to catch a late release */
 };
 
 /*
  * Resolves all experts of one layer as one event; leases[i] belongs to needs[i]. Never fails for
  * lack of slots. May wait for staging copies (counted as stall time). 0 or MOED_ENOTFOUND when a
- * record is not in memory.
+ * record is not in memory (then nothing is leased or counted). Called again for the same layer in a
+ * step, it counts as use only what is new.
  */
 int pager_acquire(struct pager *p, int layer, const struct pager_need *needs, size_t n,
                   struct pager_lease *leases, struct moed_error *err);
-/* Gives the leases of one acquire back; in any order among layers. */
+/* Gives leases back, each once; in any grouping and order. They become LEASE_NONE. */
 void pager_release(struct pager *p, struct pager_lease *leases, size_t n);
 
-/* Advice: bounded, de-duplicated, behind every demand, silent. Returns 1 when taken, 0 when not. */
+/*
+ * Advice: bounded, de-duplicated, behind every demand, silent. Returns 1 when taken, 0 when not.
+ * Between two steps as well as within one. Without a free slot it waits for the next step_end,
+ * where it may take the place of an expert that the step did not use.
+ */
 int pager_prefetch(struct pager *p, int layer, int expert);
 /* Takes all advice back that has not begun to load. */
 void pager_prefetch_cancel(struct pager *p);
@@ -106,14 +119,18 @@ void pager_prefetch_cancel(struct pager *p);
 #define PAGER_COUNTERS(X)                                                                          \
     X(activations, "Expert activations: (token, layer, chosen expert) triples.")                   \
     X(uses, "Distinct (step, layer, expert) uses.")                                                \
-    X(hits, "Uses served from a slot.")                                                            \
-    X(misses, "Uses not resident.")                                                                \
-    X(bytes_copied, "Bytes copied into slots.")                                                    \
+    X(hits, "Uses of a resident expert.")                                                          \
+    X(misses, "Uses of an expert that was not resident.")                                          \
+    X(bytes_copied, "Bytes copied into slots and staging slots.")                                  \
     X(bytes_in_place, "Bytes of records read from host memory in place.")                          \
     X(admissions, "Experts brought into a slot.")                                                  \
     X(evictions, "Experts that left a slot.")                                                      \
-    X(bypasses, "Misses that the policy did not admit.")                                           \
+    X(bypasses, "Misses that were not admitted: not worth a place, or too many loads.")            \
+    X(underway, "Misses of experts that were already being loaded.")                               \
     X(staged, "Misses that went through a staging slot.")                                          \
+    X(prefetches, "Pieces of prefetch advice that were taken.")                                    \
+    X(prefetches_canceled, "Pieces of prefetch advice taken back or given up before loading.")     \
+    X(prefetches_used, "Prefetched experts that were used before they left.")                      \
     X(load_errors, "Loads that failed.")                                                           \
     X(stall_us, "Microseconds a step waited for a copy.")
 
@@ -124,12 +141,14 @@ struct pager_counters {
 };
 
 void pager_counters(const struct pager *p, struct pager_counters *total);
+/* All zero for a layer out of range. */
 void pager_counters_layer(const struct pager *p, int layer, struct pager_counters *out);
 
 struct pager_info {
     enum pager_mode mode;
     const char *policy;
     int32_t slots, resident; /* records; in place: all of them */
+    int32_t loading;         /* slots whose next record is on its way */
     uint64_t slot_bytes, cache_bytes, staging_bytes, epoch;
     int32_t leases_out;
 };

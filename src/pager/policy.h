@@ -2,6 +2,10 @@
  * An eviction and admission policy: one file each behind this table. A policy sees keys (layer *
  * n_experts + expert), never memory, threads or time other than the step clock; the engine thread
  * alone calls it.
+ *
+ * The order of calls within a step: touch for each layer, then any number of victim, admit, remove,
+ * insert. What was touched in a step is not evictable until the next step begins, so a policy may
+ * ask for each key once per step and set aside what was refused.
  */
 #ifndef MOED_PAGER_POLICY_H
 #define MOED_PAGER_POLICY_H
@@ -17,7 +21,8 @@ struct policy_ops {
     /* State for n_keys keys and n_slots slots. Never NULL. */
     struct policy *(*open)(int32_t n_keys, int32_t n_slots);
     void (*close)(struct policy *);
-    /* One event: the distinct experts of one layer in one step, with rows that chose each. */
+    /* One event: the distinct experts of one layer in one step, with rows that chose each. step
+     * never falls. */
     void (*touch)(struct policy *, uint64_t step, const int32_t *keys, const int32_t *rows,
                   size_t n);
     /* The key became resident / left. */

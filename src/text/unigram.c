@@ -59,7 +59,8 @@ static void add_unknown(const struct unigram *u, struct tokens *reversed, const 
     for (size_t i = 0; i < n && all; i++)
         all = u->byte_piece[(unsigned char)s[i]] >= 0;
     if (!all) {
-        tokens_add(reversed, u->unk);
+        if (u->unk >= 0)
+            tokens_add(reversed, u->unk);
         return;
     }
     for (size_t i = n; i > 0; i--)

@@ -36,7 +36,4 @@ void *weights_new(struct rng *r, enum dtype dtype, size_t n, float scale);
 double weight_at(const void *w, enum dtype dtype, size_t i);
 float *floats_new(struct rng *r, size_t n, float scale);
 
-/* Scratch for one part: 64-byte aligned, exactly this size. */
-#define CASE_SCRATCH_BYTES ((size_t)1 << 20)
-
 #endif

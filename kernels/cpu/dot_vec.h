@@ -1,0 +1,314 @@
+/*
+ * Dot products of the FMA class, as a template over the vectors of vec_<isa>.h.
+ *
+ * Up to SINGLE_ROWS activation rows: row_dot keeps all partial sums of a weight row in registers
+ * (or a quarter of them at a time) and reads the weights in order.
+ *
+ * More rows: the 256 partial sums of TILE_W x TILE_X dot products do not fit, but the class allows
+ * to take them one vector v at a time: for a fixed v the chunks of 256 are walked with TILE_W
+ * weight vectors against TILE_X activation vectors, and only the sums of 8 neighbours are kept.
+ * Activations are packed so that each v finds its numbers in a row.
+ *
+ * Behind the end of a row the packed activations hold -0 and the weights +0: their product, -0, is
+ * the one number that changes no partial sum, not even -0.
+ */
+#define NV    (256 / VL)
+#define PANEL 16
+/* Rows packed at once: activations of this many rows and a panel stay in a 1 MiB L2 cache. */
+#define ROWS_AT_ONCE 48
+#define TILE         (TILE_W * TILE_X)
+#define TILE_SUMS    ((TILE + 7) / 8)
+
+#define INLINE       static inline __attribute__((always_inline))
+
+INLINE vf load_w(enum dtype dtype, const void *w, size_t j)
+{
+    return dtype == DTYPE_BF16  ? v_load_bf16((const uint16_t *)w + j)
+           : dtype == DTYPE_F16 ? v_load_f16((const uint16_t *)w + j)
+                                : v_load((const float *)w + j);
+}
+
+INLINE vf load_w_part(enum dtype dtype, const void *w, size_t j, size_t n)
+{
+    return dtype == DTYPE_BF16  ? v_load_bf16_part((const uint16_t *)w + j, n)
+           : dtype == DTYPE_F16 ? v_load_f16_part((const uint16_t *)w + j, n)
+                                : v_load_part((const float *)w + j, n, 0);
+}
+
+INLINE float row_dot_of(const enum dtype dtype, const void *w, const float *x, size_t k)
+{
+    vf sums[ROW_SUMS];
+    for (size_t pass = 0; pass < NV / ROW_ACC; pass++) {
+        vf acc[ROW_ACC];
+        size_t j = pass * ROW_ACC * VL;
+#pragma GCC unroll 16
+        for (size_t a = 0; a < ROW_ACC; a++)
+            acc[a] = v_zero();
+        for (; j + ROW_ACC * VL <= k; j += 256) {
+#pragma GCC unroll 16
+            for (size_t a = 0; a < ROW_ACC; a++)
+                acc[a] = v_fma(load_w(dtype, w, j + a * VL), v_load(x + j + a * VL), acc[a]);
+        }
+#pragma GCC unroll 16
+        for (size_t a = 0; a < ROW_ACC; a++) {
+            size_t at = j + a * VL;
+            if (at + VL <= k)
+                acc[a] = v_fma(load_w(dtype, w, at), v_load(x + at), acc[a]);
+            else if (at < k)
+                acc[a] = v_fma(load_w_part(dtype, w, at, k - at),
+                               v_load_part(x + at, k - at, -0.0f), acc[a]);
+        }
+        for (size_t a = 0; a < ROW_ACC; a += 8)
+            sums[pass * (ROW_ACC / 8) + a / 8] = v_sum8(acc + a);
+    }
+    return v_row_end(sums);
+}
+
+static float row_dot(enum dtype dtype, const void *w, const float *x, size_t k)
+{
+    switch (dtype) {
+    case DTYPE_BF16:
+        return row_dot_of(DTYPE_BF16, w, x, k);
+    case DTYPE_F16:
+        return row_dot_of(DTYPE_F16, w, x, k);
+    default:
+        return row_dot_of(DTYPE_F32, w, x, k);
+    }
+}
+
+/* Where the weights of a tile lie, for one v: strides in elements. */
+struct tile_w {
+    const void *w;
+    size_t row_stride, chunk_stride;
+    size_t chunks; /* whole vectors */
+    size_t tail;   /* lanes of the one behind them, 0: none */
+};
+
+/* One v of TILE_W outputs for `rows` activation rows: sums of 8 neighbours of output o and row i
+ * are vector (o * rows + i) / 8 of r. x: [chunk][rows][VL]. */
+INLINE void tile_of(const enum dtype dtype, const struct tile_w *t, const float *x,
+                    const size_t rows, vf *r)
+{
+    vf acc[TILE_SUMS * 8], wv[TILE_W];
+#pragma GCC unroll 32
+    for (size_t a = 0; a < TILE_SUMS * 8; a++)
+        acc[a] = v_zero();
+    size_t at = 0;
+    for (size_t c = 0; c < t->chunks; c++, at += t->chunk_stride, x += rows * VL) {
+#pragma GCC unroll 8
+        for (size_t o = 0; o < TILE_W; o++)
+            wv[o] = load_w(dtype, t->w, at + o * t->row_stride);
+#pragma GCC unroll 8
+        for (size_t i = 0; i < rows; i++) {
+            vf xv = v_load(x + i * VL);
+#pragma GCC unroll 8
+            for (size_t o = 0; o < TILE_W; o++)
+                acc[o * rows + i] = v_fma(wv[o], xv, acc[o * rows + i]);
+        }
+    }
+    if (t->tail) {
+#pragma GCC unroll 8
+        for (size_t o = 0; o < TILE_W; o++)
+            wv[o] = load_w_part(dtype, t->w, at + o * t->row_stride, t->tail);
+#pragma GCC unroll 8
+        for (size_t i = 0; i < rows; i++) {
+            vf xv = v_load(x + i * VL);
+#pragma GCC unroll 8
+            for (size_t o = 0; o < TILE_W; o++)
+                acc[o * rows + i] = v_fma(wv[o], xv, acc[o * rows + i]);
+        }
+    }
+#pragma GCC unroll 8
+    for (size_t g = 0; g < (TILE_W * rows + 7) / 8; g++)
+        r[g] = v_sum8(acc + 8 * g);
+}
+
+INLINE void tile_rows(const enum dtype dtype, const struct tile_w *t, const float *x, size_t rows,
+                      vf *r)
+{
+    switch (rows) {
+    case 1:
+        tile_of(dtype, t, x, 1, r);
+        break;
+    case 2:
+        tile_of(dtype, t, x, 2, r);
+        break;
+    case 3:
+        tile_of(dtype, t, x, 3, r);
+        break;
+    case 4:
+        tile_of(dtype, t, x, 4, r);
+        break;
+    case 5:
+        tile_of(dtype, t, x, 5, r);
+        break;
+    case 6:
+        tile_of(dtype, t, x, 6, r);
+        break;
+    }
+}
+
+static void tile_bf16(const struct tile_w *t, const float *x, size_t rows, vf *r)
+{
+    tile_rows(DTYPE_BF16, t, x, rows, r);
+}
+
+static void tile_f16(const struct tile_w *t, const float *x, size_t rows, vf *r)
+{
+    tile_rows(DTYPE_F16, t, x, rows, r);
+}
+
+static void tile_f32(const struct tile_w *t, const float *x, size_t rows, vf *r)
+{
+    tile_rows(DTYPE_F32, t, x, rows, r);
+}
+
+typedef void tile_fn(const struct tile_w *t, const float *x, size_t rows, vf *r);
+
+static tile_fn *const tile_fns[DTYPE_COUNT] = {tile_f32, tile_bf16, tile_f16};
+
+/* Scratch of one part, cut up for rows of k numbers. */
+struct pack {
+    size_t k, chunks;              /* chunks of 256, the last one filled up */
+    size_t rows_max;               /* rows that fit at once; 0: not one, they go one by one */
+    size_t rows;                   /* packed now */
+    size_t blocks;                 /* of at most TILE_X rows */
+    const float *row[SINGLE_ROWS]; /* the rows themselves where they are so few */
+    float *x;                      /* [NV][block][chunk][row of the block][VL] */
+    vf *r;                         /* [NV][unit of outputs][block][TILE_SUMS] */
+};
+
+static struct pack pack_begin(size_t k, size_t rows, void *scratch, size_t scratch_bytes)
+{
+    struct pack p = {.k = k, .chunks = (k + 255) / 256};
+    size_t row_bytes = p.chunks * 256 * sizeof(float);
+    size_t r_bytes = (size_t)NV * (PANEL / TILE_W + TILE_W - 1) *
+                     ((ROWS_AT_ONCE + TILE_X - 1) / TILE_X) * TILE_SUMS * sizeof(vf);
+    p.rows_max = rows < ROWS_AT_ONCE ? rows : ROWS_AT_ONCE;
+    if (rows <= SINGLE_ROWS || scratch_bytes < r_bytes + row_bytes) {
+        p.rows_max = 0;
+        return p;
+    }
+    char *at = scratch;
+    p.r = (vf *)(void *)at;
+    at += r_bytes, scratch_bytes -= r_bytes;
+    p.x = (float *)(void *)at;
+    if (p.rows_max > scratch_bytes / row_bytes)
+        p.rows_max = scratch_bytes / row_bytes;
+    return p;
+}
+
+/* Rows to take next of `left`; blocks of TILE_X stay whole while there are more. */
+static size_t pack_rows(const struct pack *p, size_t left)
+{
+    if (!p->rows_max)
+        return left < SINGLE_ROWS ? left : SINGLE_ROWS;
+    if (left <= p->rows_max)
+        return left;
+    return p->rows_max < TILE_X ? p->rows_max : p->rows_max / TILE_X * TILE_X;
+}
+
+/* Rows are taken in blocks of at most TILE_X, as even as can be. */
+static size_t block_first(const struct pack *p, size_t block)
+{
+    return p->rows * block / p->blocks;
+}
+
+static void pack_row(struct pack *p, size_t i, const float *x)
+{
+    size_t block = ((i + 1) * p->blocks - 1) / p->rows, first = block_first(p, block);
+    size_t rows = block_first(p, block + 1) - first;
+    for (size_t j = 0; j < p->chunks * 256; j += VL) {
+        size_t v = j % 256 / VL, c = j / 256;
+        vf value = j + VL <= p->k ? v_load(x + j)
+                   : j < p->k     ? v_load_part(x + j, p->k - j, -0.0f)
+                                  : v_set1(-0.0f);
+        v_store(p->x + ((v * p->rows + first) * p->chunks + c * rows + i - first) * VL, value);
+    }
+}
+
+/* Row i of the next `rows`; all of them must be given. */
+static void pack_start(struct pack *p, size_t rows)
+{
+    p->rows = rows;
+    p->blocks = (rows + TILE_X - 1) / TILE_X;
+}
+
+static void pack_add(struct pack *p, size_t i, const float *x)
+{
+    if (p->rows <= SINGLE_ROWS)
+        p->row[i] = x;
+    else
+        pack_row(p, i, x);
+}
+
+/* Ends the dot products of a tile: r has TILE_SUMS vectors for each v, `stride` vectors apart. */
+static void tile_end(vf *r, size_t stride, size_t rows, size_t outs, float *dots)
+{
+    float sum[TILE_SUMS * 8];
+    for (size_t g = 0; g < (TILE_W * rows + 7) / 8; g++) {
+        vf s[NV / 2];
+        for (size_t i = 0; i < NV / 2; i++)
+            s[i] = v_add(r[i * stride + g], r[(i + NV / 2) * stride + g]);
+        for (size_t distance = NV / 4; distance; distance /= 2)
+            for (size_t i = 0; i < distance; i++)
+                s[i] = v_add(s[i], s[i + distance]);
+        v_sum8_end(s[0], sum + 8 * g);
+    }
+    for (size_t o = 0; o < outs; o++)
+        for (size_t i = 0; i < rows; i++)
+            dots[i * PANEL + o] = sum[o * rows + i];
+}
+
+/*
+ * Blocks of TILE_W outputs times blocks of rows, for one v after the other: the activations of a v
+ * are in the L1 cache for all outputs. Weights come straight from memory, those of the next panel
+ * on their way. Outputs at the end that are fewer than TILE_W are taken one by one (row_stride 0
+ * repeats them).
+ */
+static void dots_tiled(const struct pack *p, enum dtype dtype, const void *w, size_t outs,
+                       float *dots)
+{
+    size_t width = dtype_bytes(dtype), whole = outs / TILE_W, units = whole + outs % TILE_W;
+    size_t stride = units * p->blocks * TILE_SUMS, ahead_bytes = outs * p->k * width;
+    for (size_t v = 0; v < NV; v++) {
+        size_t at = v * VL;
+        struct tile_w t = {NULL, p->k, 256, 0, 0};
+        t.chunks = p->k >= at + VL ? (p->k - at - VL) / 256 + 1 : 0;
+        t.tail = p->k > t.chunks * 256 + at ? p->k - t.chunks * 256 - at : 0;
+        for (size_t u = 0; u < units; u++) {
+            size_t o = u < whole ? u * TILE_W : whole * TILE_W + (u - whole);
+            t.w = (const char *)w + (o * p->k + at) * width;
+            t.row_stride = u < whole ? p->k : 0;
+            for (size_t b = 0; b < p->blocks; b++)
+                tile_fns[dtype](&t, p->x + (v * p->rows + block_first(p, b)) * p->chunks * VL,
+                                block_first(p, b + 1) - block_first(p, b),
+                                p->r + v * stride + (u * p->blocks + b) * TILE_SUMS);
+        }
+        for (size_t b = ahead_bytes * v / NV; b < ahead_bytes * (v + 1) / NV; b += 64)
+            __builtin_prefetch((const char *)w + ahead_bytes + b, 0, 2);
+    }
+    for (size_t u = 0; u < units; u++) {
+        size_t o = u < whole ? u * TILE_W : whole * TILE_W + (u - whole);
+        for (size_t b = 0; b < p->blocks; b++)
+            tile_end(p->r + (u * p->blocks + b) * TILE_SUMS, stride,
+                     block_first(p, b + 1) - block_first(p, b), u < whole ? TILE_W : 1,
+                     dots + block_first(p, b) * PANEL + o);
+    }
+}
+
+/* dots[i * PANEL + o] = dot(w[o], row i) for the packed rows and outs <= PANEL outputs. */
+static void dots_of(const struct pack *p, enum dtype dtype, const void *w, size_t outs, float *dots)
+{
+    if (p->rows <= SINGLE_ROWS) {
+        for (size_t o = 0; o < outs; o++)
+            for (size_t i = 0; i < p->rows; i++)
+                dots[i * PANEL + o] = row_dot(dtype, row_of(w, dtype, o, p->k), p->row[i], p->k);
+        return;
+    }
+    /* Few rows: a narrow panel, whose weights stay in the L1 cache from one v to the next. */
+    size_t step = p->blocks <= 2 ? TILE_W : PANEL;
+    for (size_t o = 0; o < outs; o += step)
+        dots_tiled(p, dtype, row_of(w, dtype, o, p->k), outs - o < step ? outs - o : step,
+                   dots + o);
+}

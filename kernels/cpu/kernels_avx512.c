@@ -1,0 +1,9 @@
+#include "vec_avx512.h"
+
+#include "dot_vec.h"
+
+#include "attention_vec.h"
+
+#define TABLE      kern_cpu_avx512
+#define TABLE_NAME "avx512"
+#include "ops_vec.h"

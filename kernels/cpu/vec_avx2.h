@@ -1,0 +1,222 @@
+/* The vector of the kernel templates on AVX2 with FMA and F16C: 8 floats. */
+#ifndef MOED_KERNELS_VEC_AVX2_H
+#define MOED_KERNELS_VEC_AVX2_H
+
+#include <immintrin.h>
+
+#include "cpu_int.h"
+
+#define VL       8
+#define ROW_ACC  8 /* accumulators of a single row's dot product: four passes over it */
+#define ROW_SUMS 4 /* vectors that v_sum8 makes of all its partial sums */
+/* Blocks that fill the 16 registers: weight rows times activation rows, heads. */
+#define TILE_W 2
+#define TILE_X 6
+/* Up to so many rows, dot products one by one are faster than tiles. */
+#define SINGLE_ROWS 4
+#define HEAD_BLOCK  2
+
+typedef __m256 vf;
+
+static inline vf v_zero(void)
+{
+    return _mm256_setzero_ps();
+}
+
+static inline vf v_set1(float x)
+{
+    return _mm256_set1_ps(x);
+}
+
+static inline vf v_load(const float *p)
+{
+    return _mm256_loadu_ps(p);
+}
+
+static inline void v_store(float *p, vf v)
+{
+    _mm256_storeu_ps(p, v);
+}
+
+static inline vf v_add(vf a, vf b)
+{
+    return _mm256_add_ps(a, b);
+}
+
+static inline vf v_sub(vf a, vf b)
+{
+    return _mm256_sub_ps(a, b);
+}
+
+static inline vf v_mul(vf a, vf b)
+{
+    return _mm256_mul_ps(a, b);
+}
+
+static inline vf v_div(vf a, vf b)
+{
+    return _mm256_div_ps(a, b);
+}
+
+static inline vf v_xor(vf a, vf b)
+{
+    return _mm256_xor_ps(a, b);
+}
+
+static inline vf v_max(vf a, vf b)
+{
+    return _mm256_max_ps(a, b);
+}
+
+static inline vf v_fma(vf a, vf b, vf c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+
+static inline __m256i first_lanes(size_t n)
+{
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+/* The first n < VL lanes; the others are `fill`. */
+static inline vf v_load_part(const float *p, size_t n, float fill)
+{
+    __m256i mask = first_lanes(n);
+    return _mm256_blendv_ps(v_set1(fill), _mm256_maskload_ps(p, mask), _mm256_castsi256_ps(mask));
+}
+
+static inline void v_store_part(float *p, size_t n, vf v)
+{
+    _mm256_maskstore_ps(p, first_lanes(n), v);
+}
+
+/* AVX2 has no masked loads of 16 bits: through a buffer. */
+static inline __m128i load16_part(const uint16_t *p, size_t n)
+{
+    uint16_t part[8] = {0};
+    memcpy(part, p, n * sizeof *p);
+    return _mm_loadu_si128((const __m128i *)part);
+}
+
+static inline vf widen_bf16(__m128i h)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+
+static inline vf v_load_bf16(const uint16_t *p)
+{
+    return widen_bf16(_mm_loadu_si128((const __m128i *)p));
+}
+
+static inline vf v_load_bf16_part(const uint16_t *p, size_t n)
+{
+    return widen_bf16(load16_part(p, n));
+}
+
+static inline vf v_load_f16(const uint16_t *p)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+}
+
+static inline vf v_load_f16_part(const uint16_t *p, size_t n)
+{
+    return _mm256_cvtph_ps(load16_part(p, n));
+}
+
+/* To the nearest bf16, ties to even, NaN kept (kern_to_bf16). */
+static inline __m128i narrow_bf16(vf v)
+{
+    __m256i u = _mm256_castps_si256(v), high = _mm256_srli_epi32(u, 16);
+    __m256i odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
+    __m256i rounded = _mm256_srli_epi32(
+        _mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd), 16);
+    __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    __m256i kept = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
+    __m256i all = _mm256_blendv_epi8(rounded, kept, nan);
+    return _mm_packus_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+}
+
+static inline void v_store_bf16(uint16_t *p, vf v)
+{
+    _mm_storeu_si128((__m128i *)p, narrow_bf16(v));
+}
+
+static inline void v_store_bf16_part(uint16_t *p, size_t n, vf v)
+{
+    uint16_t part[8];
+    _mm_storeu_si128((__m128i *)part, narrow_bf16(v));
+    memcpy(p, part, n * sizeof *p);
+}
+
+/* kern_exp */
+static inline vf v_exp(vf x)
+{
+    vf hi = v_set1(EXP_HI), lo = v_set1(EXP_LO), magic = v_set1(EXP_MAGIC);
+    vf bounded = _mm256_max_ps(_mm256_min_ps(x, hi), lo);
+    vf n = v_sub(v_fma(bounded, v_set1(EXP_LOG2E), magic), magic);
+    vf r = v_fma(n, v_set1(-EXP_LN2_LO), v_fma(n, v_set1(-EXP_LN2_HI), bounded));
+    vf q = v_fma(v_set1(EXP_Q4), r, v_set1(EXP_Q3));
+    q = v_fma(q, r, v_set1(EXP_Q2));
+    q = v_fma(q, r, v_set1(EXP_Q1));
+    q = v_fma(q, r, v_set1(EXP_Q0));
+    vf one = v_set1(1), p = v_fma(v_fma(q, r, one), r, one);
+    __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1);
+    __m256i bias = _mm256_set1_epi32(127);
+    __m256i scale0 = _mm256_slli_epi32(_mm256_add_epi32(half, bias), 23);
+    __m256i scale1 = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(whole, half), bias), 23);
+    vf y = v_mul(v_mul(p, _mm256_castsi256_ps(scale0)), _mm256_castsi256_ps(scale1));
+    y = _mm256_blendv_ps(y, v_set1(INFINITY), _mm256_cmp_ps(x, hi, _CMP_GT_OQ));
+    y = _mm256_blendv_ps(y, v_zero(), _mm256_cmp_ps(x, lo, _CMP_LT_OQ));
+    return _mm256_blendv_ps(y, x, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+}
+
+/* [a0+a1, a2+a3, b0+b1, b2+b3] in each half. */
+static inline vf pair_sums(vf a, vf b)
+{
+    return v_add(_mm256_shuffle_ps(a, b, 0x88), _mm256_shuffle_ps(a, b, 0xdd));
+}
+
+/* Sums of 8 neighbours, ((0+1)+(2+3))+((4+5)+(6+7)), of 8 vectors: one lane each. */
+static inline vf v_sum8(const vf *a)
+{
+    vf abcd = pair_sums(pair_sums(a[0], a[1]), pair_sums(a[2], a[3]));
+    vf efgh = pair_sums(pair_sums(a[4], a[5]), pair_sums(a[6], a[7]));
+    return v_add(_mm256_permute2f128_ps(abcd, efgh, 0x20),
+                 _mm256_permute2f128_ps(abcd, efgh, 0x31));
+}
+
+/* Nothing is left to add after v_sum8 and the tree over vectors. */
+static inline void v_sum8_end(vf s, float out[8])
+{
+    _mm256_storeu_ps(out, s);
+}
+
+/* The tree over one dot product's 256 partial sums, from v_sum8 of vectors 0..7, 8..15 and so on.
+ */
+static inline float v_row_end(const vf s[ROW_SUMS])
+{
+    vf d8 = v_add(v_add(s[0], s[2]), v_add(s[1], s[3])); /* distance 16, then 8 */
+    __m128 d4 = _mm_add_ps(_mm256_castps256_ps128(d8), _mm256_extractf128_ps(d8, 1));
+    __m128 d2 = _mm_add_ps(d4, _mm_movehl_ps(d4, d4));
+    return _mm_cvtss_f32(_mm_add_ss(d2, _mm_shuffle_ps(d2, d2, 1)));
+}
+
+static inline uint32_t v_read(const void *p, size_t bytes)
+{
+    const char *at = p, *end = at + bytes;
+    __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
+    for (; end - at >= 128; at += 128) {
+        a = _mm256_xor_si256(a, _mm256_load_si256((const __m256i *)at));
+        b = _mm256_xor_si256(b, _mm256_load_si256((const __m256i *)(at + 32)));
+        c = _mm256_xor_si256(c, _mm256_load_si256((const __m256i *)(at + 64)));
+        d = _mm256_xor_si256(d, _mm256_load_si256((const __m256i *)(at + 96)));
+    }
+    for (; at < end; at += 32)
+        a = _mm256_xor_si256(a, _mm256_load_si256((const __m256i *)at));
+    a = _mm256_xor_si256(_mm256_xor_si256(a, b), _mm256_xor_si256(c, d));
+    __m128i half = _mm_or_si128(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    return (uint32_t)(_mm_cvtsi128_si32(half) | _mm_extract_epi32(half, 1) |
+                      _mm_extract_epi32(half, 2) | _mm_extract_epi32(half, 3));
+}
+
+#endif

@@ -1,0 +1,212 @@
+/* The vector of the kernel templates on AVX-512: 16 floats. */
+#ifndef MOED_KERNELS_VEC_AVX512_H
+#define MOED_KERNELS_VEC_AVX512_H
+
+#include <immintrin.h>
+
+#include "cpu_int.h"
+
+#define VL       16
+#define ROW_ACC  16 /* accumulators of a single row's dot product */
+#define ROW_SUMS 2  /* vectors that v_sum8 makes of all its partial sums */
+/* Blocks that fill the 32 registers: weight rows times activation rows, heads. */
+#define TILE_W 4
+#define TILE_X 6
+/* Up to so many rows, dot products one by one are faster than tiles. */
+#define SINGLE_ROWS 1
+#define HEAD_BLOCK  4
+
+typedef __m512 vf;
+
+static inline vf v_zero(void)
+{
+    return _mm512_setzero_ps();
+}
+
+static inline vf v_set1(float x)
+{
+    return _mm512_set1_ps(x);
+}
+
+static inline vf v_load(const float *p)
+{
+    return _mm512_loadu_ps(p);
+}
+
+static inline void v_store(float *p, vf v)
+{
+    _mm512_storeu_ps(p, v);
+}
+
+static inline vf v_add(vf a, vf b)
+{
+    return _mm512_add_ps(a, b);
+}
+
+static inline vf v_sub(vf a, vf b)
+{
+    return _mm512_sub_ps(a, b);
+}
+
+static inline vf v_mul(vf a, vf b)
+{
+    return _mm512_mul_ps(a, b);
+}
+
+static inline vf v_div(vf a, vf b)
+{
+    return _mm512_div_ps(a, b);
+}
+
+static inline vf v_xor(vf a, vf b)
+{
+    return _mm512_xor_ps(a, b);
+}
+
+static inline vf v_max(vf a, vf b)
+{
+    return _mm512_max_ps(a, b);
+}
+
+static inline vf v_fma(vf a, vf b, vf c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+static inline __mmask16 first_lanes(size_t n)
+{
+    return (__mmask16)((1u << n) - 1);
+}
+
+/* The first n < VL lanes; the others are `fill`. */
+static inline vf v_load_part(const float *p, size_t n, float fill)
+{
+    return _mm512_mask_loadu_ps(_mm512_set1_ps(fill), first_lanes(n), p);
+}
+
+static inline void v_store_part(float *p, size_t n, vf v)
+{
+    _mm512_mask_storeu_ps(p, first_lanes(n), v);
+}
+
+static inline vf widen_bf16(__m256i h)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+}
+
+static inline vf v_load_bf16(const uint16_t *p)
+{
+    return widen_bf16(_mm256_loadu_si256((const __m256i *)p));
+}
+
+static inline vf v_load_bf16_part(const uint16_t *p, size_t n)
+{
+    return widen_bf16(_mm256_maskz_loadu_epi16(first_lanes(n), p));
+}
+
+static inline vf v_load_f16(const uint16_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+
+static inline vf v_load_f16_part(const uint16_t *p, size_t n)
+{
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_lanes(n), p));
+}
+
+/* To the nearest bf16, ties to even, NaN kept (kern_to_bf16). */
+static inline __m256i narrow_bf16(vf v)
+{
+    __m512i u = _mm512_castps_si512(v), high = _mm512_srli_epi32(u, 16);
+    __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+    __m512i rounded = _mm512_srli_epi32(
+        _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16);
+    __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40)));
+}
+
+static inline void v_store_bf16(uint16_t *p, vf v)
+{
+    _mm256_storeu_si256((__m256i *)p, narrow_bf16(v));
+}
+
+static inline void v_store_bf16_part(uint16_t *p, size_t n, vf v)
+{
+    _mm256_mask_storeu_epi16(p, first_lanes(n), narrow_bf16(v));
+}
+
+/* kern_exp */
+static inline vf v_exp(vf x)
+{
+    vf hi = v_set1(EXP_HI), lo = v_set1(EXP_LO), magic = v_set1(EXP_MAGIC);
+    vf bounded = _mm512_max_ps(_mm512_min_ps(x, hi), lo);
+    vf n = v_sub(v_fma(bounded, v_set1(EXP_LOG2E), magic), magic);
+    vf r = v_fma(n, v_set1(-EXP_LN2_LO), v_fma(n, v_set1(-EXP_LN2_HI), bounded));
+    vf q = v_fma(v_set1(EXP_Q4), r, v_set1(EXP_Q3));
+    q = v_fma(q, r, v_set1(EXP_Q2));
+    q = v_fma(q, r, v_set1(EXP_Q1));
+    q = v_fma(q, r, v_set1(EXP_Q0));
+    vf one = v_set1(1), p = v_fma(v_fma(q, r, one), r, one);
+    __m512i whole = _mm512_cvtps_epi32(n), half = _mm512_srai_epi32(whole, 1);
+    __m512i bias = _mm512_set1_epi32(127);
+    __m512i scale0 = _mm512_slli_epi32(_mm512_add_epi32(half, bias), 23);
+    __m512i scale1 = _mm512_slli_epi32(_mm512_add_epi32(_mm512_sub_epi32(whole, half), bias), 23);
+    vf y = v_mul(v_mul(p, _mm512_castsi512_ps(scale0)), _mm512_castsi512_ps(scale1));
+    y = _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(x, hi, _CMP_GT_OQ), v_set1(INFINITY));
+    y = _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(x, lo, _CMP_LT_OQ), v_zero());
+    return _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), x);
+}
+
+/* [a0+a1, a2+a3, b0+b1, b2+b3] in each quarter. */
+static inline vf pair_sums(vf a, vf b)
+{
+    return v_add(_mm512_shuffle_ps(a, b, 0x88), _mm512_shuffle_ps(a, b, 0xdd));
+}
+
+/*
+ * Sums of 8 neighbours, ((0+1)+(2+3))+((4+5)+(6+7)), of 8 vectors. Lanes: the low halves of vectors
+ * 0..3, their high halves, the low halves of 4..7, their high halves.
+ */
+static inline vf v_sum8(const vf *a)
+{
+    vf abcd = pair_sums(pair_sums(a[0], a[1]), pair_sums(a[2], a[3]));
+    vf efgh = pair_sums(pair_sums(a[4], a[5]), pair_sums(a[6], a[7]));
+    return v_add(_mm512_shuffle_f32x4(abcd, efgh, 0x88), _mm512_shuffle_f32x4(abcd, efgh, 0xdd));
+}
+
+/* The last addition after v_sum8, low half + high half, for the 8 vectors. */
+static inline void v_sum8_end(vf s, float out[8])
+{
+    __m512 swapped = _mm512_shuffle_f32x4(s, s, 0xb1), sum = v_add(s, swapped);
+    _mm_storeu_ps(out, _mm512_castps512_ps128(sum));
+    _mm_storeu_ps(out + 4, _mm512_extractf32x4_ps(sum, 2));
+}
+
+/* The tree over one dot product's 256 partial sums, from v_sum8 of vectors 0..7 and 8..15. */
+static inline float v_row_end(const vf s[ROW_SUMS])
+{
+    vf d16 = v_add(s[0], s[1]);
+    __m256 d8 = _mm256_add_ps(_mm512_castps512_ps256(d16), _mm512_extractf32x8_ps(d16, 1));
+    __m256 d4 = _mm256_add_ps(d8, _mm256_permute_ps(d8, 0x4e));
+    __m256 d2 = _mm256_add_ps(d4, _mm256_permute_ps(d4, 0xb1));
+    __m128 d1 = _mm_add_ss(_mm256_castps256_ps128(d2), _mm256_extractf128_ps(d2, 1));
+    return _mm_cvtss_f32(d1);
+}
+
+static inline uint32_t v_read(const void *p, size_t bytes)
+{
+    const char *at = p, *end = at + bytes;
+    __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
+    for (; end - at >= 256; at += 256) {
+        a = _mm512_xor_si512(a, _mm512_load_si512(at));
+        b = _mm512_xor_si512(b, _mm512_load_si512(at + 64));
+        c = _mm512_xor_si512(c, _mm512_load_si512(at + 128));
+        d = _mm512_xor_si512(d, _mm512_load_si512(at + 192));
+    }
+    for (; at < end; at += 64)
+        a = _mm512_xor_si512(a, _mm512_load_si512(at));
+    a = _mm512_xor_si512(_mm512_xor_si512(a, b), _mm512_xor_si512(c, d));
+    return (uint32_t)_mm512_reduce_or_epi32(a);
+}
+
+#endif

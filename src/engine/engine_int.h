@@ -1,0 +1,138 @@
+/*
+ * Inside the engine. The engine thread owns everything here except the fields marked otherwise:
+ * requests reach it through `inbox`, numbers leave it through `shown`.
+ */
+#ifndef MOED_ENGINE_INT_H
+#define MOED_ENGINE_INT_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "base/buf.h"
+#include "base/inbox.h"
+#include "engine/backend.h"
+#include "engine/outbox.h"
+#include "engine/sampler.h"
+#include "engine/stop.h"
+#include "moed/engine.h"
+#include "sched/sched.h"
+
+/* One choice of a request. */
+struct choice {
+    struct request *request;
+    int32_t index;
+    struct sched_seq *seq; /* NULL for choices that need no computing */
+    bool ended;
+    int32_t generated;
+    int64_t last_us;            /* when its last token came */
+    struct token_counts counts; /* where a penalty is set */
+    void *detokenizer;
+    struct stop_matcher stop;
+};
+
+/* A request in flight, from moed_submit until its last event. */
+struct request {
+    struct request *prev, *next;
+    uint64_t handle, seed;
+    struct moed_request *spec;
+    struct moed_outbox *outbox; /* holds a reference */
+    struct sched_request *sched;
+    struct choice *choices; /* [spec->n] */
+    int32_t alive;          /* choices that have not ended */
+    bool queued;            /* counted in moed_engine.queued */
+    bool started;           /* its first token, or its prompt, is out */
+    bool penalties;
+    int64_t submitted_us;
+    uint32_t generated;
+    /* Prompt logprobs: [n_prompt] and [n_prompt][prompt_logprobs]; the first prompt_done are known.
+     */
+    struct moed_token *prompt;
+    struct moed_top *prompt_top;
+    int32_t prompt_done;
+    bool prompt_sent;
+};
+
+enum message_kind { MESSAGE_SUBMIT, MESSAGE_CANCEL, MESSAGE_CLOSE };
+
+struct message {
+    struct inbox_node node;
+    enum message_kind kind;
+    struct request *request; /* SUBMIT */
+    uint64_t handle;         /* CANCEL */
+};
+
+/* A row of the pass whose logits are wanted, and what came of them. */
+enum job_kind { JOB_SAMPLE, JOB_PROMPT, JOB_END };
+struct job {
+    enum job_kind kind;
+    struct choice *choice;
+    int32_t row;      /* of the batch */
+    int32_t position; /* of the token that the logits are about */
+    int32_t token;    /* SAMPLE: the result; -1: no finite logit */
+    struct moed_token info;
+    struct moed_top *top; /* [MOED_MAX_TOP_LOGPROBS] */
+};
+
+/* Arrays of one pass, allocated once. */
+struct pass {
+    int32_t *token, *pos, *seq; /* [max_batched_tokens] */
+    struct model_seq *seqs;     /* [max_batched_tokens] */
+    struct job *jobs;           /* [max_batched_tokens + max_seqs] */
+    struct moed_top *top;       /* [jobs][MOED_MAX_TOP_LOGPROBS] */
+    int32_t n_rows, n_seqs, n_jobs;
+    int32_t *rows; /* [max_logits] */
+    float *logits; /* [max_logits][vocab] */
+};
+
+struct moed_engine {
+    struct engine_setup setup; /* constant after start; any thread */
+    pthread_t thread;
+    bool thread_runs;
+    struct inbox inbox;
+    /* Any thread. */
+    atomic_uint_fast64_t last_handle;
+    atomic_int queued; /* requests submitted and never admitted: the queue that max_queue limits */
+    atomic_bool draining, failed;
+
+    struct sched *sched;
+    struct request *first, *last; /* in flight, by arrival */
+    bool closing;
+    struct pass pass;
+    struct sampler_scratch *scratch; /* [parts] */
+    int parts;
+    struct buf text; /* of the event being made */
+    struct moed_engine_stats stats;
+
+    pthread_mutex_t shown_lock;
+    struct moed_engine_stats shown; /* a copy of stats as of the last step; under shown_lock */
+};
+
+/* loop.c */
+void *engine_main(void *arg);
+void request_end(struct moed_engine *e, struct request *r, const struct moed_error *error);
+void request_free(struct request *r);
+void request_admitted(struct moed_engine *e, struct request *r);
+/* Ends all requests in flight with the error. */
+void engine_fail_all(struct moed_engine *e, const struct moed_error *error);
+
+/* step.c */
+int pass_init(struct moed_engine *e, struct moed_error *err);
+void pass_fini(struct moed_engine *e);
+void engine_step(struct moed_engine *e, const struct sched_plan *plan);
+
+/* emit.c: what a choice tells its client. */
+void choice_open(struct moed_engine *e, struct choice *c);
+void choice_close(struct moed_engine *e, struct choice *c);
+void choice_token(struct moed_engine *e, struct choice *c, const struct job *job);
+/* The prompt is computed and no token is wanted. */
+void choice_no_tokens(struct moed_engine *e, struct choice *c);
+void request_prompt_event(struct moed_engine *e, struct request *r);
+void request_push(struct request *r, const struct event_parts *parts);
+struct moed_usage request_usage(const struct request *r);
+
+/* stats.c */
+void histogram_add(struct moed_histogram *h, int64_t us);
+void stats_show(struct moed_engine *e);
+
+#endif

@@ -1,0 +1,226 @@
+/*
+ * The engine thread: takes messages, looks after deadlines and gone clients, plans, steps, and
+ * sleeps in the inbox when nothing is in flight.
+ */
+#include <assert.h>
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "engine/engine_int.h"
+
+static void link_request(struct moed_engine *e, struct request *r)
+{
+    r->prev = e->last;
+    if (e->last)
+        e->last->next = r;
+    else
+        e->first = r;
+    e->last = r;
+}
+
+static void unlink_request(struct moed_engine *e, struct request *r)
+{
+    if (r->prev)
+        r->prev->next = r->next;
+    else
+        e->first = r->next;
+    if (r->next)
+        r->next->prev = r->prev;
+    else
+        e->last = r->prev;
+}
+
+void request_free(struct request *r)
+{
+    if (r->spec)
+        moed_request_free(&r->spec);
+    if (r->outbox)
+        outbox_unref(r->outbox);
+    free(r->choices);
+    free(r->prompt);
+    free(r->prompt_top);
+    free(r);
+}
+
+/* No longer in the queue, for whatever reason. */
+static void leave_queue(struct moed_engine *e, struct request *r)
+{
+    if (r->queued)
+        atomic_fetch_sub(&e->queued, 1);
+    r->queued = false;
+}
+
+void request_admitted(struct moed_engine *e, struct request *r)
+{
+    if (!r->queued)
+        return;
+    leave_queue(e, r);
+    e->stats.prompt_tokens += r->spec->n_prompt;
+    histogram_add(&e->stats.queue_time, clock_us() - r->submitted_us);
+}
+
+static void count_end(struct moed_engine *e, const struct request *r,
+                      const struct moed_error *error)
+{
+    if (!error)
+        e->stats.requests_ok++;
+    else if (error->code == MOED_ECANCELED)
+        e->stats.requests_canceled++;
+    else
+        e->stats.requests_failed++;
+    e->stats.cached_tokens += request_usage(r).cached_tokens;
+    histogram_add(&e->stats.request_time, clock_us() - r->submitted_us);
+}
+
+void request_end(struct moed_engine *e, struct request *r, const struct moed_error *error)
+{
+    count_end(e, r, error);
+    request_push(r, &(struct event_parts){.kind = error ? MOED_EVENT_ERROR : MOED_EVENT_DONE,
+                                          .stop_token = -1,
+                                          .usage = request_usage(r),
+                                          .error = error});
+    for (int32_t i = 0; r->choices && i < r->spec->n; i++) {
+        if (r->choices[i].seq)
+            sched_end(e->sched, r->choices[i].seq);
+        choice_close(e, &r->choices[i]);
+    }
+    if (r->sched)
+        sched_remove(e->sched, &r->sched);
+    leave_queue(e, r);
+    unlink_request(e, r);
+    request_free(r);
+}
+
+void engine_fail_all(struct moed_engine *e, const struct moed_error *error)
+{
+    while (e->first)
+        request_end(e, e->first, error);
+}
+
+static bool wants_computing(const struct request *r)
+{
+    return r->spec->sampling.max_tokens > 0 || r->spec->sampling.prompt_logprobs >= 0;
+}
+
+static int start(struct moed_engine *e, struct request *r, struct moed_error *err)
+{
+    const struct moed_request *q = r->spec;
+    const struct moed_sampling *s = &q->sampling;
+    r->alive = q->n;
+    r->choices = mem_new((size_t)q->n, sizeof *r->choices);
+    r->penalties =
+        s->presence_penalty != 0 || s->frequency_penalty != 0 || s->repetition_penalty != 1;
+    if (wants_computing(r)) {
+        struct sched_new n = {.prompt = q->prompt,
+                              .n_prompt = (int32_t)q->n_prompt,
+                              .n = s->max_tokens > 0 ? q->n : 1,
+                              .max_tokens = s->max_tokens,
+                              .salt = q->cache_salt,
+                              .no_reuse = s->prompt_logprobs >= 0};
+        int rc = sched_add(e->sched, &r->sched, &n, err);
+        if (rc < 0)
+            return rc;
+    }
+    for (int32_t i = 0; i < q->n; i++) {
+        struct choice *c = &r->choices[i];
+        c->request = r;
+        c->index = i;
+        if (r->sched && i < r->sched->n) {
+            c->seq = &r->sched->seqs[i];
+            c->seq->user = c;
+        }
+        choice_open(e, c);
+    }
+    return 0;
+}
+
+static void take_request(struct moed_engine *e, struct request *r)
+{
+    e->stats.requests++;
+    link_request(e, r);
+    struct moed_error err = {0};
+    if (atomic_load(&e->failed))
+        moed_fail(&err, MOED_EDEVICE, "the engine has failed and must be restarted");
+    else if (e->closing)
+        moed_fail(&err, MOED_ECANCELED, "the engine is shutting down");
+    else if (start(e, r, &err) == 0) {
+        if (!r->sched)
+            choice_no_tokens(e, &r->choices[0]);
+        return;
+    }
+    request_end(e, r, &err);
+}
+
+static void cancel(struct moed_engine *e, uint64_t handle)
+{
+    struct moed_error err;
+    moed_fail(&err, MOED_ECANCELED, "the request was canceled");
+    for (struct request *r = e->first; r; r = r->next) {
+        if (r->handle == handle) {
+            request_end(e, r, &err);
+            return;
+        }
+    }
+}
+
+static void take_messages(struct moed_engine *e)
+{
+    struct message *m;
+    while ((m = (struct message *)inbox_next(&e->inbox))) {
+        switch (m->kind) {
+        case MESSAGE_SUBMIT:
+            take_request(e, m->request);
+            break;
+        case MESSAGE_CANCEL:
+            cancel(e, m->handle);
+            break;
+        case MESSAGE_CLOSE:
+            e->closing = true;
+            break;
+        }
+        free(m);
+    }
+}
+
+/* Deadlines that have passed, and clients that have gone. */
+static void look_after(struct moed_engine *e)
+{
+    int64_t now = clock_us();
+    struct moed_error late, gone;
+    moed_fail(&late, MOED_EDEADLINE, "the request's time limit has passed");
+    moed_fail(&gone, MOED_ECANCELED, "the client has gone");
+    for (struct request *r = e->first, *next; r; r = next) {
+        next = r->next;
+        if (outbox_closed(r->outbox))
+            request_end(e, r, &gone);
+        else if (r->spec->deadline_us && now >= r->spec->deadline_us)
+            request_end(e, r, &late);
+    }
+}
+
+void *engine_main(void *arg)
+{
+    struct moed_engine *e = arg;
+    for (;;) {
+        take_messages(e);
+        if (e->closing)
+            break;
+        look_after(e);
+        const struct sched_plan *plan = sched_plan(e->sched);
+        if (plan->n_rows > 0) {
+            engine_step(e, plan);
+            stats_show(e);
+        } else {
+            assert(!e->first);
+            stats_show(e);
+            inbox_wait(&e->inbox, -1);
+        }
+    }
+    struct moed_error err;
+    moed_fail(&err, MOED_ECANCELED, "the engine is shutting down");
+    engine_fail_all(e, &err);
+    stats_show(e);
+    return NULL;
+}

@@ -1,0 +1,211 @@
+/* Acquire and release: what a layer of a running step may read, and where. */
+#include <assert.h>
+
+#include <uv.h>
+
+#include "pager/pager_int.h"
+
+static const void *host_of(const struct pager *p, int layer, int32_t expert)
+{
+    return p->map->host_of[(size_t)layer * (size_t)p->map->n_experts + (size_t)expert];
+}
+
+static int check_needs(const struct pager *p, int layer, const struct pager_need *needs, size_t n,
+                       struct moed_error *err)
+{
+    assert(p->in_step);
+    assert(layer >= 0 && layer < p->map->n_layers && n <= (size_t)p->map->n_experts);
+    for (size_t i = 0; i < n; i++) {
+        assert(needs[i].expert >= 0 && needs[i].expert < p->map->n_experts && needs[i].rows > 0);
+        if (!host_of(p, layer, needs[i].expert))
+            return moed_fail(err, MOED_ENOTFOUND, "layer %d expert %d is not in memory", layer,
+                             needs[i].expert);
+    }
+    return 0;
+}
+
+/* Counts the event and tells the policy what is new in this step; marks it used. */
+static void count_uses(struct pager *p, int layer, const struct pager_need *needs, size_t n)
+{
+    struct layer_counters *c = &p->counters[layer];
+    uint64_t epoch = pager_epoch(p), activations = 0, hits = 0;
+    size_t fresh = 0;
+    for (size_t i = 0; i < n; i++) {
+        int32_t key = layer * p->map->n_experts + needs[i].expert;
+        activations += (uint64_t)needs[i].rows;
+        if (p->used_epoch[key] == epoch)
+            continue;
+        p->used_epoch[key] = epoch;
+        p->touch_keys[fresh] = key;
+        p->touch_rows[fresh++] = needs[i].rows;
+        if (p->cfg.mode == PAGER_IN_PLACE || p->slot_of[key] >= 0)
+            hits++;
+        else if (p->coming[key])
+            counter_add(&c->underway, 1);
+        else
+            p->missed[p->n_missed++] = key;
+    }
+    counter_add(&c->activations, activations);
+    counter_add(&c->uses, fresh);
+    counter_add(&c->hits, hits);
+    counter_add(&c->misses, fresh - hits);
+    if (p->policy && fresh > 0)
+        p->ops->touch(p->policy, epoch, p->touch_keys, p->touch_rows, fresh);
+}
+
+static void lease_host(struct pager *p, struct pager_lease *lease)
+{
+    lease->kind = LEASE_HOST;
+    lease->record = host_of(p, lease->layer, lease->expert);
+    lease->slot = -1;
+    counter_add(&p->counters[lease->layer].bytes_in_place, p->record_bytes);
+}
+
+static void lease_slot(struct pager *p, struct pager_lease *lease, int32_t index)
+{
+    struct slot *s = &p->slots[index];
+    if (s->prefetched) {
+        s->prefetched = false;
+        counter_add(&p->counters[lease->layer].prefetches_used, 1);
+    }
+    s->leases++;
+    lease->kind = LEASE_SLOT;
+    lease->record = s->memory;
+    lease->slot = index;
+    lease->generation = s->generation;
+}
+
+/* Begins a copy to a staging slot; the lease is good when settle_staged has seen it back. */
+static void lease_staged(struct pager *p, struct pager_lease *lease, int32_t key)
+{
+    int32_t index = p->free_staging[--p->n_free_staging];
+    struct slot *s = &p->staging[index];
+    s->state = SLOT_LOADING;
+    s->key = key;
+    s->leases = 1;
+    s->load.src = host_of(p, lease->layer, lease->expert);
+    s->load.dst = s->memory;
+    s->load.bytes = p->record_bytes;
+    s->load.key = key;
+    s->load.slot = index;
+    s->load.class = LOAD_DEMAND;
+    lease->kind = LEASE_STAGED;
+    lease->record = s->memory;
+    lease->slot = index;
+    lease->generation = s->generation;
+    loader_send(p->loader, &s->load);
+}
+
+static void free_staging(struct pager *p, int32_t index)
+{
+    struct slot *s = &p->staging[index];
+    s->state = SLOT_FREE;
+    s->key = -1;
+    s->leases = 0;
+    s->generation++;
+    p->free_staging[p->n_free_staging++] = index;
+}
+
+/* Waits for n staged copies. Admissions that end meanwhile are put by: a step sees one epoch. */
+static void wait_staged(struct pager *p, int layer, int n)
+{
+    uint64_t begin_ns = uv_hrtime();
+    while (n > 0) {
+        struct load *load = loader_wait(p->loader);
+        if (load->class != LOAD_DEMAND) {
+            p->finished[p->n_finished++] = load;
+            continue;
+        }
+        if (load->outcome == LOAD_DONE)
+            p->staging[load->slot].state = SLOT_RESIDENT;
+        n--;
+    }
+    counter_add(&p->counters[layer].stall_us, (uv_hrtime() - begin_ns) / 1000);
+}
+
+static void settle_staged(struct pager *p, struct pager_lease *leases, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (leases[i].kind != LEASE_STAGED)
+            continue;
+        struct layer_counters *c = &p->counters[leases[i].layer];
+        if (p->staging[leases[i].slot].state == SLOT_RESIDENT) {
+            counter_add(&c->staged, 1);
+            counter_add(&c->bytes_copied, p->record_bytes);
+            continue;
+        }
+        counter_add(&c->load_errors, 1);
+        free_staging(p, leases[i].slot);
+        lease_host(p, &leases[i]);
+    }
+}
+
+static void lease_in_place(struct pager *p, struct pager_lease *lease)
+{
+    lease_host(p, lease);
+    lease->kind = LEASE_SLOT;
+}
+
+int pager_acquire(struct pager *p, int layer, const struct pager_need *needs, size_t n,
+                  struct pager_lease *leases, struct moed_error *err)
+{
+    int rc = check_needs(p, layer, needs, n, err);
+    if (rc < 0)
+        return rc;
+    count_uses(p, layer, needs, n);
+    int open = 0, staged = 0;
+    for (size_t i = 0; i < n; i++) {
+        int32_t key = layer * p->map->n_experts + needs[i].expert;
+        leases[i] = (struct pager_lease){.layer = layer, .expert = needs[i].expert};
+        if (p->cfg.mode == PAGER_IN_PLACE) {
+            lease_in_place(p, &leases[i]);
+            continue;
+        }
+        if (p->slot_of[key] >= 0) {
+            lease_slot(p, &leases[i], p->slot_of[key]);
+            continue;
+        }
+        /* Open before the first demand is sent, so that no admission's chunk slips in between. */
+        if (open++ == 0 && p->loader)
+            loader_miss_open(p->loader, 1);
+        if (p->n_free_staging > 0 && needs[i].rows >= p->cfg.stage_min_rows) {
+            lease_staged(p, &leases[i], key);
+            staged++;
+        } else {
+            lease_host(p, &leases[i]);
+        }
+    }
+    if (open > 1 && p->loader)
+        loader_miss_open(p->loader, open - 1);
+    if (staged > 0) {
+        loader_kick(p->loader);
+        wait_staged(p, layer, staged);
+        settle_staged(p, leases, n);
+    }
+    number_add(&p->leases_out, (int32_t)n);
+    return 0;
+}
+
+void pager_release(struct pager *p, struct pager_lease *leases, size_t n)
+{
+    int closed = 0;
+    for (size_t i = 0; i < n; i++) {
+        struct pager_lease *lease = &leases[i];
+        assert(lease->kind != LEASE_NONE);
+        if (lease->kind == LEASE_SLOT && lease->slot >= 0) {
+            struct slot *s = &p->slots[lease->slot];
+            assert(s->generation == lease->generation && s->leases > 0);
+            s->leases--;
+        } else if (lease->kind == LEASE_STAGED) {
+            struct slot *s = &p->staging[lease->slot];
+            assert(s->generation == lease->generation && s->leases == 1);
+            free_staging(p, lease->slot);
+        }
+        closed += lease->kind != LEASE_SLOT;
+        *lease = (struct pager_lease){.kind = LEASE_NONE, .slot = -1};
+    }
+    if (closed > 0 && p->loader)
+        loader_miss_closed(p->loader, closed);
+    number_add(&p->leases_out, -(int32_t)n);
+    assert(atomic_load_explicit(&p->leases_out, memory_order_relaxed) >= 0);
+}

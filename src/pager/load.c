@@ -1,0 +1,306 @@
+/* The pager thread: copies loads chunk by chunk. See load.h for the picture. */
+#include "pager/load.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include <uv.h>
+
+#include "base/mem.h"
+
+/* Two, so that the copy engine has the next chunk when one ends, and no more, so that a miss waits
+ * for little. */
+#define CHUNKS_IN_FLIGHT 2
+
+/* A ring of pointers between exactly two threads. It is never full: its size is the number of loads
+ * that may be under way. */
+struct ring {
+    struct load **at;
+    size_t mask;
+    _Atomic size_t head; /* next to read: the reader's */
+    _Atomic size_t tail; /* next to write: the writer's */
+};
+
+struct queue {
+    struct load *first, **end;
+};
+
+struct chunk {
+    struct dev_event event;
+    struct load *load; /* NULL: free */
+};
+
+struct loader {
+    struct dev *dev;
+    size_t chunk_bytes;
+    struct ring to_do, done;
+    uv_sem_t came_back; /* one post for each load in done */
+    _Atomic int misses_open;
+    _Atomic bool sleeps_for_miss; /* the pager thread waits for misses_open to fall to 0 */
+    _Atomic bool stop;
+    uv_async_t wake;
+    uv_thread_t thread;
+    /* The pager thread's. */
+    uv_loop_t loop;
+    struct queue queue[LOAD_CLASSES];
+    struct chunk chunk[CHUNKS_IN_FLIGHT];
+    unsigned oldest, n_chunks; /* chunk[(oldest + i) % CHUNKS_IN_FLIGHT], i < n_chunks */
+};
+
+static void ring_init(struct ring *r, size_t n)
+{
+    size_t size = 2;
+    while (size < n)
+        size *= 2;
+    r->at = mem_new(size, sizeof r->at[0]);
+    r->mask = size - 1;
+}
+
+static void ring_put(struct ring *r, struct load *load)
+{
+    size_t tail = atomic_load_explicit(&r->tail, memory_order_relaxed);
+    assert(tail - atomic_load_explicit(&r->head, memory_order_acquire) <= r->mask);
+    r->at[tail & r->mask] = load;
+    atomic_store_explicit(&r->tail, tail + 1, memory_order_release);
+}
+
+static struct load *ring_get(struct ring *r)
+{
+    size_t head = atomic_load_explicit(&r->head, memory_order_relaxed);
+    if (head == atomic_load_explicit(&r->tail, memory_order_acquire))
+        return NULL;
+    struct load *load = r->at[head & r->mask];
+    atomic_store_explicit(&r->head, head + 1, memory_order_release);
+    return load;
+}
+
+static void queue_put(struct queue *q, struct load *load)
+{
+    load->next = NULL;
+    *q->end = load;
+    q->end = &load->next;
+}
+
+static struct load *queue_pop(struct queue *q)
+{
+    struct load *load = q->first;
+    q->first = load->next;
+    if (!q->first)
+        q->end = &q->first;
+    return load;
+}
+
+static void come_back(struct loader *l, struct load *load, enum load_outcome outcome)
+{
+    load->outcome = outcome;
+    ring_put(&l->done, load);
+    uv_sem_post(&l->came_back);
+}
+
+/* A load whose last chunk was sent or that failed has left its queue; it comes back when no chunk
+ * of it is in flight. */
+static void settle(struct loader *l, struct load *load)
+{
+    if (load->chunks_out == 0)
+        come_back(l, load, load->failed ? LOAD_FAILED : LOAD_DONE);
+}
+
+static void take_messages(struct loader *l)
+{
+    struct load *load;
+    while ((load = ring_get(&l->to_do)))
+        queue_put(&l->queue[load->class], load);
+}
+
+/* The queue whose first load may be copied now. */
+static struct queue *next_queue(struct loader *l)
+{
+    for (int c = 0; c < LOAD_CLASSES; c++) {
+        struct queue *q = &l->queue[c];
+        if (c > LOAD_DEMAND && atomic_load(&l->misses_open) > 0)
+            return NULL;
+        while (q->first && q->first->sent_bytes == 0 &&
+               atomic_load_explicit(&q->first->cancel, memory_order_relaxed))
+            come_back(l, queue_pop(q), LOAD_CANCELED);
+        if (q->first)
+            return q;
+    }
+    return NULL;
+}
+
+static bool send_chunk(struct loader *l, struct queue *q)
+{
+    struct load *load = q->first;
+    struct chunk *c = &l->chunk[(l->oldest + l->n_chunks) % CHUNKS_IN_FLIGHT];
+    size_t n = load->bytes - load->sent_bytes;
+    if (n > l->chunk_bytes)
+        n = l->chunk_bytes;
+    atomic_store(&c->event.state, 0);
+    int rc = l->dev->ops->copy_in(l->dev, load->dst + load->sent_bytes,
+                                  load->src + load->sent_bytes, n, &c->event);
+    if (rc < 0 && l->n_chunks > 0)
+        return false; /* the device's queue is full: there is room when a chunk of ours ends */
+    if (rc < 0) {
+        load->failed = true;
+        settle(l, queue_pop(q));
+        return true;
+    }
+    c->load = load;
+    l->n_chunks++;
+    load->chunks_out++;
+    load->sent_bytes += n;
+    if (load->sent_bytes == load->bytes)
+        queue_pop(q);
+    return true;
+}
+
+/* A load with chunks still to send is the first of its queue. */
+static void drop_rest(struct loader *l, struct load *load)
+{
+    if (load->sent_bytes < load->bytes) {
+        struct load *first = queue_pop(&l->queue[load->class]);
+        assert(first == load);
+        load->sent_bytes = load->bytes;
+    }
+}
+
+static void end_oldest_chunk(struct loader *l)
+{
+    struct chunk *c = &l->chunk[l->oldest];
+    struct load *load = c->load;
+    int rc = l->dev->ops->event_wait(l->dev, &c->event);
+    c->load = NULL;
+    l->oldest = (l->oldest + 1) % CHUNKS_IN_FLIGHT;
+    l->n_chunks--;
+    load->chunks_out--;
+    if (rc < 0) {
+        load->failed = true;
+        drop_rest(l, load);
+    }
+    if (load->sent_bytes == load->bytes)
+        settle(l, load);
+}
+
+/* Says that the engine's last release must wake this thread, unless that release has been already.
+ */
+static bool may_sleep(struct loader *l)
+{
+    bool waiting = l->queue[LOAD_ADMISSION].first || l->queue[LOAD_PREFETCH].first;
+    atomic_store(&l->sleeps_for_miss, waiting);
+    return !waiting || atomic_load(&l->misses_open) > 0;
+}
+
+static void loader_main(void *arg)
+{
+    struct loader *l = arg;
+    bool idle = false;
+    while (!atomic_load(&l->stop)) {
+        uv_run(&l->loop, idle ? UV_RUN_ONCE : UV_RUN_NOWAIT);
+        take_messages(l);
+        struct queue *q;
+        while (l->n_chunks < CHUNKS_IN_FLIGHT && (q = next_queue(l)) && send_chunk(l, q)) {
+        }
+        if (l->n_chunks > 0)
+            end_oldest_chunk(l);
+        idle = l->n_chunks == 0 && !l->queue[LOAD_DEMAND].first && may_sleep(l);
+    }
+    while (l->n_chunks > 0)
+        end_oldest_chunk(l);
+}
+
+static void on_wake(uv_async_t *wake)
+{
+}
+
+int loader_open(struct loader **out, struct dev *dev, size_t chunk_bytes, size_t max_loads,
+                struct moed_error *err)
+{
+    struct loader *l = mem_new(1, sizeof *l);
+    int rc;
+    *out = NULL;
+    l->dev = dev;
+    l->chunk_bytes = chunk_bytes;
+    ring_init(&l->to_do, max_loads);
+    ring_init(&l->done, max_loads);
+    for (int c = 0; c < LOAD_CLASSES; c++)
+        l->queue[c].end = &l->queue[c].first;
+    if ((rc = uv_sem_init(&l->came_back, 0)) != 0)
+        goto no_sem;
+    if ((rc = uv_loop_init(&l->loop)) != 0)
+        goto no_loop;
+    if ((rc = uv_async_init(&l->loop, &l->wake, on_wake)) != 0)
+        goto no_wake;
+    if ((rc = uv_thread_create(&l->thread, loader_main, l)) != 0)
+        goto no_thread;
+    *out = l;
+    return 0;
+
+no_thread:
+    uv_close((uv_handle_t *)&l->wake, NULL);
+    uv_run(&l->loop, UV_RUN_DEFAULT);
+no_wake:
+    uv_loop_close(&l->loop);
+no_loop:
+    uv_sem_destroy(&l->came_back);
+no_sem:
+    free(l->to_do.at);
+    free(l->done.at);
+    free(l);
+    return moed_fail(err, MOED_EIO, "cannot start the pager thread: %s", uv_strerror(rc));
+}
+
+void loader_close(struct loader **loader)
+{
+    struct loader *l = *loader;
+    if (!l)
+        return;
+    *loader = NULL;
+    atomic_store(&l->stop, true);
+    uv_async_send(&l->wake);
+    uv_thread_join(&l->thread);
+    uv_close((uv_handle_t *)&l->wake, NULL);
+    uv_run(&l->loop, UV_RUN_DEFAULT);
+    int rc = uv_loop_close(&l->loop);
+    assert(rc == 0);
+    uv_sem_destroy(&l->came_back);
+    free(l->to_do.at);
+    free(l->done.at);
+    free(l);
+}
+
+void loader_send(struct loader *l, struct load *load)
+{
+    load->outcome = LOAD_UNDERWAY;
+    load->sent_bytes = 0;
+    load->chunks_out = 0;
+    load->failed = false;
+    atomic_store_explicit(&load->cancel, false, memory_order_relaxed);
+    ring_put(&l->to_do, load);
+}
+
+void loader_kick(struct loader *l)
+{
+    uv_async_send(&l->wake);
+}
+
+struct load *loader_take(struct loader *l)
+{
+    return uv_sem_trywait(&l->came_back) == 0 ? ring_get(&l->done) : NULL;
+}
+
+struct load *loader_wait(struct loader *l)
+{
+    uv_sem_wait(&l->came_back);
+    return ring_get(&l->done);
+}
+
+void loader_miss_open(struct loader *l, int n)
+{
+    atomic_fetch_add(&l->misses_open, n);
+}
+
+void loader_miss_closed(struct loader *l, int n)
+{
+    if (atomic_fetch_sub(&l->misses_open, n) == n && atomic_load(&l->sleeps_for_miss))
+        uv_async_send(&l->wake);
+}

@@ -1,0 +1,66 @@
+/*
+ * Loads: one record on its way from host memory into a slot. A load is a message: whoever holds it
+ * owns it. The engine thread fills and sends it, the pager thread copies it in chunks and sends it
+ * back with the outcome.
+ *
+ *     engine thread                                     pager thread (own libuv loop)
+ *     loader_send ------ ring `to_do` + uv_async ----->  queues: demand, admission, prefetch
+ *                                                        chunk by chunk, at most two in flight
+ *     loader_take <----- ring `done` ------------------  outcome set
+ *
+ * Demand goes first. Admissions and prefetches yield: none of their chunks starts while a miss is
+ * open (loader_miss_open ... loader_miss_closed), and prefetches wait for admissions.
+ */
+#ifndef MOED_PAGER_LOAD_H
+#define MOED_PAGER_LOAD_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "device/device.h"
+#include "moed/error.h"
+
+enum load_class { LOAD_DEMAND, LOAD_ADMISSION, LOAD_PREFETCH, LOAD_CLASSES };
+
+enum load_outcome { LOAD_UNDERWAY, LOAD_DONE, LOAD_FAILED, LOAD_CANCELED };
+
+struct load {
+    /* Set by the sender, fixed while under way. */
+    const uint8_t *src;
+    uint8_t *dst;
+    size_t bytes;
+    int32_t key, slot;
+    enum load_class class;
+    /* Set by the engine thread at any time; a load that has not begun comes back LOAD_CANCELED. */
+    _Atomic bool cancel;
+    /* The pager thread's, until it comes back. */
+    struct load *next;
+    size_t sent_bytes;
+    int chunks_out;
+    bool failed;
+    enum load_outcome outcome;
+};
+
+struct loader;
+
+/* max_loads: how many may be under way at once; a promise of the sender. */
+int loader_open(struct loader **out, struct dev *dev, size_t chunk_bytes, size_t max_loads,
+                struct moed_error *err);
+/* Ends the thread after the chunks in flight; loads under way are dropped where they are. */
+void loader_close(struct loader **l);
+
+/* Engine thread. Several sends, then one kick. */
+void loader_send(struct loader *l, struct load *load);
+void loader_kick(struct loader *l);
+/* The next load that came back, or NULL. */
+struct load *loader_take(struct loader *l);
+/* Waits for the next one. There must be one under way. */
+struct load *loader_wait(struct loader *l);
+
+/* Engine thread: while any of n misses is open, only demand is copied. */
+void loader_miss_open(struct loader *l, int n);
+void loader_miss_closed(struct loader *l, int n);
+
+#endif

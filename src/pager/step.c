@@ -1,0 +1,266 @@
+/*
+ * Between steps: admissions, evictions, advice. Nothing here runs while a step does, except that
+ * advice may start a load into a free slot, which no table shows.
+ *
+ *   step_end n      the policy pairs what was missed with free slots and with victims;
+ *                   loads into free slots start; victims are marked LEAVING
+ *   step_begin n+1  loads that came back are shown; victims leave the table, loads into their slots
+ *                   start; the reserve is filled up; the epoch begins
+ */
+#include <assert.h>
+
+#include "pager/pager_int.h"
+
+/* Epochs that a prefetched record may wait for its first use; it was asked for one of the next. */
+#define PREFETCH_GRACE 4
+
+static void push_free(struct pager *p, struct slot *s)
+{
+    s->state = SLOT_FREE;
+    s->key = -1;
+    p->free_slot[p->n_free++] = (int32_t)(s - p->slots);
+}
+
+/* FREE -> LOADING. The slot is off the free stack. */
+static void start_load(struct pager *p, struct slot *s, int32_t key, enum load_class class)
+{
+    assert(s->state == SLOT_FREE && s->leases == 0 && p->slot_of[key] < 0 && !p->coming[key]);
+    s->state = SLOT_LOADING;
+    s->key = key;
+    s->prefetched = class == LOAD_PREFETCH;
+    s->load.src = p->map->host_of[key];
+    s->load.dst = s->memory;
+    s->load.bytes = p->record_bytes;
+    s->load.key = key;
+    s->load.slot = (int32_t)(s - p->slots);
+    s->load.class = class;
+    p->coming[key] = 1;
+    number_add(&p->n_loading, 1);
+    loader_send(p->loader, &s->load);
+}
+
+static void start_in_free_slot(struct pager *p, int32_t key, enum load_class class)
+{
+    start_load(p, &p->slots[p->free_slot[--p->n_free]], key, class);
+}
+
+/* LOADING -> RESIDENT or FREE. */
+void pager_settle(struct pager *p, struct load *load)
+{
+    struct slot *s = &p->slots[load->slot];
+    struct layer_counters *c = counters_of(p, load->key);
+    assert(s->state == SLOT_LOADING && s->key == load->key);
+    number_add(&p->n_loading, -1);
+    p->n_prefetch_loads -= load->class == LOAD_PREFETCH;
+    p->coming[load->key] = 0;
+    if (load->outcome != LOAD_DONE) {
+        counter_add(load->outcome == LOAD_FAILED ? &c->load_errors : &c->prefetches_canceled, 1);
+        s->prefetched = false;
+        push_free(p, s);
+        return;
+    }
+    s->state = SLOT_RESIDENT;
+    s->keep_until = pager_epoch(p) + PREFETCH_GRACE;
+    p->slot_of[load->key] = load->slot;
+    p->ops->insert(p->policy, load->key);
+    number_add(&p->n_resident, 1);
+    counter_add(&c->admissions, 1);
+    counter_add(&c->bytes_copied, p->record_bytes);
+}
+
+static void settle_all(struct pager *p)
+{
+    struct load *load;
+    for (int32_t i = 0; i < p->n_finished; i++)
+        pager_settle(p, p->finished[i]);
+    p->n_finished = 0;
+    while ((load = loader_take(p->loader)))
+        pager_settle(p, load);
+}
+
+/* RESIDENT or LEAVING -> FREE, off the table, not yet on the free stack. */
+static void evict(struct pager *p, struct slot *s)
+{
+    assert((s->state == SLOT_RESIDENT || s->state == SLOT_LEAVING) && s->leases == 0);
+    if (s->state == SLOT_RESIDENT)
+        p->ops->remove(p->policy, s->key);
+    p->slot_of[s->key] = -1;
+    number_add(&p->n_resident, -1);
+    counter_add(&counters_of(p, s->key)->evictions, 1);
+    s->state = SLOT_FREE;
+    s->key = -1;
+    s->prefetched = false;
+    s->generation++;
+}
+
+/* Not what the running (or just ended) epoch used, and not what was fetched for the next. */
+static bool evictable(void *user, int32_t key)
+{
+    const struct pager *p = user;
+    const struct slot *s = &p->slots[p->slot_of[key]];
+    uint64_t epoch = pager_epoch(p);
+    return p->used_epoch[key] != epoch && s->leases == 0 &&
+           !(s->prefetched && s->keep_until > epoch);
+}
+
+/* RESIDENT -> LEAVING, or all the way where nothing has to wait for the next step. */
+static void give_place(struct pager *p, struct slot *s, int32_t key, enum load_class class)
+{
+    if (p->cfg.synchronous) {
+        evict(p, s);
+        start_load(p, s, key, class);
+        return;
+    }
+    assert(s->state == SLOT_RESIDENT);
+    p->ops->remove(p->policy, s->key);
+    s->state = SLOT_LEAVING;
+    s->next_key = key;
+    s->next_class = class;
+    p->coming[key] = 1;
+    p->leaving[p->n_leaving++] = (int32_t)(s - p->slots);
+}
+
+static void admit_missed(struct pager *p)
+{
+    int32_t n = p->n_missed;
+    if (n == 0)
+        return;
+    /* Where not all can come, each step begins elsewhere, so that no layer is last every time. */
+    int32_t first = p->cfg.synchronous ? 0 : (int32_t)(pager_epoch(p) * 7919 % (uint64_t)n);
+    for (int32_t i = 0; i < n; i++) {
+        int32_t key = p->missed[(first + i) % n];
+        int32_t underway = atomic_load_explicit(&p->n_loading, memory_order_relaxed) + p->n_leaving;
+        bool room = p->n_slots > 0 && (p->cfg.synchronous || underway < p->cfg.max_loads);
+        if (room && p->n_free > 0 && p->ops->admit(p->policy, key, -1)) {
+            start_in_free_slot(p, key, LOAD_ADMISSION);
+            continue;
+        }
+        int32_t victim = room && p->n_free == 0 ? p->ops->victim(p->policy, evictable, p) : -1;
+        if (victim >= 0 && p->ops->admit(p->policy, key, victim))
+            give_place(p, &p->slots[p->slot_of[victim]], key, LOAD_ADMISSION);
+        else
+            counter_add(&counters_of(p, key)->bypasses, 1);
+    }
+}
+
+/* Advice that waited for a slot gets one now or is given up. */
+static void place_advice(struct pager *p)
+{
+    for (int32_t i = 0; i < p->n_advice; i++) {
+        int32_t key = p->advice[i];
+        p->coming[key] = 0;
+        int32_t victim = -1;
+        if (p->n_free <= p->cfg.reserve_slots)
+            victim = p->ops->victim(p->policy, evictable, p);
+        if (p->n_free > p->cfg.reserve_slots) {
+            start_in_free_slot(p, key, LOAD_PREFETCH);
+        } else if (victim >= 0) {
+            give_place(p, &p->slots[p->slot_of[victim]], key, LOAD_PREFETCH);
+        } else {
+            counter_add(&counters_of(p, key)->prefetches_canceled, 1);
+            continue;
+        }
+        p->n_prefetch_loads++;
+    }
+    p->n_advice = 0;
+}
+
+void pager_step_end(struct pager *p)
+{
+    assert(p->in_step && atomic_load(&p->leases_out) == 0);
+    p->in_step = false;
+    admit_missed(p);
+    p->n_missed = 0;
+    if (!p->loader)
+        return;
+    place_advice(p);
+    loader_kick(p->loader);
+    while (p->cfg.synchronous &&
+           atomic_load_explicit(&p->n_loading, memory_order_relaxed) > p->n_finished)
+        pager_settle(p, loader_wait(p->loader));
+    if (p->cfg.synchronous)
+        settle_all(p);
+}
+
+/* The slots of victims of the last step, and as many more as the reserve lacks. */
+static void turn_over(struct pager *p)
+{
+    for (int32_t i = 0; i < p->n_leaving; i++) {
+        struct slot *s = &p->slots[p->leaving[i]];
+        int32_t key = s->next_key;
+        evict(p, s);
+        if (key >= 0) {
+            p->coming[key] = 0;
+            start_load(p, s, key, s->next_class);
+        } else {
+            push_free(p, s);
+        }
+        s->next_key = -1;
+    }
+    p->n_leaving = 0;
+    while (p->n_free < p->cfg.reserve_slots) {
+        int32_t victim = p->ops->victim(p->policy, evictable, p);
+        if (victim < 0)
+            break;
+        struct slot *s = &p->slots[p->slot_of[victim]];
+        evict(p, s);
+        push_free(p, s);
+    }
+}
+
+void pager_step_begin(struct pager *p)
+{
+    assert(!p->in_step);
+    p->in_step = true;
+    if (p->n_slots > 0) {
+        settle_all(p);
+        bool send = p->n_leaving > 0;
+        turn_over(p);
+        if (send)
+            loader_kick(p->loader);
+    }
+    atomic_store_explicit(&p->epoch, pager_epoch(p) + 1, memory_order_relaxed);
+}
+
+int pager_prefetch(struct pager *p, int layer, int expert)
+{
+    if (p->n_slots == 0 || layer < 0 || layer >= p->map->n_layers || expert < 0 ||
+        expert >= p->map->n_experts)
+        return 0;
+    int32_t key = layer * p->map->n_experts + expert;
+    /* What this step missed already is a candidate of step_end. */
+    bool missed = p->in_step && p->used_epoch[key] == pager_epoch(p);
+    if (!p->map->host_of[key] || p->slot_of[key] >= 0 || p->coming[key] || missed ||
+        p->n_advice + p->n_prefetch_loads >= PAGER_MAX_PREFETCH)
+        return 0;
+    counter_add(&p->counters[layer].prefetches, 1);
+    if (p->n_free > p->cfg.reserve_slots) {
+        start_in_free_slot(p, key, LOAD_PREFETCH);
+        p->n_prefetch_loads++;
+        loader_kick(p->loader);
+    } else {
+        p->coming[key] = 1;
+        p->advice[p->n_advice++] = key;
+    }
+    return 1;
+}
+
+void pager_prefetch_cancel(struct pager *p)
+{
+    for (int32_t i = 0; i < p->n_advice; i++) {
+        p->coming[p->advice[i]] = 0;
+        counter_add(&counters_of(p, p->advice[i])->prefetches_canceled, 1);
+    }
+    p->n_advice = 0;
+    for (int32_t i = 0; i < p->n_slots && p->n_prefetch_loads > 0; i++) {
+        struct slot *s = &p->slots[i];
+        if (s->state == SLOT_LOADING && s->load.class == LOAD_PREFETCH)
+            atomic_store_explicit(&s->load.cancel, true, memory_order_relaxed);
+        if (s->state == SLOT_LEAVING && s->next_key >= 0 && s->next_class == LOAD_PREFETCH) {
+            p->coming[s->next_key] = 0;
+            counter_add(&counters_of(p, s->next_key)->prefetches_canceled, 1);
+            p->n_prefetch_loads--;
+            s->next_key = -1;
+        }
+    }
+}

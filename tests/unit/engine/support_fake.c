@@ -1,0 +1,197 @@
+#include "support_fake.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "check.h"
+
+#include <assert.h>
+
+static uint64_t mix(uint64_t h, uint64_t v)
+{
+    h = (h ^ (v + 0x9E3779B97F4A7C15u)) * 0xFF51AFD7ED558CCDu;
+    h ^= h >> 29;
+    return h * 0xC4CEB9FE1A85EC53u ^ h >> 32;
+}
+
+static void logits_of(uint64_t h, bool no_eos, float *logits)
+{
+    for (int32_t i = 0; i < FAKE_VOCAB; i++)
+        logits[i] = (float)(mix(h, (uint64_t)i) >> 40) / (float)(1 << 22);
+    logits[FAKE_EOS] -= no_eos ? 100.0f : 0.0f;
+}
+
+void fake_logits(const int32_t *tokens, size_t n, bool no_eos, float *logits)
+{
+    uint64_t h = 1;
+    for (size_t i = 0; i < n; i++)
+        h = mix(h, (uint64_t)tokens[i]);
+    logits_of(h, no_eos, logits);
+}
+
+size_t fake_greedy(const int32_t *prompt, size_t n_prompt, size_t max_tokens, bool no_eos,
+                   int32_t *out)
+{
+    uint64_t h = 1;
+    size_t n = 0;
+    for (size_t i = 0; i < n_prompt; i++)
+        h = mix(h, (uint64_t)prompt[i]);
+    while (n < max_tokens) {
+        float logits[FAKE_VOCAB];
+        logits_of(h, no_eos, logits);
+        int32_t best = 0;
+        for (int32_t i = 1; i < FAKE_VOCAB; i++)
+            if (logits[i] > logits[best])
+                best = i;
+        out[n++] = best;
+        if (best == FAKE_EOS)
+            break;
+        h = mix(h, (uint64_t)best);
+    }
+    return n;
+}
+
+const char *fake_text(int32_t id)
+{
+    static const char *const pieces[] = {"a",        "b",  "c", "ab",
+                                         "\xC3\xA9", "d ", "e", "\xE2\x82\xAC"};
+    return pieces[id % 8];
+}
+
+static int begin(void *self, const struct model_batch *batch, struct moed_error *err)
+{
+    struct fake *f = self;
+    assert(!f->batch && batch->n_rows > 0 && batch->n_rows <= f->max_rows);
+    f->batch = batch;
+    if (f->pass_us)
+        usleep((useconds_t)f->pass_us);
+    if (++f->passes == f->fail_at) {
+        f->batch = NULL;
+        return moed_fail(err, f->fail_code, "the fake model was told to fail");
+    }
+    return 0;
+}
+
+static int run(void *self, int32_t layer_end, struct moed_error *err)
+{
+    struct fake *f = self;
+    const struct model_batch *b = f->batch;
+    for (int32_t i = 0; i < b->n_rows; i++) {
+        const int32_t *table = b->seqs[b->seq[i]].block_table;
+        int32_t p = b->pos[i];
+        assert(i == 0 || b->seq[i] != b->seq[i - 1] || p == b->pos[i - 1] + 1);
+        uint64_t before =
+            p == 0 ? 1 : f->kv[table[(p - 1) / SCHED_BLOCK_TOKENS]][(p - 1) % SCHED_BLOCK_TOKENS];
+        f->row[i] = mix(before, (uint64_t)b->token[i]);
+        f->kv[table[p / SCHED_BLOCK_TOKENS]][p % SCHED_BLOCK_TOKENS] = f->row[i];
+    }
+    return 0;
+}
+
+static int logits(void *self, const int32_t *rows, int32_t n, float *out, struct moed_error *err)
+{
+    struct fake *f = self;
+    assert(n > 0 && n <= f->max_logits);
+    for (int32_t i = 0; i < n; i++) {
+        logits_of(f->row[rows[i]], f->no_eos, out + (size_t)i * FAKE_VOCAB);
+        for (int32_t k = 0; f->nan_logits && k < FAKE_VOCAB; k++)
+            out[(size_t)i * FAKE_VOCAB + (size_t)k] = NAN;
+    }
+    return 0;
+}
+
+static void end(void *self)
+{
+    ((struct fake *)self)->batch = NULL;
+}
+
+struct part {
+    void (*fn)(void *arg, int part, int parts);
+    void *arg;
+    int part, parts;
+};
+
+static void *part_main(void *arg)
+{
+    struct part *p = arg;
+    p->fn(p->arg, p->part, p->parts);
+    return NULL;
+}
+
+static void parallel(void *self, void (*fn)(void *arg, int part, int parts), void *arg, int parts)
+{
+    struct part p[16];
+    pthread_t t[16];
+    for (int i = 0; i < parts; i++) {
+        p[i] = (struct part){fn, arg, i, parts};
+        pthread_create(&t[i], NULL, part_main, &p[i]);
+    }
+    for (int i = 0; i < parts; i++)
+        pthread_join(t[i], NULL);
+}
+
+static void close_fake(void *self)
+{
+    struct fake *f = self;
+    free(f->kv);
+    free(f->row);
+    free(f);
+}
+
+/* The text of ids that stand for themselves; a zero-sized detokenizer. */
+static void *text_open(const void *tokenizer, bool skip_special)
+{
+    return mem_new(1, sizeof(int));
+}
+
+static void text_push(void *d, int32_t id, const char **text, size_t *n)
+{
+    *text = id == FAKE_EOS ? "<eos>" : fake_text(id);
+    *n = strlen(*text);
+}
+
+static void text_finish(void *d, const char **text, size_t *n)
+{
+    *text = "";
+    *n = 0;
+}
+
+struct fake *fake_setup(struct engine_setup *setup, const struct fake_config *cfg)
+{
+    struct fake *f = mem_new(1, sizeof *f);
+    *setup = (struct engine_setup){
+        .backend = {.self = f,
+                    .begin = begin,
+                    .run = run,
+                    .logits = logits,
+                    .end = end,
+                    .parallel = cfg->threads ? parallel : NULL,
+                    .threads = cfg->threads,
+                    .close = close_fake},
+        .text = {.open = cfg->no_text ? NULL : text_open,
+                 .push = text_push,
+                 .finish = text_finish,
+                 .close = free},
+        .sched = {.max_seqs = cfg->max_seqs ? cfg->max_seqs : 8,
+                  .max_batched_tokens = cfg->max_batched_tokens ? cfg->max_batched_tokens : 64,
+                  .max_queue = cfg->max_queue ? cfg->max_queue : 64,
+                  .max_model_len = cfg->max_model_len ? cfg->max_model_len : 400,
+                  .kv_blocks = cfg->kv_blocks ? cfg->kv_blocks : 100,
+                  .n_layers = 3,
+                  .no_prefix_cache = cfg->no_prefix_cache},
+        .max_logits = cfg->max_logits ? cfg->max_logits : 8,
+        .eos = {FAKE_EOS},
+        .n_eos = 1,
+        .info = {.vocab_size = FAKE_VOCAB},
+    };
+    f->no_eos = cfg->no_eos;
+    f->max_rows = setup->sched.max_batched_tokens;
+    f->max_logits = setup->max_logits;
+    f->kv = mem_new((size_t)setup->sched.kv_blocks, sizeof *f->kv);
+    f->row = mem_new((size_t)f->max_rows, sizeof *f->row);
+    return f;
+}
