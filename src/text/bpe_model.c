@@ -114,7 +114,7 @@ static void emit(const struct bpe_model *m, const struct pieces *pieces, int32_t
 static void encode_stretch(const struct bpe_model *m, const struct pieces *pieces,
                            struct bpe_work *work, const char *s, size_t n, struct tokens *out)
 {
-    work->n = 0;
+    bpe_work_clear(work, n);
     if (m->plain_bytes)
         add_bytes(m, work, s, n);
     else

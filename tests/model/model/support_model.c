@@ -82,18 +82,6 @@ void rig_pass(struct rig *r, const int32_t *count)
     }
     struct model_batch batch = {
         .n_rows = n, .token = token, .pos = pos, .seq = seq, .n_seqs = r->n_seqs, .seqs = seqs};
-    /* A pass of few rows names only the sequences it has. */
-    if (n < r->n_seqs) {
-        int32_t used = 0;
-        for (int32_t i = 0; i < n; i++) {
-            if (i == 0 || r->seq[seq[i]].block != seqs[used - 1].block_table)
-                seqs[used++].block_table = r->seq[seq[i]].block;
-            seq[i] = -used;
-        }
-        for (int32_t i = 0; i < n; i++)
-            seq[i] = -seq[i] - 1;
-        batch.n_seqs = used;
-    }
     float *logits = mem_new((size_t)n * (size_t)r->c.vocab_size, sizeof *logits);
     assert_ok(model_pass_begin(r->m, &batch, &err), &err);
     int32_t step = r->layers_per_run ? r->layers_per_run : r->c.n_layers;

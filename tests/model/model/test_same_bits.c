@@ -174,14 +174,14 @@ static void pager_sizes_policies_staging_mixed_layers(void **state)
 
 /* Preemption by recompute and reuse of a prefix: a sequence begins again in other blocks, or goes
  * on from blocks that another one filled. */
-static void recompute_and_prefix_reuse(void **state)
+static void check_reuse(const struct pager_config *pager)
 {
     for (size_t i = 0; i < MOE_COUNT; i++) {
         const char *dir = model_dir(moe_models[i]);
         struct vectors v;
         struct rig r;
         vectors_open(&v, dir);
-        rig_open(&r, &(struct rig_options){.dir = dir, .kv_dtype = DTYPE_BF16});
+        rig_open(&r, &(struct rig_options){.dir = dir, .kv_dtype = DTYPE_BF16, .pager = *pager});
         size_t bytes = (size_t)v.n[0] * (size_t)v.vocab * sizeof(float);
         float *want = mem_new(bytes, 1);
         rig_add(&r, v.token[0], v.n[0]);
@@ -214,11 +214,25 @@ static void recompute_and_prefix_reuse(void **state)
     }
 }
 
+static void recompute_and_prefix_reuse(void **state)
+{
+    check_reuse(&(struct pager_config){.mode = PAGER_IN_PLACE});
+}
+
+static void recompute_and_prefix_reuse_with_a_cache(void **state)
+{
+    check_reuse(&(struct pager_config){.mode = PAGER_CACHED,
+                                       .cache_bytes = 6 * RECORD_ALIGN_BYTES,
+                                       .staging_slots = 2,
+                                       .stage_min_rows = 3});
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(threads_and_instruction_sets),
     cmocka_unit_test(pager_sizes_policies_staging_mixtral),
     cmocka_unit_test(pager_sizes_policies_staging_64_experts),
     cmocka_unit_test(pager_sizes_policies_staging_mixed_layers),
     cmocka_unit_test(recompute_and_prefix_reuse),
+    cmocka_unit_test(recompute_and_prefix_reuse_with_a_cache),
 };
 CHECK_MAIN(tests)
