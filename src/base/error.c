@@ -10,7 +10,8 @@ const char *moed_version(void)
     return MOED_VERSION;
 }
 
-static int fill(struct moed_error *err, int code, const char *param, const char *fmt, va_list args)
+static int __attribute__((format(printf, 4, 0)))
+fill(struct moed_error *err, int code, const char *param, const char *fmt, va_list args)
 {
     if (!err)
         return code;

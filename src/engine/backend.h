@@ -60,5 +60,8 @@ struct engine_setup {
 /* Starts an engine thread over a backend; what moed_engine_open does last. */
 int engine_start(struct moed_engine **out, const struct engine_setup *setup,
                  struct moed_error *err);
+/* moed_engine_open with a hook on the logits; hook may be NULL. */
+int engine_open_hooked(struct moed_engine **out, const struct moed_engine_config *cfg,
+                       engine_logits_hook hook, void *hook_user, struct moed_error *err);
 
 #endif

@@ -46,6 +46,7 @@ struct api_context {
     struct moed_engine_info info;
     struct moed_sampling sampling; /* the model's defaults; has no heap members */
     double request_timeout_s;      /* 0: none */
+    int64_t template_time_unix;    /* INT64_MIN: the clock */
 };
 
 struct api_prompt {

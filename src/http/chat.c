@@ -126,7 +126,7 @@ int api_render_messages(const struct api_context *ctx, const struct api_params *
         .kwargs = kwargs,
         .add_generation_prompt = generation_prompt,
         .continue_final_message = p->continue_final_message,
-        .now_unix = INT64_MIN,
+        .now_unix = ctx->template_time_unix,
     };
     int rc = chat_format_render(ctx->chat, &input, out, err);
     json_decref(kwargs);

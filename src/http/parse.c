@@ -177,6 +177,8 @@ static int64_t interpret(struct http_head *head, struct http_fault *fault)
     int hosts = 0, lengths = 0, encodings = 0;
     head->content_length = HTTP_NO_LENGTH;
     head->keep_alive = head->minor == 1;
+    head->chunked = false;
+    head->expect_continue = false;
     for (size_t i = 0; i < head->n_headers; i++) {
         struct http_slice name = head->headers[i].name, value = head->headers[i].value;
         if (http_slice_is_nocase(name, "Host")) {

@@ -106,6 +106,7 @@ static void take_engine(struct http_server *s)
     s->ctx.tokenizer = moed_engine_tokenizer(s->engine);
     s->ctx.chat = s->new_chat;
     s->ctx.request_timeout_s = s->cfg.request_timeout_s;
+    s->ctx.template_time_unix = s->cfg.template_time_unix ? s->cfg.template_time_unix : INT64_MIN;
     moed_engine_info(s->engine, &s->ctx.info);
     moed_engine_sampling(s->engine, &s->ctx.sampling);
     s->outbox_event = watch(s, moed_outbox_fd(s->outbox), on_outbox);

@@ -47,12 +47,13 @@ struct http_config {
     size_t
         max_output_bytes; /* unsent bytes of a stream before its reader counts as gone: 256 KiB */
     int max_connections;  /* 4096 */
-    double header_timeout_s;  /* from a request's first byte to its last header: 30; the same
-                                 again without a byte of the body */
-    double idle_timeout_s;    /* between requests: 120 */
-    double write_timeout_s;   /* no progress while sending: 60 */
-    double keep_alive_s;      /* a comment in a stream after this long without output: 10 */
-    double request_timeout_s; /* deadline of every request; 0: none */
+    double header_timeout_s;    /* from a request's first byte to its last header: 30; the same
+                                   again without a byte of the body */
+    double idle_timeout_s;      /* between requests: 120 */
+    double write_timeout_s;     /* no progress while sending: 60 */
+    double keep_alive_s;        /* a comment in a stream after this long without output: 10 */
+    double request_timeout_s;   /* deadline of every request; 0: none */
+    int64_t template_time_unix; /* what chat templates take for now; 0 or INT64_MIN: the clock */
 };
 
 /* Binds, listens and starts the threads. MOED_EIO where the address cannot be had. */

@@ -24,7 +24,7 @@ static void push_free(struct pager *p, struct slot *s)
 /* FREE -> LOADING. The slot is off the free stack. */
 static void start_load(struct pager *p, struct slot *s, int32_t key, enum load_class class)
 {
-    assert(s->state == SLOT_FREE && s->leases == 0 && p->slot_of[key] < 0);
+    assert(s->state == SLOT_FREE && s->leases == 0 && p->slot_of[key] < 0 && !p->coming[key]);
     s->state = SLOT_LOADING;
     s->key = key;
     s->prefetched = class == LOAD_PREFETCH;
@@ -189,10 +189,12 @@ static void turn_over(struct pager *p)
         struct slot *s = &p->slots[p->leaving[i]];
         int32_t key = s->next_key;
         evict(p, s);
-        if (key >= 0)
+        if (key >= 0) {
+            p->coming[key] = 0;
             start_load(p, s, key, s->next_class);
-        else
+        } else {
             push_free(p, s);
+        }
         s->next_key = -1;
     }
     p->n_leaving = 0;
@@ -226,7 +228,9 @@ int pager_prefetch(struct pager *p, int layer, int expert)
         expert >= p->map->n_experts)
         return 0;
     int32_t key = layer * p->map->n_experts + expert;
-    if (!p->map->host_of[key] || p->slot_of[key] >= 0 || p->coming[key] ||
+    /* What this step missed already is a candidate of step_end. */
+    bool missed = p->in_step && p->used_epoch[key] == pager_epoch(p);
+    if (!p->map->host_of[key] || p->slot_of[key] >= 0 || p->coming[key] || missed ||
         p->n_advice + p->n_prefetch_loads >= PAGER_MAX_PREFETCH)
         return 0;
     counter_add(&p->counters[layer].prefetches, 1);

@@ -1,0 +1,345 @@
+/*
+ * From a model folder to a running engine: reads what describes the model, plans memory, loads, and
+ * joins model, tokenizer and loop. The one place where all modules meet.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "engine/backend.h"
+#include "engine/plan.h"
+#include "pager/policy.h"
+#include "text/tokenizer.h"
+
+/* What a running engine stands on; the backend's self. */
+struct loaded {
+    struct dev *dev;
+    struct model *model;
+    struct tokenizer *tokenizer;
+};
+
+/* What a folder says about a model. */
+struct described {
+    struct model_config config;
+    struct model_generation generation;
+    struct store *store;
+    enum dtype weight_dtype;
+};
+
+static int pass_begin(void *self, const struct model_batch *batch, struct moed_error *err)
+{
+    return model_pass_begin(((struct loaded *)self)->model, batch, err);
+}
+
+static int pass_run(void *self, int32_t layer_end, struct moed_error *err)
+{
+    return model_pass_run(((struct loaded *)self)->model, layer_end, err);
+}
+
+static int pass_logits(void *self, const int32_t *rows, int32_t n, float *logits,
+                       struct moed_error *err)
+{
+    return model_pass_logits(((struct loaded *)self)->model, rows, n, logits, err);
+}
+
+static void pass_end(void *self)
+{
+    model_pass_end(((struct loaded *)self)->model);
+}
+
+static void parallel(void *self, void (*fn)(void *arg, int part, int parts), void *arg, int parts)
+{
+    dev_cpu_parallel(((struct loaded *)self)->dev, fn, arg, parts);
+}
+
+static void loaded_close(void *self)
+{
+    struct loaded *l = self;
+    model_close(&l->model);
+    if (l->dev)
+        dev_close(&l->dev);
+    tokenizer_close(&l->tokenizer);
+    free(l);
+}
+
+static void *text_open(const void *tokenizer, bool skip_special)
+{
+    struct detokenizer *d;
+    detokenizer_open(&d, tokenizer, skip_special ? DETOKENIZER_SKIP_SPECIAL : 0);
+    return d;
+}
+
+static void text_push(void *d, int32_t id, const char **text, size_t *n)
+{
+    detokenizer_push(d, id, text, n);
+}
+
+static void text_finish(void *d, const char **text, size_t *n)
+{
+    detokenizer_finish(d, text, n);
+}
+
+static void text_close(void *detokenizer)
+{
+    struct detokenizer *d = detokenizer;
+    detokenizer_close(&d);
+}
+
+static bool is(const char *value, const char *name)
+{
+    return value && strcmp(value, name) == 0;
+}
+
+static int open_store(struct described *d, const struct moed_engine_config *cfg,
+                      struct moed_error *err)
+{
+    const char *format = cfg->load_format;
+    if (is(format, "dummy"))
+        return store_open_dummy(&d->store, err);
+    if (format && *format && !is(format, "auto") && !is(format, "safetensors"))
+        return moed_fail_param(err, MOED_EINVAL, "load-format",
+                               "load-format must be auto, safetensors or dummy, not \"%s\"",
+                               format);
+    return store_open(&d->store, cfg->model_dir, err);
+}
+
+static int describe(struct described *d, const struct moed_engine_config *cfg,
+                    struct moed_error *err)
+{
+    json_t *json = NULL;
+    *d = (struct described){0};
+    if (!cfg->model_dir || !*cfg->model_dir)
+        return moed_fail_param(err, MOED_EINVAL, "model", "no model folder is given");
+    int rc = store_read_json(&json, cfg->model_dir, "config.json", err);
+    if (rc < 0)
+        return rc;
+    rc = model_config_parse(&d->config, json, err);
+    json_decref(json);
+    if (rc < 0)
+        return moed_fail_in(err, rc, "%s/config.json", cfg->model_dir);
+    json = NULL;
+    rc = store_read_json(&json, cfg->model_dir, "generation_config.json", err);
+    if (rc < 0 && rc != MOED_ENOTFOUND)
+        return rc;
+    rc = model_generation_parse(&d->generation, json, err);
+    json_decref(json);
+    if (rc < 0)
+        return moed_fail_in(err, rc, "%s/generation_config.json", cfg->model_dir);
+    if ((rc = open_store(d, cfg, err)) < 0)
+        return rc;
+    d->weight_dtype = model_weight_dtype(&d->config, d->store);
+    return 0;
+}
+
+static int plan_described(struct engine_plan *p, const struct described *d,
+                          const struct moed_engine_config *cfg, struct moed_error *err)
+{
+    struct memory_limits limits;
+    memory_limits_read(&limits);
+    if (cfg->expert_policy && *cfg->expert_policy && !policy_find(cfg->expert_policy))
+        return moed_fail_param(err, MOED_EINVAL, "expert-policy",
+                               "expert-policy must be one of %s, not \"%s\"", policy_names(),
+                               cfg->expert_policy);
+    return engine_plan(p, cfg, &d->config, d->weight_dtype, dev_usable_cores(), &limits, err);
+}
+
+int engine_plan_model(struct engine_plan *out, struct model_config *config,
+                      const struct moed_engine_config *cfg, struct moed_error *err)
+{
+    struct described d;
+    int rc = describe(&d, cfg, err);
+    if (rc >= 0) {
+        if (config)
+            *config = d.config;
+        rc = plan_described(out, &d, cfg, err);
+    }
+    store_close(&d.store);
+    return rc;
+}
+
+static void log_plan(const struct engine_plan *p)
+{
+    struct buf text = {0};
+    engine_plan_text(p, &text);
+    char *rest = text.data, *line;
+    while ((line = strsep(&rest, "\n")))
+        if (*line)
+            log_info("plan: %s", line);
+    buf_fini(&text);
+}
+
+static int open_device(struct loaded *l, const struct moed_engine_config *cfg,
+                       const struct engine_plan *p, struct moed_error *err)
+{
+    int isa = cfg->isa && *cfg->isa ? kern_isa_parse(cfg->isa) : KERN_ISA_AUTO;
+    if (isa < 0 || !kern_cpu((enum kern_isa)isa))
+        return moed_fail_param(err, MOED_EINVAL, "isa",
+                               "isa \"%s\" is not one that this program and machine have "
+                               "(auto, scalar, avx2, avx512)",
+                               cfg->isa);
+    struct dev_cpu_config dev = {.threads = p->threads,
+                                 .isa = (enum kern_isa)isa,
+                                 .link_bytes_per_s = cfg->link_bytes_per_s,
+                                 .max_context = p->max_model_len};
+    return dev_cpu_open(&l->dev, &dev, err);
+}
+
+/* A folder without a tokenizer runs on token ids alone; one that is broken is an error. */
+static int open_tokenizer(struct loaded *l, const struct moed_engine_config *cfg,
+                          const struct model_config *c, struct moed_error *err)
+{
+    int rc = tokenizer_open(&l->tokenizer, cfg->model_dir, err);
+    if (rc == MOED_ENOTFOUND) {
+        log_warn("%s has no tokenizer: token ids only, no text", cfg->model_dir);
+        return 0;
+    }
+    if (rc < 0)
+        return rc;
+    log_info("tokenizer: %s", tokenizer_describe(l->tokenizer));
+    if (tokenizer_vocab_size(l->tokenizer) > c->vocab_size)
+        log_warn("the tokenizer has %d ids and the model %d: prompts with higher ids are refused",
+                 tokenizer_vocab_size(l->tokenizer), c->vocab_size);
+    return 0;
+}
+
+static int load(struct loaded *l, const struct described *d, const struct moed_engine_config *cfg,
+                const struct engine_plan *p, struct moed_error *err)
+{
+    int rc;
+    if ((rc = open_tokenizer(l, cfg, &d->config, err)) < 0 ||
+        (rc = open_device(l, cfg, p, err)) < 0)
+        return rc;
+    struct dev_cpu_info dev = dev_cpu_info(l->dev);
+    log_info("device: cpu, %d threads, %s", dev.threads, dev.isa);
+    if (d->config.n_experts == 0 && cfg->expert_cache_bytes >= 0)
+        log_info("this model has no experts: --expert-cache has no effect");
+    struct model_options o = p->options;
+    o.progress = cfg->progress;
+    o.user = cfg->user;
+    int64_t start = clock_us();
+    if ((rc = model_open(&l->model, &d->config, &o, d->store, l->dev, err)) < 0)
+        return rc;
+    log_info("loaded %.1f MiB in %.2f s",
+             (double)(p->memory.dense_bytes + p->memory.expert_host_bytes) / 1048576.0,
+             (double)(clock_us() - start) * 1e-6);
+    return 0;
+}
+
+static void add_eos(struct engine_setup *s, int32_t id)
+{
+    for (int32_t i = 0; i < s->n_eos; i++)
+        if (s->eos[i] == id)
+            return;
+    if (id >= 0 && id < s->info.vocab_size && s->n_eos < ENGINE_MAX_EOS)
+        s->eos[s->n_eos++] = id;
+}
+
+/* generation_config.json overrides config.json; the tokenizer's own eos always ends a text. */
+static void set_eos(struct engine_setup *s, const struct described *d, const struct loaded *l)
+{
+    const struct model_generation *g = &d->generation;
+    for (int32_t i = 0; i < g->n_eos; i++)
+        add_eos(s, g->eos[i]);
+    for (int32_t i = 0; g->n_eos == 0 && i < d->config.n_eos; i++)
+        add_eos(s, d->config.eos[i]);
+    if (l->tokenizer)
+        add_eos(s, tokenizer_eos(l->tokenizer));
+}
+
+static void set_sampling(struct moed_sampling *s, const struct model_generation *g,
+                         const struct moed_engine_config *cfg)
+{
+    moed_sampling_default(s);
+    if (cfg->no_generation_config)
+        return;
+    if (g->temperature >= 0)
+        s->temperature = g->temperature;
+    if (g->top_p > 0 && g->top_p <= 1)
+        s->top_p = g->top_p;
+    if (g->min_p >= 0 && g->min_p <= 1)
+        s->min_p = g->min_p;
+    if (g->repetition_penalty > 0)
+        s->repetition_penalty = g->repetition_penalty;
+    if (g->top_k >= 0)
+        s->top_k = g->top_k;
+}
+
+static void set_info(struct moed_engine_info *out, const struct model_config *c,
+                     const struct engine_plan *p)
+{
+    *out = (struct moed_engine_info){.vocab_size = c->vocab_size,
+                                     .max_model_len = p->max_model_len,
+                                     .max_num_seqs = p->max_seqs,
+                                     .max_batched_tokens = p->max_batched_tokens,
+                                     .max_queue = p->max_queue,
+                                     .n_layers = c->n_layers,
+                                     .n_experts = c->n_experts,
+                                     .top_k = c->top_k,
+                                     .kv_blocks = p->options.kv_blocks,
+                                     .loaded_unix = (int64_t)time(NULL)};
+    snprintf(out->architecture, sizeof out->architecture, "%s", c->architecture);
+    model_config_parameters(c, &out->parameters, &out->active_parameters);
+}
+
+static void set_up(struct engine_setup *s, struct loaded *l, const struct described *d,
+                   const struct moed_engine_config *cfg, const struct engine_plan *p)
+{
+    s->backend = (struct engine_backend){.self = l,
+                                         .begin = pass_begin,
+                                         .run = pass_run,
+                                         .logits = pass_logits,
+                                         .end = pass_end,
+                                         .parallel = parallel,
+                                         .threads = dev_cpu_info(l->dev).threads,
+                                         .pager = model_pager(l->model),
+                                         .close = loaded_close};
+    if (l->tokenizer)
+        s->text = (struct engine_text){l->tokenizer, text_open, text_push, text_finish, text_close};
+    s->tokenizer = l->tokenizer;
+    s->sched = (struct sched_config){.max_seqs = p->max_seqs,
+                                     .max_batched_tokens = p->max_batched_tokens,
+                                     .max_queue = p->max_queue,
+                                     .max_model_len = p->max_model_len,
+                                     .kv_blocks = p->options.kv_blocks,
+                                     .n_layers = d->config.n_layers,
+                                     .no_prefix_cache = cfg->no_prefix_cache};
+    s->max_logits = p->options.max_logits;
+    set_info(&s->info, &d->config, p);
+    set_eos(s, d, l);
+    set_sampling(&s->sampling, &d->generation, cfg);
+}
+
+int engine_open_hooked(struct moed_engine **out, const struct moed_engine_config *cfg,
+                       engine_logits_hook hook, void *hook_user, struct moed_error *err)
+{
+    _Static_assert(SCHED_BLOCK_TOKENS == KV_BLOCK_TOKENS, "one block size in all rooms");
+    struct described d;
+    struct engine_plan plan;
+    struct loaded *l = mem_new(1, sizeof *l);
+    *out = NULL;
+    int rc = describe(&d, cfg, err);
+    if (rc < 0 || (rc = plan_described(&plan, &d, cfg, err)) < 0)
+        goto out;
+    log_plan(&plan);
+    if ((rc = load(l, &d, cfg, &plan, err)) < 0)
+        goto out;
+    struct engine_setup setup = {.hook = hook, .hook_user = hook_user};
+    set_up(&setup, l, &d, cfg, &plan);
+    if ((rc = engine_start(out, &setup, err)) >= 0)
+        l = NULL;
+out:
+    store_close(&d.store);
+    if (l)
+        loaded_close(l);
+    return rc;
+}
+
+int moed_engine_open(struct moed_engine **out, const struct moed_engine_config *cfg,
+                     struct moed_error *err)
+{
+    return engine_open_hooked(out, cfg, NULL, NULL, err);
+}

@@ -1,0 +1,207 @@
+#include "engine/plan.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "pager/policy.h"
+#include "sched/kv.h"
+
+#define MIB ((uint64_t)1 << 20)
+/* A twentieth stays free: page tables, thread stacks, allocator overhead, other processes. */
+#define RESERVE_PARTS 20
+/* Without --kv-cache-size at most this share of the budget goes to KV, as long as one sequence of
+ * full length fits: page cache and other processes are to live too. */
+#define KV_PARTS 4
+/* Connections, tokenizer, text: measured in tens of MiB. */
+#define OTHER_BYTES (48 * MIB)
+/* Bookkeeping of one block: struct block of sched/kv.c, its bucket, its entries in block tables. */
+#define BLOCK_TABLE_BYTES 192
+#define MAX_BLOCKS        ((uint64_t)1 << 26)
+#define STAGING_SLOTS     8
+
+static uint64_t min_u64(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static double mib(uint64_t bytes)
+{
+    return (double)bytes / (double)MIB;
+}
+
+static int range(const char *param, int64_t v, int64_t low, int64_t high, struct moed_error *err)
+{
+    if (v >= low && v <= high)
+        return 0;
+    return moed_fail_param(err, MOED_EINVAL, param,
+                           "%s must be between %" PRId64 " and %" PRId64 ", not %" PRId64, param,
+                           low, high, v);
+}
+
+static int plan_kv_dtype(struct engine_plan *p, const char *name, struct moed_error *err)
+{
+    if (!name || !*name || !strcmp(name, "auto") || !strcmp(name, "bf16"))
+        p->options.kv_dtype = DTYPE_BF16;
+    else if (!strcmp(name, "fp32"))
+        p->options.kv_dtype = DTYPE_F32;
+    else
+        return moed_fail_param(err, MOED_EINVAL, "kv-cache-dtype",
+                               "kv-cache-dtype must be auto, bf16 or fp32, not \"%s\"", name);
+    return 0;
+}
+
+static int plan_pager(struct engine_plan *p, const struct moed_engine_config *cfg,
+                      const struct model_config *c, struct moed_error *err)
+{
+    struct pager_config *g = &p->options.pager;
+    g->policy = cfg->expert_policy && *cfg->expert_policy ? cfg->expert_policy : "lfru";
+    if (c->n_experts == 0 || cfg->expert_cache_bytes < 0) {
+        g->mode = PAGER_IN_PLACE;
+        return 0;
+    }
+    g->mode = PAGER_CACHED;
+    g->cache_bytes = (uint64_t)cfg->expert_cache_bytes;
+    g->stage_min_rows = cfg->stage_min_rows;
+    g->staging_slots = cfg->stage_min_rows > 0 ? STAGING_SLOTS : 0;
+    return range("stage-min-rows", cfg->stage_min_rows, 0, MODEL_MAX_ROWS, err);
+}
+
+static int plan_limits(struct engine_plan *p, const struct moed_engine_config *cfg,
+                       const struct model_config *c, int cores, struct moed_error *err)
+{
+    p->max_seqs = cfg->max_num_seqs ? cfg->max_num_seqs : 64;
+    p->max_queue = cfg->max_queue ? cfg->max_queue : 256;
+    p->max_batched_tokens = cfg->max_batched_tokens ? cfg->max_batched_tokens
+                            : p->max_seqs > 512     ? p->max_seqs
+                                                    : 512;
+    p->max_model_len = cfg->max_model_len ? cfg->max_model_len : c->max_position;
+    p->threads = cfg->threads ? cfg->threads : cores;
+    int rc;
+    if ((rc = range("threads", p->threads, 1, 1024, err)) < 0 ||
+        (rc = range("max-num-seqs", p->max_seqs, 1, 4096, err)) < 0 ||
+        (rc = range("max-queue", p->max_queue, 1, 1 << 20, err)) < 0 ||
+        (rc = range("max-num-batched-tokens", p->max_batched_tokens, p->max_seqs, MODEL_MAX_ROWS,
+                    err)) < 0 ||
+        (rc = range("max-model-len", p->max_model_len, 1, c->max_position, err)) < 0)
+        return rc;
+    p->options.max_rows = p->max_batched_tokens;
+    p->options.max_logits = p->max_seqs < 64 ? p->max_seqs : 64;
+    return 0;
+}
+
+/* All but the KV cache. */
+static uint64_t fixed_bytes(struct engine_plan *p, const struct model_config *c, enum dtype dtype)
+{
+    uint64_t vocab = (uint64_t)c->vocab_size;
+    p->options.max_context = p->max_model_len;
+    p->options.kv_blocks = 1;
+    model_memory(c, dtype, &p->options, &p->memory);
+    p->sampling_bytes = (uint64_t)p->options.max_logits * vocab * sizeof(float) +
+                        (uint64_t)p->threads * vocab * (2 * sizeof(float) + 2 * sizeof(uint64_t));
+    p->other_bytes = OTHER_BYTES;
+    return p->memory.total_bytes - p->memory.kv_bytes + p->sampling_bytes + p->other_bytes;
+}
+
+static int too_large(const struct engine_plan *p, uint64_t kv_bytes, struct moed_error *err)
+{
+    const struct model_memory *m = &p->memory;
+    return moed_fail(err, MOED_ENOMEM,
+                     "the model does not fit: %.1f MiB of dense weights, %.1f of experts, %.1f of "
+                     "expert cache, %.1f of activations, %.1f of logits, %.1f of other tables and "
+                     "at least %.1f of KV cache are more than the %.1f MiB that may be used "
+                     "(%.1f MiB available%s)",
+                     mib(m->dense_bytes), mib(m->expert_host_bytes), mib(m->cache_bytes),
+                     mib(m->activation_bytes), mib(p->sampling_bytes), mib(p->other_bytes),
+                     mib(kv_bytes), mib(p->budget_bytes), mib(p->limits.available_bytes),
+                     p->limits.container_bytes < p->limits.machine_bytes ? " in this container"
+                                                                         : "");
+}
+
+/* Blocks for the KV cache, and the length of a sequence where the model's own does not fit. */
+static int plan_kv(struct engine_plan *p, const struct moed_engine_config *cfg, uint64_t fixed,
+                   struct moed_error *err)
+{
+    uint64_t block = p->memory.kv_block_bytes + BLOCK_TABLE_BYTES;
+    uint64_t full = ((uint64_t)p->max_model_len + SCHED_BLOCK_TOKENS - 1) / SCHED_BLOCK_TOKENS;
+    uint64_t room = p->budget_bytes > fixed ? (p->budget_bytes - fixed) / block : 0;
+    uint64_t blocks;
+    if (cfg->kv_cache_bytes) {
+        blocks = min_u64(cfg->kv_cache_bytes / p->memory.kv_block_bytes, MAX_BLOCKS);
+        if (blocks == 0)
+            return moed_fail_param(err, MOED_EINVAL, "kv-cache-size",
+                                   "kv-cache-size of %" PRIu64 " bytes is less than one block of "
+                                   "%" PRIu64,
+                                   cfg->kv_cache_bytes, p->memory.kv_block_bytes);
+        if (blocks > room)
+            return too_large(p, blocks * p->memory.kv_block_bytes, err);
+    } else {
+        uint64_t share = p->budget_bytes / KV_PARTS / block;
+        blocks = min_u64(full * (uint64_t)p->max_seqs, share > full ? share : full);
+        blocks = min_u64(min_u64(blocks, room), MAX_BLOCKS);
+        if (blocks == 0)
+            return too_large(p, p->memory.kv_block_bytes, err);
+    }
+    if (blocks < full && cfg->max_model_len)
+        return moed_fail_param(err, cfg->kv_cache_bytes ? MOED_EINVAL : MOED_ENOMEM,
+                               "max-model-len",
+                               "one sequence of %d tokens needs %.1f MiB of KV cache; there is "
+                               "room for %.1f MiB",
+                               p->max_model_len, mib(full * p->memory.kv_block_bytes),
+                               mib(blocks * p->memory.kv_block_bytes));
+    if (blocks < full)
+        p->max_model_len = (int32_t)(blocks * SCHED_BLOCK_TOKENS);
+    p->options.kv_blocks = (int32_t)blocks;
+    p->options.max_context = p->max_model_len;
+    p->other_bytes += blocks * BLOCK_TABLE_BYTES;
+    return 0;
+}
+
+int engine_plan(struct engine_plan *p, const struct moed_engine_config *cfg,
+                const struct model_config *c, enum dtype weight_dtype, int cores,
+                const struct memory_limits *limits, struct moed_error *err)
+{
+    *p = (struct engine_plan){.limits = *limits};
+    p->budget_bytes = limits->available_bytes - limits->available_bytes / RESERVE_PARTS;
+    int rc;
+    if ((rc = plan_kv_dtype(p, cfg->kv_dtype, err)) < 0 || (rc = plan_pager(p, cfg, c, err)) < 0 ||
+        (rc = plan_limits(p, cfg, c, cores, err)) < 0)
+        return rc;
+    uint64_t fixed = fixed_bytes(p, c, weight_dtype);
+    p->total_bytes = fixed;
+    if (p->memory.total_bytes == UINT64_MAX || fixed > p->budget_bytes)
+        return too_large(p, p->memory.kv_block_bytes, err);
+    if ((rc = plan_kv(p, cfg, fixed, err)) < 0)
+        return rc;
+    model_memory(c, weight_dtype, &p->options, &p->memory);
+    p->total_bytes = p->memory.total_bytes + p->sampling_bytes + p->other_bytes;
+    return 0;
+}
+
+void engine_plan_text(const struct engine_plan *p, struct buf *out)
+{
+    const struct model_memory *m = &p->memory;
+    buf_printf(out, "dense weights   %10.1f MiB\n", mib(m->dense_bytes));
+    if (m->expert_records > 0) {
+        buf_printf(out, "experts         %10.1f MiB  %" PRIu64 " records of %.2f MiB\n",
+                   mib(m->expert_host_bytes), m->expert_records, mib(m->expert_record_bytes));
+        if (p->options.pager.mode == PAGER_IN_PLACE)
+            buf_printf(out, "expert cache    %10s      experts are used in place\n", "none");
+        else
+            buf_printf(
+                out, "expert cache    %10.1f MiB  %" PRIu64 " slots and %d for staging, %s\n",
+                mib(m->cache_bytes),
+                m->cache_bytes / m->expert_record_bytes - (uint64_t)p->options.pager.staging_slots,
+                p->options.pager.staging_slots, p->options.pager.policy);
+    }
+    buf_printf(out, "KV cache        %10.1f MiB  %d blocks of %d tokens, %s\n", mib(m->kv_bytes),
+               p->options.kv_blocks, SCHED_BLOCK_TOKENS, dtype_name(p->options.kv_dtype));
+    buf_printf(out, "activations     %10.1f MiB  %d rows\n", mib(m->activation_bytes),
+               p->options.max_rows);
+    buf_printf(out, "logits          %10.1f MiB  %d rows\n", mib(p->sampling_bytes),
+               p->options.max_logits);
+    buf_printf(out, "other           %10.1f MiB\n", mib(p->other_bytes));
+    buf_printf(out, "total           %10.1f MiB  of %.1f MiB that may be used\n",
+               mib(p->total_bytes), mib(p->budget_bytes));
+    buf_printf(out, "context of %d tokens, %d sequences, %d tokens a pass, %d threads\n",
+               p->max_model_len, p->max_seqs, p->max_batched_tokens, p->threads);
+}

@@ -1,0 +1,44 @@
+/*
+ * The memory plan: what a model takes under a configuration, what is left for the KV cache, and
+ * whether it fits. Decided before anything is loaded. engine_plan is a function of its arguments;
+ * engine_plan_model also reads the model's folder and asks the system.
+ */
+#ifndef MOED_ENGINE_PLAN_H
+#define MOED_ENGINE_PLAN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "engine/limits.h"
+#include "model/model.h"
+#include "moed/engine.h"
+
+struct engine_plan {
+    struct model_options options; /* for model_open, but progress */
+    struct model_memory memory;
+    int32_t max_seqs, max_batched_tokens, max_queue, max_model_len; /* tokens */
+    int threads;
+    uint64_t sampling_bytes; /* logits of a pass, scratch of the samplers */
+    uint64_t other_bytes;    /* tables of blocks and sequences, text, streams */
+    uint64_t total_bytes;
+    uint64_t budget_bytes; /* what may be used: 95 % of what is available */
+    struct memory_limits limits;
+};
+
+/*
+ * Fills *out, also where it does not fit. MOED_ENOMEM: it does not, with the numbers; MOED_EINVAL:
+ * an option is out of range, param names it as the command line does.
+ */
+int engine_plan(struct engine_plan *out, const struct moed_engine_config *cfg,
+                const struct model_config *c, enum dtype weight_dtype, int cores,
+                const struct memory_limits *limits, struct moed_error *err);
+
+/* The plan for a model folder, for `moed plan`. Reads headers only. config may be NULL. */
+int engine_plan_model(struct engine_plan *out, struct model_config *config,
+                      const struct moed_engine_config *cfg, struct moed_error *err);
+
+/* The plan in lines for people. */
+void engine_plan_text(const struct engine_plan *p, struct buf *out);
+
+#endif
