@@ -100,8 +100,10 @@ static struct jv f_round(struct jinja *J, struct jv v, args_t *args)
         return jv_float(jinja_round(v.f, digits > 400 ? 400 : digits < -400 ? -400 : (int)digits));
     struct jv scale = jinja_binary(J, JOP_POW, jv_int(10), jv_int(digits));
     struct jv scaled = jinja_binary(J, JOP_MUL, v, scale);
-    if (scaled.kind == JV_FLOAT)
-        scaled = jinja_float_to_int(J, jv_str_is(a[1], "ceil") ? ceil(scaled.f) : floor(scaled.f));
+    if (scaled.kind == JV_FLOAT && fabs(scaled.f) < 0x1p53) /* beyond, every float is whole */
+        scaled = jv_int((int64_t)(jv_str_is(a[1], "ceil") ? ceil(scaled.f) : floor(scaled.f)));
+    else if (scaled.kind == JV_FLOAT && !isfinite(scaled.f))
+        jinja_float_to_int(J, scaled.f); /* fails, with Python's words */
     return jinja_binary(J, JOP_DIV, scaled, scale);
 }
 

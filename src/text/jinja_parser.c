@@ -631,7 +631,7 @@ static char *normalize_newlines(struct jinja_parser *p, const char *source, size
     return out;
 }
 
-static void parse_program(struct jinja_parser *p, const char *source, size_t n)
+static int parse_program(struct jinja_parser *p, const char *source, size_t n)
 {
     static const char *const known[JINJA_NAMES_KNOWN] = {
         [JINJA_NAME_LOOP] = "loop",
@@ -639,12 +639,15 @@ static void parse_program(struct jinja_parser *p, const char *source, size_t n)
         [JINJA_NAME_VARARGS] = "varargs",
         [JINJA_NAME_KWARGS] = "kwargs",
     };
+    if (setjmp(p->unwind))
+        return p->code;
     for (int i = 0; i < JINJA_NAMES_KNOWN; i++)
         jinja_parse_name_id(p, known[i], strlen(known[i]));
     const char *text = normalize_newlines(p, source, &n);
     jinja_lexer_init(&p->lexer, text, n);
     jinja_advance(p);
     p->program->body = parse_body(p, NULL);
+    return 0;
 }
 
 int jinja_parse(struct jinja_program *program, const char *source, size_t n, struct moed_error *err)
@@ -659,12 +662,10 @@ int jinja_parse(struct jinja_program *program, const char *source, size_t n, str
     jinja_arena_init(&program->arena, JINJA_MAX_PROGRAM_BYTES);
     struct jinja_parser p = {.program = program, .err = err};
     p.cur.line = 1;
-    if (setjmp(p.unwind)) {
+    int rc = parse_program(&p, source, n);
+    if (rc < 0)
         jinja_program_fini(program);
-        return p.code;
-    }
-    parse_program(&p, source, n);
-    return 0;
+    return rc;
 }
 
 void jinja_program_fini(struct jinja_program *p)
