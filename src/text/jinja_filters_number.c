@@ -90,7 +90,7 @@ static struct jv f_round(struct jinja *J, struct jv v, args_t *args)
     int common = a[1].kind == JV_MISSING || jv_str_is(a[1], "common");
     if (!common && !jv_str_is(a[1], "ceil") && !jv_str_is(a[1], "floor"))
         jinja_fail(J, "method must be common, ceil or floor");
-    if (v.kind == JV_UNDEFINED)
+    if (v.kind == JV_UNDEFINED && !common)
         jinja_fail_undefined(J, v);
     if (!jv_is_number(v))
         jinja_fail(J, "type %s doesn't define __round__ method", jv_type_name(v));

@@ -582,6 +582,16 @@ static node *parse_output(struct jinja_parser *p)
     return n;
 }
 
+_Noreturn static void fail_eof(struct jinja_parser *p, const char *const *ends)
+{
+    char tags[64] = "";
+    for (size_t n = 0; *ends; ends++)
+        n += (size_t)snprintf(tags + n, sizeof tags - n, "%s'%s'", n ? " or " : "", *ends);
+    jinja_parse_fail(p, p->cur.line,
+                     "Unexpected end of template. Jinja was looking for the following tags: %s.",
+                     tags);
+}
+
 static node *parse_body(struct jinja_parser *p, const char *const *ends)
 {
     struct jinja_nodes body = {0};
@@ -607,10 +617,7 @@ static node *parse_body(struct jinja_parser *p, const char *const *ends)
         jinja_nodes_add(p, &body, n);
     }
     if (ends)
-        jinja_parse_fail(p, p->cur.line,
-                         "Unexpected end of template. Jinja was looking for the following tags: "
-                         "'%s'.",
-                         ends[0]);
+        fail_eof(p, ends);
     return jinja_nodes_node(p, JN_BODY, line, &body);
 }
 
