@@ -83,9 +83,10 @@ static void text_finish(void *d, const char **text, size_t *n)
     detokenizer_finish(d, text, n);
 }
 
-static void text_close(void *d)
+static void text_close(void *detokenizer)
 {
-    detokenizer_close(d);
+    struct detokenizer *d = detokenizer;
+    detokenizer_close(&d);
 }
 
 static bool is(const char *value, const char *name)

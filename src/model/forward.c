@@ -76,9 +76,9 @@ static int check_batch(struct model *m, const struct model_batch *b, struct moed
     if (b->n_rows < 1 || b->n_rows > m->o.max_rows)
         return moed_fail(err, MOED_EINVAL, "a pass of %d rows, must be 1 to %d", b->n_rows,
                          m->o.max_rows);
-    if (b->n_seqs < 1 || b->n_seqs > b->n_rows)
-        return moed_fail(err, MOED_EINVAL, "a pass of %d rows for %d sequences", b->n_rows,
-                         b->n_seqs);
+    if (b->n_seqs < 1 || b->n_seqs > m->o.max_rows)
+        return moed_fail(err, MOED_EINVAL, "a pass of %d sequences, must be 1 to %d", b->n_seqs,
+                         m->o.max_rows);
     for (int32_t i = 0; i < b->n_rows; i++) {
         if (b->token[i] < 0 || b->token[i] >= m->c.vocab_size)
             return bad_batch(err, i, "its token is outside the vocabulary");

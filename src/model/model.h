@@ -70,10 +70,10 @@ struct model_seq {
 /* Rows of one pass, grouped by sequence, positions ascending within each. */
 struct model_batch {
     int32_t n_rows;
-    const int32_t *token; /* [n_rows] */
-    const int32_t *pos;   /* [n_rows] */
-    const int32_t *seq;   /* [n_rows] index into seqs */
-    int32_t n_seqs;
+    const int32_t *token;         /* [n_rows] */
+    const int32_t *pos;           /* [n_rows] */
+    const int32_t *seq;           /* [n_rows] index into seqs */
+    int32_t n_seqs;               /* 1 to max_rows; one may have no row */
     const struct model_seq *seqs; /* [n_seqs] */
 };
 

@@ -110,8 +110,14 @@ void bpe_work_fini(struct bpe_work *w)
     free(w->symbols);
     free(w->prev);
     free(w->next);
-    free(w->heap);
+    merge_queue_fini(&w->queue);
     *w = (struct bpe_work){0};
+}
+
+void bpe_work_clear(struct bpe_work *w, size_t expect)
+{
+    w->symbols = mem_reserve(w->symbols, &w->cap, expect, sizeof *w->symbols);
+    w->n = 0;
 }
 
 void bpe_work_add(struct bpe_work *w, int32_t symbol)
@@ -158,51 +164,15 @@ static size_t merge_short(const struct bpe *b, int32_t *s, size_t n)
     return n;
 }
 
-/* A heap of four children per node, smallest key on top: shallow, and four children share a cache
- * line or two. */
-static void heap_push(struct bpe_work *w, struct bpe_candidate c)
-{
-    if (w->n_heap == w->heap_cap)
-        w->heap = mem_reserve(w->heap, &w->heap_cap, w->n_heap + 1, sizeof *w->heap);
-    size_t i = w->n_heap++;
-    while (i > 0 && c.key < w->heap[(i - 1) / 4].key) {
-        w->heap[i] = w->heap[(i - 1) / 4];
-        i = (i - 1) / 4;
-    }
-    w->heap[i] = c;
-}
-
-static struct bpe_candidate heap_pop(struct bpe_work *w)
-{
-    struct bpe_candidate top = w->heap[0], moved = w->heap[--w->n_heap];
-    size_t i = 0, n = w->n_heap;
-    for (;;) {
-        size_t child = 4 * i + 1, least = child;
-        if (child >= n)
-            break;
-        size_t end = child + 4 < n ? child + 4 : n;
-        for (size_t k = child + 1; k < end; k++)
-            if (w->heap[k].key < w->heap[least].key)
-                least = k;
-        if (moved.key <= w->heap[least].key)
-            break;
-        w->heap[i] = w->heap[least];
-        i = least;
-    }
-    w->heap[i] = moved;
-    return top;
-}
-
 static void consider(const struct bpe *b, struct bpe_work *w, const int32_t *s, uint32_t at,
                      uint32_t behind)
 {
     const struct bpe_merge *m = merge_of(b, s[at], s[behind]);
     if (m)
-        heap_push(
-            w, (struct bpe_candidate){(uint64_t)m->rank << 32 | at, s[at], s[behind], m->result});
+        merge_queue_push(&w->queue, m->rank, at);
 }
 
-/* The same for long words, by a heap of candidates over a linked list; a symbol that was joined to
+/* The same for long words, by a queue of candidates over a linked list; a symbol that was joined to
  * the one before it is -1. */
 static size_t merge_long(const struct bpe *b, struct bpe_work *w, int32_t *s, size_t n)
 {
@@ -211,28 +181,29 @@ static size_t merge_long(const struct bpe *b, struct bpe_work *w, int32_t *s, si
         w->prev = mem_reserve(w->prev, &cap, n, sizeof *w->prev);
         w->next = mem_reserve(w->next, &w->links_cap, n, sizeof *w->next);
     }
-    w->n_heap = 0;
+    merge_queue_clear(&w->queue, n);
     for (uint32_t i = 0; i < n; i++) {
         w->prev[i] = i - 1; /* the first has UINT32_MAX */
         w->next[i] = i + 1; /* the last has n */
         if (i + 1 < n)
             consider(b, w, s, i, i + 1);
     }
-    while (w->n_heap > 0) {
-        struct bpe_candidate c = heap_pop(w);
-        uint32_t at = (uint32_t)c.key, behind = s[at] == c.left ? w->next[at] : (uint32_t)n;
-        if (behind >= n || s[behind] != c.right)
+    uint32_t rank, at;
+    while (merge_queue_pop(&w->queue, &rank, &at)) {
+        uint32_t behind = s[at] >= 0 ? w->next[at] : (uint32_t)n;
+        const struct bpe_merge *m = behind < n ? merge_of(b, s[at], s[behind]) : NULL;
+        if (!m || m->rank != rank)
             continue; /* one of the two was merged meanwhile */
-        s[at] = c.result;
+        s[at] = m->result;
         s[behind] = -1;
         uint32_t after = w->next[behind];
         w->next[at] = after;
-        if (after < n) {
+        if (after < n)
             w->prev[after] = at;
-            consider(b, w, s, at, after);
-        }
         if (w->prev[at] != UINT32_MAX)
             consider(b, w, s, w->prev[at], at);
+        if (after < n)
+            consider(b, w, s, at, after);
     }
     size_t n_out = 0;
     for (size_t i = 0; i < n; i++)

@@ -2,9 +2,9 @@
  * Byte-pair encoding: a word starts as symbols (bytes or characters), and the adjacent pair whose
  * merge has the lowest rank is joined until none is left; of equal ranks the leftmost goes first.
  *
- * Words cost O(n log n). Before merging, a word is cut where no merge can reach across, which is
- * exact and keeps most pieces short even where a "word" is a whole text (SentencePiece models).
- * Never changes once filled; any thread, each with its own work space.
+ * Words cost at most O(n log n). Before merging, a word is cut where no merge can reach across,
+ * which is exact and keeps most pieces short even where a "word" is a whole text (SentencePiece
+ * models). Never changes once filled; any thread, each with its own work space.
  */
 #ifndef MOED_TEXT_BPE_H
 #define MOED_TEXT_BPE_H
@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "text/merge_queue.h"
 #include "text/pieces.h"
 
 struct bpe_merge {
@@ -44,13 +45,11 @@ struct bpe_work {
     size_t n, cap;
     uint32_t *prev, *next;
     size_t links_cap;
-    struct bpe_candidate {
-        uint64_t key; /* rank << 32 | position */
-        int32_t left, right, result;
-    } * heap;
-    size_t n_heap, heap_cap;
+    struct merge_queue queue;
 };
 void bpe_work_fini(struct bpe_work *w);
+/* Empties the word and makes room for that many symbols. */
+void bpe_work_clear(struct bpe_work *w, size_t expect);
 void bpe_work_add(struct bpe_work *w, int32_t symbol);
 
 /* Merges w->symbols[0, w->n); w->n is then the number of tokens. */

@@ -87,13 +87,20 @@ static void order_marks(struct chars *c)
 }
 
 /*
+ * U+11A7 stands in front of the trailing consonants of Hangul but is none of them, so it composes
+ * with nothing; utf8proc 2.8 would drop it behind a syllable.
+ */
+enum { HANGUL_BEFORE_TRAILING = 0x11A7 };
+
+/*
  * Whether the composed form can be cut in front of this character: it is a starter, no composition
  * has it as second part, and it is its own composed form.
  */
 static int cuts_composed(unsigned cp)
 {
-    return cp < 0x300 || (cp >= 0x3041 && cp <= 0x3096) || (cp >= 0x30A1 && cp <= 0x30FA) ||
-           (cp >= 0x4E00 && cp <= 0x9FFF) || (cp >= 0xAC00 && cp <= 0xD7A3);
+    return cp < 0x300 || cp == HANGUL_BEFORE_TRAILING || (cp >= 0x3041 && cp <= 0x3096) ||
+           (cp >= 0x30A1 && cp <= 0x30FA) || (cp >= 0x4E00 && cp <= 0x9FFF) ||
+           (cp >= 0xAC00 && cp <= 0xD7A3);
 }
 
 /* Normalizes one stretch that nothing outside influences. */
@@ -114,6 +121,11 @@ static void add_stretch(struct buf *out, struct chars *c, const char *s, size_t 
         buf_add_utf8(out, (unsigned)c->cp[i]);
 }
 
+static int cuts(unsigned cp, enum normal_form form)
+{
+    return form == NORMAL_FORM_C ? cuts_composed(cp) : cp < 0x80 || cp == HANGUL_BEFORE_TRAILING;
+}
+
 void normal_form(struct buf *out, const char *s, size_t n, enum normal_form form)
 {
     int compat = form == NORMAL_FORM_KC || form == NORMAL_FORM_KD;
@@ -125,7 +137,7 @@ void normal_form(struct buf *out, const char *s, size_t n, enum normal_form form
         size_t from = i, last = i, len = 0;
         while (i < n) {
             unsigned cp = unicode_at(s + i, n - i, &len);
-            if (!(form == NORMAL_FORM_C ? cuts_composed(cp) : cp < 0x80))
+            if (!cuts(cp, form))
                 break;
             last = i;
             i += len;
@@ -137,7 +149,7 @@ void normal_form(struct buf *out, const char *s, size_t n, enum normal_form form
         buf_add(out, s + from, last - from);
         while (i < n) {
             unsigned cp = unicode_at(s + i, n - i, &len);
-            if (form == NORMAL_FORM_C ? cuts_composed(cp) : cp < 0x80)
+            if (cuts(cp, form))
                 break;
             i += len;
         }

@@ -15,10 +15,15 @@ void rig_open(struct rig *r, const struct rig_options *o)
     json_t *json;
     struct store *store;
     *r = (struct rig){0};
-    assert_ok(store_read_json(&json, o->dir, "config.json", &err), &err);
-    assert_ok(model_config_parse(&r->c, json, &err), &err);
-    json_decref(json);
-    assert_ok(store_open(&store, o->dir, &err), &err);
+    if (o->dummy) {
+        r->c = *o->dummy;
+        assert_ok(store_open_dummy(&store, &err), &err);
+    } else {
+        assert_ok(store_read_json(&json, o->dir, "config.json", &err), &err);
+        assert_ok(model_config_parse(&r->c, json, &err), &err);
+        json_decref(json);
+        assert_ok(store_open(&store, o->dir, &err), &err);
+    }
     struct dev_cpu_config dev = {
         .threads = o->threads ? o->threads : 2, .isa = o->isa, .max_context = RIG_CONTEXT};
     assert_ok(dev_cpu_open(&r->dev, &dev, &err), &err);
@@ -82,18 +87,6 @@ void rig_pass(struct rig *r, const int32_t *count)
     }
     struct model_batch batch = {
         .n_rows = n, .token = token, .pos = pos, .seq = seq, .n_seqs = r->n_seqs, .seqs = seqs};
-    /* A pass of few rows names only the sequences it has. */
-    if (n < r->n_seqs) {
-        int32_t used = 0;
-        for (int32_t i = 0; i < n; i++) {
-            if (i == 0 || r->seq[seq[i]].block != seqs[used - 1].block_table)
-                seqs[used++].block_table = r->seq[seq[i]].block;
-            seq[i] = -used;
-        }
-        for (int32_t i = 0; i < n; i++)
-            seq[i] = -seq[i] - 1;
-        batch.n_seqs = used;
-    }
     float *logits = mem_new((size_t)n * (size_t)r->c.vocab_size, sizeof *logits);
     assert_ok(model_pass_begin(r->m, &batch, &err), &err);
     int32_t step = r->layers_per_run ? r->layers_per_run : r->c.n_layers;

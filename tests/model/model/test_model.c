@@ -167,7 +167,8 @@ static void a_wrong_batch_opens_no_pass(void **state)
         {{1, good, (const int32_t[]){64}, (const int32_t[]){0}, 1, seqs}, "context"},
         {{2, good, good, (const int32_t[]){0, 1}, 1, seqs}, "sequence"},
         {{2, good, good, (const int32_t[]){0, 0}, 1, bad_seqs}, "block"},
-        {{1, good, good, (const int32_t[]){0}, 2, seqs}, "sequences"},
+        {{1, good, good, (const int32_t[]){0}, 9, seqs}, "9 sequences"},
+        {{1, good, good, (const int32_t[]){0}, 0, seqs}, "0 sequences"},
     };
     struct model_config c = small_config();
     struct dev *dev;

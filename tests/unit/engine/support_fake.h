@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "answers.h"
 #include "engine/backend.h"
 
 #define FAKE_VOCAB 48
@@ -42,33 +43,5 @@ size_t fake_greedy(const int32_t *prompt, size_t n_prompt, size_t max_tokens, bo
                    int32_t *out);
 /* The text of a token. */
 const char *fake_text(int32_t id);
-
-/* Everything that came for one request, gathered until DONE or ERROR. */
-struct answer {
-    int32_t tokens[8][512];
-    struct moed_token info[8][512];
-    int32_t n[8];
-    char text[8][4096];
-    enum moed_finish finish[8];
-    char stop_reason[8][64];
-    int32_t stop_token[8];
-    struct moed_usage usage;
-    struct moed_error error; /* code 0: DONE */
-    size_t n_prompt;         /* of the PROMPT event */
-    struct moed_token prompt[512];
-    struct moed_top prompt_top[512][MOED_MAX_TOP_LOGPROBS];
-    int ended, events;
-};
-
-struct moed_request *request_of(const int32_t *prompt, size_t n, int32_t max_tokens,
-                                struct answer *answer);
-/* Takes one event into the answer that is its user. */
-void answer_take(struct moed_event *e);
-/* Reads events until `n` answers have ended (false after 20 s). */
-bool answers_wait(struct moed_outbox *box, int n);
-/* The numbers once every request has been counted out; they are shown at the end of a step. */
-void settled(struct moed_engine *e, struct moed_engine_stats *st);
-/* Submits and waits. */
-void ask(struct moed_engine *e, struct moed_request *r);
 
 #endif

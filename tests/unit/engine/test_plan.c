@@ -1,0 +1,190 @@
+#include "check.h"
+
+#include <sys/stat.h>
+
+#include "base/mem.h"
+#include "engine/plan.h"
+#include "sched/kv.h"
+
+/* As the published Qwen3-30B-A3B, cut to four layers. */
+static struct model_config qwen3(void)
+{
+    struct model_config c = {.family = MODEL_QWEN3_MOE,
+                             .vocab_size = 151936,
+                             .hidden = 2048,
+                             .n_layers = 4,
+                             .n_heads = 32,
+                             .n_kv_heads = 4,
+                             .head_dim = 128,
+                             .max_position = 40960,
+                             .rms_eps = 1e-6f,
+                             .rope_theta = 1e6,
+                             .qk_norm = true,
+                             .n_experts = 128,
+                             .top_k = 8,
+                             .moe_intermediate = 768,
+                             .dtype = DTYPE_BF16};
+    for (int i = 0; i < c.n_layers; i++)
+        c.moe_layer[i] = true;
+    return c;
+}
+
+#define GIB ((uint64_t)1 << 30)
+static const uint64_t kv_token_bytes = 4 * 2 * 4 * 128 * 2; /* layers, K and V, heads, bf16 */
+static const uint64_t record_bytes = (uint64_t)3 * 2048 * 768 * 2;
+
+static int plan(struct engine_plan *p, const struct moed_engine_config *cfg, uint64_t available,
+                struct moed_error *err)
+{
+    struct model_config c = qwen3();
+    struct memory_limits limits = {available, available, UINT64_MAX};
+    int rc = engine_plan(p, cfg, &c, DTYPE_BF16, 2, &limits, err);
+    if (rc == 0) {
+        assert_true(p->total_bytes <= p->budget_bytes && p->budget_bytes < available);
+        assert_true(p->memory.kv_bytes ==
+                    (uint64_t)p->options.kv_blocks * SCHED_BLOCK_TOKENS * kv_token_bytes);
+        assert_true(p->total_bytes >= p->memory.total_bytes + p->sampling_bytes);
+    }
+    return rc;
+}
+
+static const struct moed_engine_config in_place = {.expert_cache_bytes = -1};
+
+static void plenty_of_memory_serves_the_full_context(void **state)
+{
+    struct engine_plan p;
+    struct moed_error err;
+    assert_ok(plan(&p, &in_place, 64 * GIB, &err), &err);
+    assert_int_equal(p.max_model_len, 40960);
+    assert_int_equal(p.max_seqs, 64);
+    assert_int_equal(p.max_batched_tokens, 512);
+    assert_int_equal(p.max_queue, 256);
+    assert_int_equal(p.threads, 2);
+    assert_int_equal(p.memory.expert_host_bytes, 512 * record_bytes);
+    assert_int_equal(p.memory.cache_bytes, 0);
+    assert_true(p.options.kv_blocks >= 40960 / SCHED_BLOCK_TOKENS);
+    assert_true(p.memory.kv_bytes <= p.budget_bytes / 4 + GIB);
+}
+
+/* Enough for all but the KV cache and 100 MiB more. */
+static uint64_t scarce(void)
+{
+    struct engine_plan p;
+    struct moed_error err;
+    assert_ok(plan(&p, &in_place, 64 * GIB, &err), &err);
+    return (p.total_bytes - p.memory.kv_bytes + (100 << 20)) / 19 * 20;
+}
+
+static void little_memory_shortens_the_context(void **state)
+{
+    struct engine_plan p;
+    struct moed_error err;
+    uint64_t available = scarce();
+    assert_ok(plan(&p, &in_place, available, &err), &err);
+    assert_true(p.max_model_len < 40960 && p.max_model_len >= SCHED_BLOCK_TOKENS);
+    assert_true(p.max_model_len <= p.options.kv_blocks * SCHED_BLOCK_TOKENS);
+    /* What is left would not hold one more block. */
+    assert_true(p.budget_bytes - p.total_bytes <
+                2 * SCHED_BLOCK_TOKENS * kv_token_bytes + (1 << 20) * 20);
+    struct moed_engine_config cfg = in_place;
+    cfg.max_model_len = 40960;
+    assert_int_equal(plan(&p, &cfg, available, &err), MOED_ENOMEM);
+    assert_string_equal(err.param, "max-model-len");
+    assert_non_null(strstr(err.text, "40960"));
+}
+
+static void what_does_not_fit_is_refused_with_the_numbers(void **state)
+{
+    struct engine_plan p;
+    struct moed_error err;
+    assert_int_equal(plan(&p, &in_place, 4 * GIB, &err), MOED_ENOMEM);
+    char experts[32], available[32];
+    snprintf(experts, sizeof experts, "%.1f of experts", 512.0 * (double)record_bytes / 1048576.0);
+    snprintf(available, sizeof available, "%.1f MiB available", 4096.0);
+    assert_non_null(strstr(err.text, experts));
+    assert_non_null(strstr(err.text, available));
+    struct moed_engine_config cfg = in_place;
+    cfg.kv_cache_bytes = 3 * GIB;
+    assert_ok(plan(&p, &cfg, 12 * GIB, &err), &err);
+    assert_int_equal(p.options.kv_blocks,
+                     (int32_t)(3 * GIB / (SCHED_BLOCK_TOKENS * kv_token_bytes)));
+    assert_int_equal(plan(&p, &cfg, 8 * GIB, &err), MOED_ENOMEM);
+    assert_int_equal(plan(&p, &in_place, 0, &err), MOED_ENOMEM);
+}
+
+static void slots_of_the_expert_cache_count(void **state)
+{
+    struct engine_plan p;
+    struct moed_error err;
+    struct moed_engine_config cfg = {.expert_cache_bytes = (int64_t)(100 * record_bytes)};
+    assert_ok(plan(&p, &cfg, 20 * GIB, &err), &err);
+    assert_int_equal(p.options.pager.mode, PAGER_CACHED);
+    assert_int_equal(p.memory.cache_bytes, 100 * record_bytes);
+    assert_int_equal(plan(&p, &cfg, scarce(), &err), MOED_ENOMEM);
+    struct buf text = {0};
+    assert_ok(plan(&p, &cfg, 20 * GIB, &err), &err);
+    engine_plan_text(&p, &text);
+    assert_non_null(strstr(buf_str(&text), "100 slots"));
+    assert_non_null(strstr(buf_str(&text), "512 records of 9.00 MiB"));
+    buf_fini(&text);
+}
+
+static void put(const char *root, const char *path, const char *text)
+{
+    char full[512];
+    snprintf(full, sizeof full, "%s/%s", root, path);
+    for (char *s = strchr(full + strlen(root) + 1, '/'); s; s = strchr(s + 1, '/')) {
+        *s = '\0';
+        mkdir(full, 0700);
+        *s = '/';
+    }
+    FILE *f = fopen(full, "w");
+    assert_non_null(f);
+    fputs(text, f);
+    fclose(f);
+}
+
+static void containers_say_what_is_left(void **state)
+{
+    char root[] = "/tmp/moed-limits-XXXXXX", proc[64], cgroup[64], command[128];
+    assert_non_null(mkdtemp(root));
+    snprintf(proc, sizeof proc, "%s/proc", root);
+    snprintf(cgroup, sizeof cgroup, "%s/cgroup", root);
+    put(root, "proc/meminfo", "MemTotal:  9000 kB\nMemAvailable:    8000 kB\n");
+    put(root, "proc/self/cgroup", "0::/outer/inner\n");
+    struct memory_limits l;
+    memory_limits_from(&l, proc, cgroup);
+    assert_int_equal(l.available_bytes, 8000 * 1024);
+    assert_true(l.container_bytes == UINT64_MAX);
+    /* The outer group is the tighter one; its page cache can go, its shared memory cannot. */
+    put(root, "cgroup/outer/inner/memory.max", "max\n");
+    put(root, "cgroup/outer/inner/memory.current", "1000\n");
+    put(root, "cgroup/outer/memory.max", "1000000\n");
+    put(root, "cgroup/outer/memory.current", "600000\n");
+    put(root, "cgroup/outer/memory.stat", "anon 1\nfile 300000\nfile_mapped 7\nshmem 100000\n");
+    memory_limits_from(&l, proc, cgroup);
+    assert_int_equal(l.container_bytes, 1000000 - 400000);
+    assert_int_equal(l.available_bytes, 600000);
+    /* Version 1, at its own mount. */
+    put(root, "proc/self/cgroup", "4:memory:/box\n0::/\n");
+    put(root, "cgroup/memory/box/memory.limit_in_bytes", "500000\n");
+    put(root, "cgroup/memory/box/memory.usage_in_bytes", "450000\n");
+    put(root, "cgroup/memory/box/memory.stat", "cache 9\ntotal_cache 50000\ntotal_shmem 0\n");
+    put(root, "cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
+    put(root, "cgroup/memory/memory.usage_in_bytes", "450000\n");
+    memory_limits_from(&l, proc, cgroup);
+    assert_int_equal(l.available_bytes, 100000);
+    memory_limits_from(&l, "/nowhere", "/nowhere");
+    assert_true(l.available_bytes == UINT64_MAX);
+    snprintf(command, sizeof command, "rm -r %s", root);
+    assert_int_equal(system(command), 0);
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(plenty_of_memory_serves_the_full_context),
+    cmocka_unit_test(little_memory_shortens_the_context),
+    cmocka_unit_test(what_does_not_fit_is_refused_with_the_numbers),
+    cmocka_unit_test(slots_of_the_expert_cache_count),
+    cmocka_unit_test(containers_say_what_is_left),
+};
+CHECK_MAIN(tests)
