@@ -88,27 +88,32 @@ static void add_chars(const struct bpe_model *m, const struct pieces *pieces, st
     buf_fini(&decorated);
 }
 
+static void emit_unknown(const struct bpe_model *m, const struct pieces *pieces, int32_t symbol,
+                         struct tokens *out)
+{
+    size_t n;
+    const char *s = pieces_get(pieces, symbol, &n);
+    struct bpe_work bytes = {0};
+    int in_unk = out->n > 0 && out->ids[out->n - 1] == m->unk;
+    add_unknown(m, &bytes, s, n, &in_unk);
+    for (size_t i = 0; i < bytes.n; i++)
+        tokens_add(out, bytes.symbols[i]);
+    bpe_work_fini(&bytes);
+}
+
 /* Gives out a symbol: itself, the parts of an unused piece, or what stands for an unknown one. */
 static void emit(const struct bpe_model *m, const struct pieces *pieces, int32_t symbol, int depth,
                  struct tokens *out)
 {
-    if (symbol >= m->n_tokens) {
-        size_t n;
-        const char *s = pieces_get(pieces, symbol, &n);
-        struct bpe_work bytes = {0};
-        int in_unk = out->n > 0 && out->ids[out->n - 1] == m->unk;
-        add_unknown(m, &bytes, s, n, &in_unk);
-        for (size_t i = 0; i < bytes.n; i++)
-            tokens_add(out, bytes.symbols[i]);
-        bpe_work_fini(&bytes);
-        return;
-    }
-    if (m->unused && m->unused[symbol].left >= 0 && depth < MAX_UNUSED_DEPTH) {
-        emit(m, pieces, m->unused[symbol].left, depth + 1, out);
+    int32_t left = m->unused && symbol < m->n_tokens ? m->unused[symbol].left : BPE_USED;
+    if (symbol >= m->n_tokens || left == BPE_NO_PARTS) {
+        emit_unknown(m, pieces, symbol, out);
+    } else if (left >= 0 && depth < MAX_UNUSED_DEPTH) {
+        emit(m, pieces, left, depth + 1, out);
         emit(m, pieces, m->unused[symbol].right, depth + 1, out);
-        return;
+    } else {
+        tokens_add(out, symbol);
     }
-    tokens_add(out, symbol);
 }
 
 static void encode_stretch(const struct bpe_model *m, const struct pieces *pieces,

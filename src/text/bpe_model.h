@@ -13,6 +13,8 @@
 #include "text/tokenizer.h"
 #include "text/trie.h"
 
+enum { BPE_USED = -1, BPE_NO_PARTS = -2 };
+
 struct bpe_model {
     struct bpe merges;
     /* Words are plain bytes, each a symbol; otherwise words are UTF-8, each character a symbol. */
@@ -29,9 +31,10 @@ struct bpe_model {
     /* SentencePiece: symbols that are never merged with others, by their text. */
     struct trie user_defined;
     /* SentencePiece: pieces that may be passed through but not given out; [n_tokens] or NULL, the
-     * two parts that such a piece is taken apart into (left -1 for all others). */
+     * two parts that such a piece is taken apart into. */
     struct bpe_parts {
-        int32_t left, right;
+        int32_t left, right; /* left is BPE_USED for other pieces, BPE_NO_PARTS for single
+                              * characters, which are unknown then */
     } * unused;
 };
 

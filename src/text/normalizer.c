@@ -257,7 +257,7 @@ static void map_chars(const struct normalizer_step *step, const char *s, size_t 
             unicode_add_lower(out, cp);
         else if (step->kind == STEP_NMT)
             add_nmt(out, cp);
-        else if (!unicode_is_nonspacing_mark(cp))
+        else if (!unicode_is_mark(cp))
             buf_add(out, s + i, len);
     }
 }

@@ -353,7 +353,7 @@ static void rewrite(const struct pretokenizer_stage *stage, int at_start, const 
 {
     for (size_t i = 0; i < in->n; i++) {
         const char *s = text + in->word[i].begin;
-        size_t n = in->word[i].end - in->word[i].begin, begin = out_text->len, len;
+        size_t n = in->word[i].end - in->word[i].begin, begin = out_text->len;
         if (stage->kind == STAGE_METASPACE) {
             metaspace_word(stage, at_start && i == 0, s, n, out_text, out);
             continue;
@@ -361,7 +361,7 @@ static void rewrite(const struct pretokenizer_stage *stage, int at_start, const 
         if (stage->kind == STAGE_BYTE_WRITE) {
             byte_level_write(out_text, s, n);
         } else {
-            if (!unicode_is_space(unicode_at(s, n, &len)))
+            if (s[0] != ' ')
                 buf_putc(out_text, ' ');
             buf_add(out_text, s, n);
         }

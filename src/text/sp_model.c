@@ -198,7 +198,7 @@ static void find_unused_parts(const struct sp_model *m, struct tokenizer *t, con
         return;
     bpe->unused = mem_new((size_t)m->n, sizeof *bpe->unused);
     for (int32_t id = 0; id < m->n; id++)
-        bpe->unused[id].left = -1;
+        bpe->unused[id].left = m->piece[id].type == SP_UNUSED ? BPE_NO_PARTS : BPE_USED;
     uint32_t *best = mem_new((size_t)m->n, sizeof *best);
     for (size_t i = 0; i < bpe->merges.n_slots; i++) {
         const struct bpe_merge *merge = &bpe->merges.slots[i];

@@ -54,6 +54,9 @@ void tokens_fini(struct tokens *t)
     *t = (struct tokens){0};
 }
 
+/* Positions in a text, and in what it becomes, are kept in 32 bits. */
+enum { MAX_TEXT_BYTES = 256 << 20 };
+
 /* One call of tokenizer_encode. */
 struct encoding {
     const struct tokenizer *t;
@@ -148,6 +151,8 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, unsi
     struct encoding e = {.t = t, .out = out, .err = err};
     struct buf valid = {0};
     size_t before = out->n;
+    if (n > MAX_TEXT_BYTES)
+        return moed_fail(err, MOED_ELIMIT, "a text of %zu bytes", n);
     e.with_special = (flags & TOKENIZER_PARSE_SPECIAL) != 0;
     e.limit = max_tokens ? before + max_tokens : SIZE_MAX;
     if (utf8_valid_prefix(text, n) < n) {

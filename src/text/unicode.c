@@ -59,9 +59,10 @@ int unicode_is_numeric(unsigned cp)
     return c >= UTF8PROC_CATEGORY_ND && c <= UTF8PROC_CATEGORY_NO;
 }
 
-int unicode_is_nonspacing_mark(unsigned cp)
+int unicode_is_mark(unsigned cp)
 {
-    return category(cp) == UTF8PROC_CATEGORY_MN;
+    utf8proc_category_t c = category(cp);
+    return c >= UTF8PROC_CATEGORY_MN && c <= UTF8PROC_CATEGORY_ME;
 }
 
 void unicode_add_lower(struct buf *out, unsigned cp)

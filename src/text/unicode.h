@@ -14,8 +14,8 @@ int unicode_is_word(unsigned cp);
 int unicode_is_punctuation(unsigned cp);
 /* Categories N*. */
 int unicode_is_numeric(unsigned cp);
-/* Category Mn. */
-int unicode_is_nonspacing_mark(unsigned cp);
+/* Categories M*. */
+int unicode_is_mark(unsigned cp);
 void unicode_add_lower(struct buf *out, unsigned cp);
 
 /* The code point at the start of valid UTF-8 (n > 0) and its length. */

@@ -27,8 +27,8 @@ static void offer(const struct unigram *u, struct unigram_node *nodes, size_t be
                   int32_t id, double score)
 {
     double sum = nodes[begin].score + score, rounded = u->single_floats ? (double)(float)sum : sum;
-    if (nodes[to].begin < 0 || (id == u->unk ? rounded : sum) > nodes[to].score)
-        nodes[to] = (struct unigram_node){rounded, (int64_t)begin, id};
+    if (nodes[to].begin == UNIGRAM_UNREACHED || (id == u->unk ? rounded : sum) > nodes[to].score)
+        nodes[to] = (struct unigram_node){rounded, (uint32_t)begin, id};
 }
 
 static void search(const struct unigram *u, struct unigram_node *nodes, const char *s, size_t n)
@@ -59,7 +59,8 @@ static void add_unknown(const struct unigram *u, struct tokens *reversed, const 
     for (size_t i = 0; i < n && all; i++)
         all = u->byte_piece[(unsigned char)s[i]] >= 0;
     if (!all) {
-        tokens_add(reversed, u->unk);
+        if (u->unk >= 0)
+            tokens_add(reversed, u->unk);
         return;
     }
     for (size_t i = n; i > 0; i--)
@@ -72,18 +73,18 @@ void unigram_encode(const struct unigram *u, struct unigram_work *work, const ch
     work->nodes = mem_reserve(work->nodes, &work->cap, n + 1, sizeof *work->nodes);
     work->nodes[0] = (struct unigram_node){0};
     for (size_t i = 1; i <= n; i++)
-        work->nodes[i].begin = -1;
+        work->nodes[i].begin = UNIGRAM_UNREACHED;
     search(u, work->nodes, word, n);
     work->reversed.n = 0;
     size_t end = n;
     while (end > 0) {
-        size_t begin = (size_t)work->nodes[end].begin;
+        size_t begin = work->nodes[end].begin;
         int32_t id = work->nodes[end].id;
         if (id != u->unk) {
             tokens_add(&work->reversed, id);
         } else {
             while (begin > 0 && work->nodes[begin].id == u->unk)
-                begin = (size_t)work->nodes[begin].begin;
+                begin = work->nodes[begin].begin;
             add_unknown(u, &work->reversed, word + begin, end - begin);
         }
         end = begin;

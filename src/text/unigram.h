@@ -16,7 +16,7 @@ struct unigram {
     struct trie pieces; /* value: id */
     double *score;      /* [n] */
     int32_t n;
-    int32_t unk;
+    int32_t unk;       /* -1: what no piece covers is left out */
     double unk_score;  /* of a character that no piece covers */
     int single_floats; /* sums are rounded to float, as SentencePiece's are */
     /* The bytes of an unknown stretch in place of unk, where all have a piece "<0x0A>". */
@@ -30,15 +30,17 @@ void unigram_fini(struct unigram *u);
 struct unigram_work {
     struct unigram_node {
         double score;
-        int64_t begin; /* of the last piece of the best way here, -1: not reached */
+        uint32_t begin; /* of the last piece of the best way here, or UNIGRAM_UNREACHED */
         int32_t id;
     } * nodes;
     size_t cap;
     struct tokens reversed;
 };
+#define UNIGRAM_UNREACHED UINT32_MAX
+
 void unigram_work_fini(struct unigram_work *w);
 
-/* Appends the ids of one word of n valid UTF-8 bytes. */
+/* Appends the ids of one word of n valid UTF-8 bytes (n below 2^32 - 1). */
 void unigram_encode(const struct unigram *u, struct unigram_work *work, const char *word, size_t n,
                     struct tokens *out);
 
