@@ -16,6 +16,8 @@
 #define PANEL 16
 /* Rows packed at once: activations of this many rows and a panel stay in a 1 MiB L2 cache. */
 #define ROWS_AT_ONCE 48
+/* How far ahead of its row a dot product prefetches at least. */
+#define ROW_AHEAD_BYTES ((size_t)4096)
 /* While the activations, the weights of a tile and those ahead of it are about an L1 cache, a panel
  * is one tile wide: each line of weights is then used twice before it goes. */
 #define NEAR_BYTES ((size_t)64 << 10)
@@ -44,6 +46,10 @@ INLINE vf load_w_part(enum dtype dtype, const void *w, size_t j, size_t n)
 INLINE float row_dot_of(const enum dtype dtype, const void *w, const float *x, size_t k)
 {
     vf sums[ROW_SUMS];
+    const size_t step_bytes = ROW_ACC * VL * dtype_bytes(dtype);
+    size_t row_bytes = k * dtype_bytes(dtype);
+    const char *ahead =
+        (const char *)w + (row_bytes < ROW_AHEAD_BYTES ? ROW_AHEAD_BYTES : row_bytes);
     for (size_t pass = 0; pass < NV / ROW_ACC; pass++) {
         vf acc[ROW_ACC];
         size_t j = pass * ROW_ACC * VL;
@@ -51,6 +57,9 @@ INLINE float row_dot_of(const enum dtype dtype, const void *w, const float *x, s
         for (size_t a = 0; a < ROW_ACC; a++)
             acc[a] = v_zero();
         for (; j + ROW_ACC * VL <= k; j += 256) {
+#pragma GCC unroll 16
+            for (size_t i = 0; i < step_bytes; i += 64, ahead += 64)
+                __builtin_prefetch(ahead, 0, 3);
 #pragma GCC unroll 16
             for (size_t a = 0; a < ROW_ACC; a++)
                 acc[a] = v_fma(load_w(dtype, w, j + a * VL), v_load(x + j + a * VL), acc[a]);

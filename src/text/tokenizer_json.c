@@ -218,7 +218,8 @@ static int read_merge(struct json_reader *r, struct buf pair[2], struct moed_err
         return r->code;
     const char *space = memchr(s, ' ', n);
     if (!space)
-        return moed_fail(err, MOED_EFORMAT, "the merge '%.80s' is not two pieces", s);
+        return moed_fail(err, MOED_EFORMAT, "the merge '%.*s' is not two pieces",
+                         (int)(n < 80 ? n : 80), s);
     buf_add(&pair[0], s, (size_t)(space - s));
     buf_add(&pair[1], space + 1, n - (size_t)(space + 1 - s));
     return 0;
