@@ -25,10 +25,8 @@ static size_t slot_of(const struct merge_queue *q, uint32_t rank)
 
 void merge_queue_clear(struct merge_queue *q, size_t expect)
 {
-    for (size_t i = 0; i < q->n_lists && q->n_lists < q->n_slots / 8; i++)
-        q->slots[slot_of(q, q->lists[i].rank)] = 0;
-    if (q->n_lists >= q->n_slots / 8 && q->slots)
-        memset(q->slots, 0, q->n_slots * sizeof *q->slots);
+    for (size_t i = 0; i < q->n_lists; i++)
+        q->slots[q->lists[i].slot] = 0;
     q->n_lists = q->n_ranks = q->n_late = 0;
     q->free_node = 0;
     q->n_nodes = 1;
@@ -55,21 +53,23 @@ static void grow_slots(struct merge_queue *q)
     free(q->slots);
     q->n_slots = q->n_slots ? 2 * q->n_slots : 256;
     q->slots = mem_new(q->n_slots, sizeof *q->slots);
-    for (size_t i = 0; i < q->n_lists; i++)
-        q->slots[slot_of(q, q->lists[i].rank)] = (uint32_t)i + 1;
+    for (size_t i = 0; i < q->n_lists; i++) {
+        q->lists[i].slot = (uint32_t)slot_of(q, q->lists[i].rank);
+        q->slots[q->lists[i].slot] = (uint32_t)i + 1;
+    }
 }
 
 static size_t list_of(struct merge_queue *q, uint32_t rank)
 {
     if (2 * q->n_lists >= q->n_slots)
         grow_slots(q);
-    uint32_t *slot = &q->slots[slot_of(q, rank)];
-    if (*slot == 0) {
+    size_t slot = slot_of(q, rank);
+    if (q->slots[slot] == 0) {
         q->lists = mem_reserve(q->lists, &q->lists_cap, q->n_lists + 1, sizeof *q->lists);
-        q->lists[q->n_lists++] = (struct merge_list){.rank = rank};
-        *slot = (uint32_t)q->n_lists;
+        q->lists[q->n_lists++] = (struct merge_list){.rank = rank, .slot = (uint32_t)slot};
+        q->slots[slot] = (uint32_t)q->n_lists;
     }
-    return *slot - 1;
+    return q->slots[slot] - 1;
 }
 
 static void push_rank(struct merge_queue *q, size_t list)

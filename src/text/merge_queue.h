@@ -19,7 +19,8 @@ struct merge_queue {
     size_t n_nodes, nodes_cap;
     uint32_t free_node; /* nodes that were read, linked by next; 0 at the end */
     struct merge_list {
-        uint32_t rank, head, tail; /* head is 0 where the list is empty */
+        uint32_t rank, slot;
+        uint32_t head, tail; /* nodes; head is 0 where the list is empty */
     } * lists;
     size_t n_lists, lists_cap;
     uint32_t *slots; /* rank to 1 + index of its list, open addressing; n_slots a power of two */

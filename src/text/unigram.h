@@ -16,7 +16,7 @@ struct unigram {
     struct trie pieces; /* value: id */
     double *score;      /* [n] */
     int32_t n;
-    int32_t unk; /* -1: what no piece covers is left out */
+    int32_t unk;       /* -1: what no piece covers is left out */
     double unk_score;  /* of a character that no piece covers */
     int single_floats; /* sums are rounded to float, as SentencePiece's are */
     /* The bytes of an unknown stretch in place of unk, where all have a piece "<0x0A>". */

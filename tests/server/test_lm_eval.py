@@ -4,9 +4,9 @@ import operator
 PATH = "/v1/completions"
 
 
-def loglikelihoods(server, batch, ctxlens):
+def loglikelihoods(server, batch, ctxlens, model="fake"):
     """Scores of the tokens after each context, as lm-eval works them out."""
-    payload = {"model": "fake", "prompt": batch, "temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1234, "echo": True}
+    payload = {"model": model, "prompt": batch, "temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1234, "echo": True}
     reply = server.post(PATH, payload)
     assert reply.status_code == 200, reply.text
     scores = []
