@@ -210,6 +210,8 @@ struct kern_cpu {
     void (*experts_gate_up)(const struct kern_experts *, struct kern_part);
     void (*experts_down)(const struct kern_experts *, struct kern_part);
     void (*combine)(const struct kern_combine *, struct kern_part);
+    /* y[i] = kern_exp(x[i]); y may be x. */
+    void (*exp)(const float *x, float *y, size_t n);
     /* Reads bytes (a multiple of 64, 64-byte aligned) with the widest loads, as a yardstick of
      * bandwidth; the result depends on all of them. */
     uint32_t (*read)(const void *p, size_t bytes);

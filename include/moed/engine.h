@@ -42,7 +42,8 @@ struct moed_engine_config {
  * numbers. */
 int moed_engine_open(struct moed_engine **out, const struct moed_engine_config *cfg,
                      struct moed_error *err);
-/* Cancels what is in flight (each request gets its ERROR event), joins the thread, frees. */
+/* Cancels what is in flight (each request gets its ERROR event), joins the thread, frees. No other
+ * call may run or follow; outboxes stay usable. */
 void moed_engine_close(struct moed_engine **e);
 
 struct moed_engine_info {
@@ -56,13 +57,15 @@ struct moed_engine_info {
 void moed_engine_info(const struct moed_engine *e, struct moed_engine_info *out);
 /* Sampling defaults of this model (generation_config.json applied). */
 void moed_engine_sampling(const struct moed_engine *e, struct moed_sampling *out);
-/* The model's tokenizer, owned by the engine; its const functions may be used from any thread. */
+/* The model's tokenizer, owned by the engine; its const functions may be used from any thread. NULL
+ * for a folder without one: token ids only, events without text. */
 const struct tokenizer *moed_engine_tokenizer(const struct moed_engine *e);
 
 /*
  * Hands a request over. On success *request is NULL and *handle (never 0) names it; its events
  * arrive in outbox, the last one being DONE or ERROR. On failure the request stays the caller's:
- * MOED_EINVAL (param named), MOED_EBUSY (queue full), MOED_ECLOSED (draining), MOED_EDEVICE.
+ * MOED_EINVAL (param named as in the API; also what can never fit, with the numbers), MOED_EBUSY
+ * (queue full), MOED_ECLOSED (draining), MOED_EDEVICE, MOED_ENOMEM.
  */
 int moed_submit(struct moed_engine *e, struct moed_request **request, struct moed_outbox *outbox,
                 uint64_t *handle, struct moed_error *err);
@@ -73,7 +76,8 @@ void moed_cancel(struct moed_engine *e, uint64_t handle);
 /* Stops taking requests (MOED_ECLOSED); those in flight go on. */
 void moed_drain(struct moed_engine *e);
 
-/* Numbers for /metrics, /health and people. */
+/* Numbers for /metrics, /health and people, as of the end of the last step; waiting and failed are
+ * of this moment. */
 #define MOED_HISTOGRAM_BUCKETS 24
 struct moed_histogram {
     uint64_t bucket[MOED_HISTOGRAM_BUCKETS +
@@ -84,7 +88,7 @@ struct moed_histogram {
 extern const double moed_histogram_bound[MOED_HISTOGRAM_BUCKETS];
 
 struct moed_engine_stats {
-    int32_t running, waiting; /* sequences in the batch, requests in the queue */
+    int32_t running, waiting; /* sequences in the batch; requests never admitted so far */
     bool failed;              /* a sticky error: the process should be restarted */
     uint64_t requests, requests_ok, requests_failed, requests_canceled;
     uint64_t prompt_tokens, generated_tokens,

@@ -37,9 +37,9 @@ struct moed_sampling {
     bool ignore_eos;
     int32_t logprobs;        /* top alternatives per new token; 0: the chosen one only; -1: none */
     int32_t prompt_logprobs; /* the same for prompt tokens; -1: none */
-    struct moed_logit_bias *bias; /* [n_bias] */
+    struct moed_logit_bias *bias; /* [n_bias], at most 1024 */
     size_t n_bias;
-    char *stop[MOED_MAX_STOP]; /* zero-terminated; not returned in the text */
+    char *stop[MOED_MAX_STOP]; /* UTF-8 of 1 to 512 bytes; not returned in the text */
     size_t n_stop;
     int32_t stop_id[MOED_MAX_STOP];
     size_t n_stop_id;
@@ -80,7 +80,8 @@ struct moed_token {
 
 enum moed_event_kind {
     MOED_EVENT_PROMPT, /* prompt logprobs, once per request, before any token: tokens[n_prompt] */
-    MOED_EVENT_TOKENS, /* new text and tokens of one choice; finish may be set */
+    MOED_EVENT_TOKENS, /* new tokens of one choice, and the text that is final now: it may lag
+                          behind the tokens; finish may be set */
     MOED_EVENT_ERROR,  /* the request ended with error; no event follows */
     MOED_EVENT_DONE,   /* all choices ended; no event follows */
 };

@@ -210,7 +210,7 @@ static void attention(const struct kern_attention *a, struct kern_part part)
            pairs = (size_t)a->n * (size_t)a->kv.kv_heads;
     /* Few rows: heads of a group go apart so that all parts have work. */
     size_t pieces = 1;
-    while (pairs * pieces < (size_t)part.count && group / pieces > HEAD_BLOCK)
+    while (pairs * pieces < (size_t)part.count && group / pieces > 1)
         pieces *= 2;
     struct span units = part_span(pairs * pieces, 1, part);
     size_t room_floats = part.scratch_bytes / sizeof(float);

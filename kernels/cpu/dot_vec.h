@@ -16,10 +16,18 @@
 #define PANEL 16
 /* Rows packed at once: activations of this many rows and a panel stay in a 1 MiB L2 cache. */
 #define ROWS_AT_ONCE 48
-#define TILE         (TILE_W * TILE_X)
-#define TILE_SUMS    ((TILE + 7) / 8)
+/* How far ahead of its row a dot product prefetches at least. */
+#define ROW_AHEAD_BYTES ((size_t)4096)
+/* While the activations, the weights of a tile and those ahead of it are about an L1 cache, a panel
+ * is one tile wide: each line of weights is then used twice before it goes. */
+#define NEAR_BYTES ((size_t)64 << 10)
+#define TILE       (TILE_W * TILE_X)
+#define TILE_SUMS  ((TILE + 7) / 8)
 
-#define INLINE       static inline __attribute__((always_inline))
+/* Of one tile's chunk, so that NV of them fetch TILE_W rows; a prefetch fetches a line. */
+#define AHEAD_BYTES(dtype) (TILE_W * 256 * dtype_bytes(dtype) / NV)
+
+#define INLINE             static inline __attribute__((always_inline))
 
 INLINE vf load_w(enum dtype dtype, const void *w, size_t j)
 {
@@ -38,6 +46,10 @@ INLINE vf load_w_part(enum dtype dtype, const void *w, size_t j, size_t n)
 INLINE float row_dot_of(const enum dtype dtype, const void *w, const float *x, size_t k)
 {
     vf sums[ROW_SUMS];
+    const size_t step_bytes = ROW_ACC * VL * dtype_bytes(dtype);
+    size_t row_bytes = k * dtype_bytes(dtype);
+    const char *ahead =
+        (const char *)w + (row_bytes < ROW_AHEAD_BYTES ? ROW_AHEAD_BYTES : row_bytes);
     for (size_t pass = 0; pass < NV / ROW_ACC; pass++) {
         vf acc[ROW_ACC];
         size_t j = pass * ROW_ACC * VL;
@@ -45,6 +57,9 @@ INLINE float row_dot_of(const enum dtype dtype, const void *w, const float *x, s
         for (size_t a = 0; a < ROW_ACC; a++)
             acc[a] = v_zero();
         for (; j + ROW_ACC * VL <= k; j += 256) {
+#pragma GCC unroll 16
+            for (size_t i = 0; i < step_bytes; i += 64, ahead += 64)
+                __builtin_prefetch(ahead, 0, 3);
 #pragma GCC unroll 16
             for (size_t a = 0; a < ROW_ACC; a++)
                 acc[a] = v_fma(load_w(dtype, w, j + a * VL), v_load(x + j + a * VL), acc[a]);
@@ -80,8 +95,9 @@ static float row_dot(enum dtype dtype, const void *w, const float *x, size_t k)
 struct tile_w {
     const void *w;
     size_t row_stride, chunk_stride;
-    size_t chunks; /* whole vectors */
-    size_t tail;   /* lanes of the one behind them, 0: none */
+    size_t chunks;     /* whole vectors */
+    size_t tail;       /* lanes of the one behind them, 0: none */
+    const char *ahead; /* weights wanted soon: AHEAD_LINES are prefetched per chunk */
 };
 
 /* One v of TILE_W outputs for `rows` activation rows: sums of 8 neighbours of output o and row i
@@ -94,7 +110,11 @@ INLINE void tile_of(const enum dtype dtype, const struct tile_w *t, const float 
     for (size_t a = 0; a < TILE_SUMS * 8; a++)
         acc[a] = v_zero();
     size_t at = 0;
+    const char *ahead = t->ahead;
     for (size_t c = 0; c < t->chunks; c++, at += t->chunk_stride, x += rows * VL) {
+#pragma GCC unroll 4
+        for (size_t i = 0; i < AHEAD_BYTES(dtype); i += 64, ahead += 64)
+            __builtin_prefetch(ahead, 0, 3);
 #pragma GCC unroll 8
         for (size_t o = 0; o < TILE_W; o++)
             wv[o] = load_w(dtype, t->w, at + o * t->row_stride);
@@ -280,13 +300,13 @@ static void dots_tiled(const struct pack *p, enum dtype dtype, const void *w, si
             size_t o = u < whole ? u * TILE_W : whole * TILE_W + (u - whole);
             t.w = (const char *)w + (o * p->k + at) * width;
             t.row_stride = u < whole ? p->k : 0;
+            t.ahead =
+                (const char *)w + ahead_bytes + (v * units + u) * p->chunks * AHEAD_BYTES(dtype);
             for (size_t b = 0; b < p->blocks; b++)
                 tile_fns[dtype](&t, p->x + (v * p->rows + block_first(p, b)) * p->chunks * VL,
                                 block_first(p, b + 1) - block_first(p, b),
                                 p->r + v * stride + (u * p->blocks + b) * TILE_SUMS);
         }
-        for (size_t b = ahead_bytes * v / NV; b < ahead_bytes * (v + 1) / NV; b += 64)
-            __builtin_prefetch((const char *)w + ahead_bytes + b, 0, 2);
     }
     for (size_t u = 0; u < units; u++) {
         size_t o = u < whole ? u * TILE_W : whole * TILE_W + (u - whole);
@@ -306,8 +326,9 @@ static void dots_of(const struct pack *p, enum dtype dtype, const void *w, size_
                 dots[i * PANEL + o] = row_dot(dtype, row_of(w, dtype, o, p->k), p->row[i], p->k);
         return;
     }
-    /* Few rows: a narrow panel, whose weights stay in the L1 cache from one v to the next. */
-    size_t step = p->blocks <= 2 ? TILE_W : PANEL;
+    size_t near_bytes =
+        p->rows * p->chunks * 256 * sizeof(float) + 2 * TILE_W * p->k * dtype_bytes(dtype);
+    size_t step = near_bytes <= NEAR_BYTES ? TILE_W : PANEL;
     for (size_t o = 0; o < outs; o += step)
         dots_tiled(p, dtype, row_of(w, dtype, o, p->k), outs - o < step ? outs - o : step,
                    dots + o);

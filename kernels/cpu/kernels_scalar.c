@@ -231,6 +231,12 @@ static void combine(const struct kern_combine *a, struct kern_part part)
         }
 }
 
+static void exp_all(const float *x, float *y, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = kern_exp(x[i]);
+}
+
 static uint32_t read(const void *p, size_t bytes)
 {
     const uint64_t *word = p;
@@ -265,6 +271,7 @@ const struct kern_cpu kern_cpu_scalar = {
     .experts_gate_up = experts_gate_up,
     .experts_down = experts_down,
     .combine = combine,
+    .exp = exp_all,
     .read = read,
     .multiply_add = multiply_add,
 };

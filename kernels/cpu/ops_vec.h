@@ -256,6 +256,12 @@ static void combine(const struct kern_combine *a, struct kern_part part)
         }
 }
 
+static void exp_all(const float *x, float *y, size_t n)
+{
+    for (size_t i = 0; i < n; i += VL)
+        store_x(y + i, n - i, v_exp(load_x(x + i, n - i)));
+}
+
 static uint32_t read_all(const void *p, size_t bytes)
 {
     return v_read(p, bytes);
@@ -294,6 +300,7 @@ const struct kern_cpu TABLE = {
     .experts_gate_up = experts_gate_up,
     .experts_down = experts_down,
     .combine = combine,
+    .exp = exp_all,
     .read = read_all,
     .multiply_add = multiply_add,
 };

@@ -42,6 +42,8 @@ struct dev_cpu {
     int threads;
     uint8_t *scratch; /* [threads][scratch_bytes]; engine thread only */
     size_t scratch_bytes;
+    float *logits; /* [logits_floats] of routers whose rows are too few to split; engine thread */
+    size_t logits_floats;
 };
 
 static struct dev_cpu *self_of(const struct dev *dev)
@@ -87,6 +89,7 @@ static void cpu_close(struct dev *dev)
     link_close(&d->link);
     workers_close(&d->workers);
     mem_unmap(d->scratch, d->scratch_bytes * (size_t)d->threads);
+    free(d->logits);
     free(d);
 }
 
@@ -233,8 +236,37 @@ static int cpu_silu_mul(struct dev *dev, const struct kern_silu_mul *a)
     return run_op(dev, OP_SILU_MUL, a, a->n * 12);
 }
 
+/* Few rows: the logits are split over experts instead, with the same bits, and chosen from here. */
+static int route_few(struct dev *dev, const struct kern_router *a)
+{
+    struct dev_cpu *d = self_of(dev);
+    size_t floats = (size_t)a->n * (size_t)a->experts;
+    if (floats > d->logits_floats) {
+        free(d->logits);
+        d->logits = mem_try(floats, sizeof *d->logits);
+        d->logits_floats = d->logits ? floats : 0;
+        if (!d->logits)
+            return MOED_EDEVICE;
+    }
+    struct kern_linear logits = {.w = a->w,
+                                 .w_dtype = a->w_dtype,
+                                 .x = a->x,
+                                 .y = d->logits,
+                                 .x_stride = (size_t)a->in,
+                                 .y_stride = (size_t)a->experts,
+                                 .n = a->n,
+                                 .in = a->in,
+                                 .out = a->experts};
+    int rc = cpu_linear(dev, &logits);
+    for (int i = 0; i < a->n; i++)
+        kern_router_select(a, (size_t)i, d->logits + (size_t)i * (size_t)a->experts);
+    return rc;
+}
+
 static int cpu_router(struct dev *dev, const struct kern_router *a)
 {
+    if (a->n < self_of(dev)->threads * PARTS_PER_THREAD)
+        return route_few(dev, a);
     int rc = want_scratch(self_of(dev), (size_t)a->experts * sizeof(float));
     if (rc)
         return rc;

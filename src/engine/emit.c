@@ -42,17 +42,10 @@ void request_push(struct request *r, const struct event_parts *parts)
     struct event_parts p = *parts;
     p.user = r->spec->user;
     struct moed_event *event = event_new(&p);
-    if (!event) {
-        struct moed_error err;
-        moed_fail(&err, MOED_ENOMEM, "no memory for an event of %zu tokens", parts->n_tokens);
-        event = event_new(&(struct event_parts){.kind = MOED_EVENT_ERROR,
-                                                .user = p.user,
-                                                .stop_token = -1,
-                                                .usage = p.usage,
-                                                .error = &err});
-    }
     if (event)
         outbox_push(r->outbox, event);
+    else
+        r->lost = true;
 }
 
 /* The first sign of life: the prompt is computed. */

@@ -43,6 +43,7 @@ struct request {
     bool queued;            /* counted in moed_engine.queued */
     bool started;           /* its first token, or its prompt, is out */
     bool penalties;
+    bool lost; /* memory for an event of it could not be had: it must end with an error */
     int64_t submitted_us;
     uint32_t generated;
     /* Prompt logprobs: [n_prompt] and [n_prompt][prompt_logprobs]; the first prompt_done are known.
@@ -128,6 +129,7 @@ void choice_token(struct moed_engine *e, struct choice *c, const struct job *job
 /* The prompt is computed and no token is wanted. */
 void choice_no_tokens(struct moed_engine *e, struct choice *c);
 void request_prompt_event(struct moed_engine *e, struct request *r);
+/* Where memory for the event cannot be had, the request is marked lost. */
 void request_push(struct request *r, const struct event_parts *parts);
 struct moed_usage request_usage(const struct request *r);
 

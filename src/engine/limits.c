@@ -5,7 +5,6 @@
  */
 #include "engine/limits.h"
 
-#include <inttypes.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,25 +27,26 @@ static bool read_number(const char *dir, const char *file, uint64_t *out)
     FILE *f = fopen(path, "re");
     if (!f)
         return false;
-    bool got = fgets(line, sizeof line, f) && sscanf(line, "%" SCNu64, out) == 1;
+    char *end = line;
+    if (fgets(line, sizeof line, f))
+        *out = strtoull(line, &end, 10); /* "max" is no number */
     fclose(f);
-    return got;
+    return end > line;
 }
 
 /* "key value" or "key: value kB"; 0 where the row is missing. */
 static uint64_t read_row(const char *path, const char *key)
 {
     FILE *f = fopen(path, "re");
-    char line[256], unit[8];
+    char line[256];
     uint64_t value = 0;
     size_t n = strlen(key);
     while (f && fgets(line, sizeof line, f)) {
         if (strncmp(line, key, n) != 0 || (line[n] != ' ' && line[n] != ':'))
             continue;
-        int got = sscanf(line + n + 1, "%" SCNu64 " %7s", &value, unit);
-        if (got < 1)
-            value = 0;
-        else if (got == 2 && strcmp(unit, "kB") == 0)
+        char *end;
+        value = strtoull(line + n + 1, &end, 10);
+        if (strncmp(end, " kB", 3) == 0)
             value *= 1024;
         break;
     }

@@ -76,6 +76,11 @@ static void count_end(struct moed_engine *e, const struct request *r,
 
 void request_end(struct moed_engine *e, struct request *r, const struct moed_error *error)
 {
+    struct moed_error lost;
+    if (r->lost && !error) {
+        moed_fail(&lost, MOED_ENOMEM, "no memory for an event of the request");
+        error = &lost;
+    }
     count_end(e, r, error);
     request_push(r, &(struct event_parts){.kind = error ? MOED_EVENT_ERROR : MOED_EVENT_DONE,
                                           .stop_token = -1,
@@ -184,17 +189,20 @@ static void take_messages(struct moed_engine *e)
     }
 }
 
-/* Deadlines that have passed, and clients that have gone. */
+/* Deadlines that have passed, clients that have gone, answers that have a hole. */
 static void look_after(struct moed_engine *e)
 {
     int64_t now = clock_us();
-    struct moed_error late, gone;
+    struct moed_error late, gone, lost;
     moed_fail(&late, MOED_EDEADLINE, "the request's time limit has passed");
     moed_fail(&gone, MOED_ECANCELED, "the client has gone");
+    moed_fail(&lost, MOED_ENOMEM, "no memory for an event of the request");
     for (struct request *r = e->first, *next; r; r = next) {
         next = r->next;
         if (outbox_closed(r->outbox))
             request_end(e, r, &gone);
+        else if (r->lost)
+            request_end(e, r, &lost);
         else if (r->spec->deadline_us && now >= r->spec->deadline_us)
             request_end(e, r, &late);
     }

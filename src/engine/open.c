@@ -318,7 +318,7 @@ int engine_open_hooked(struct moed_engine **out, const struct moed_engine_config
 {
     _Static_assert(SCHED_BLOCK_TOKENS == KV_BLOCK_TOKENS, "one block size in all rooms");
     struct described d;
-    struct engine_plan plan;
+    struct engine_plan plan = {0};
     struct loaded *l = mem_new(1, sizeof *l);
     *out = NULL;
     int rc = describe(&d, cfg, err);

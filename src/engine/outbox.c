@@ -105,8 +105,10 @@ struct moed_event *event_new(const struct event_parts *p)
     size_t stop_bytes = p->stop_reason ? strlen(p->stop_reason) + 1 : 0;
     size_t token_bytes = p->n_tokens * sizeof *p->tokens;
     size_t top_bytes = n_top * sizeof(struct moed_top);
-    struct queued_event *q =
-        mem_try(1, sizeof *q + token_bytes + top_bytes + p->text_bytes + 1 + stop_bytes);
+    size_t bytes =
+        sizeof(struct queued_event) + token_bytes + top_bytes + p->text_bytes + 1 + stop_bytes;
+    /* Small ones are within what mem.h lets us count on; prompt logprobs can be large. */
+    struct queued_event *q = bytes <= 65536 ? mem_new(1, bytes) : mem_try(1, bytes);
     if (!q)
         return NULL;
     struct moed_token *tokens = (struct moed_token *)(q + 1);

@@ -9,7 +9,7 @@
 #define MIB ((uint64_t)1 << 20)
 /* A twentieth stays free: page tables, thread stacks, allocator overhead, other processes. */
 #define RESERVE_PARTS 20
-/* Without --kv-cache-memory at most this share of the budget goes to KV, as long as one sequence of
+/* Without --kv-cache-size at most this share of the budget goes to KV, as long as one sequence of
  * full length fits: page cache and other processes are to live too. */
 #define KV_PARTS 4
 /* Connections, tokenizer, text: measured in tens of MiB. */
@@ -128,8 +128,8 @@ static int plan_kv(struct engine_plan *p, const struct moed_engine_config *cfg, 
     if (cfg->kv_cache_bytes) {
         blocks = min_u64(cfg->kv_cache_bytes / p->memory.kv_block_bytes, MAX_BLOCKS);
         if (blocks == 0)
-            return moed_fail_param(err, MOED_EINVAL, "kv-cache-memory",
-                                   "kv-cache-memory of %" PRIu64 " bytes is less than one block of "
+            return moed_fail_param(err, MOED_EINVAL, "kv-cache-size",
+                                   "kv-cache-size of %" PRIu64 " bytes is less than one block of "
                                    "%" PRIu64,
                                    cfg->kv_cache_bytes, p->memory.kv_block_bytes);
         if (blocks > room)

@@ -217,12 +217,14 @@ static void sort_keys(struct sampler_scratch *s, size_t n, int shift)
 /* Candidates of at least `low` weight into key, in order of id; returns how many and their mass. */
 static size_t gather(struct sampler_scratch *s, const float *l, float low, double *mass)
 {
+    const float *restrict weight = s->weight;
+    uint64_t *restrict key = s->key;
     size_t n = 0;
     double sum = 0;
-    for (int32_t i = 0; i < s->vocab; i++) {
-        float w = s->weight[i];
+    for (int32_t i = 0, vocab = s->vocab; i < vocab; i++) {
+        float w = weight[i];
         if (w >= low && w > 0) {
-            s->key[n++] = key_of(l[i], i);
+            key[n++] = key_of(l[i], i);
             sum += (double)w;
         }
     }
@@ -296,6 +298,17 @@ static int32_t draw_all(const struct sampler_scratch *s, double total, double u)
     return last;
 }
 
+/* Unnormalised probabilities at the temperature; 0 below min_p. */
+static void weigh(const float *restrict l, float *restrict w, int32_t n, float max,
+                  const struct moed_sampling *o)
+{
+    const float temperature = o->temperature, min_p = o->min_p;
+    for (int32_t i = 0; i < n; i++) {
+        float e = exp_weight((l[i] - max) / temperature);
+        w[i] = e >= min_p ? e : 0.0f;
+    }
+}
+
 int32_t sampler_pick(struct sampler_scratch *s, const float *raw, const struct sample_params *p)
 {
     const struct moed_sampling *o = p->sampling;
@@ -305,12 +318,8 @@ int32_t sampler_pick(struct sampler_scratch *s, const float *raw, const struct s
         return -1;
     if (o->temperature == 0 || o->top_k == 1)
         return first_equal(l, s->vocab, max);
-    float *w = s->weight, temperature = o->temperature, min_p = o->min_p;
-    for (int32_t i = 0; i < s->vocab; i++) {
-        float e = exp_weight((l[i] - max) / temperature);
-        w[i] = e >= min_p ? e : 0;
-    }
-    double total = sum_of(w, s->vocab);
+    weigh(l, s->weight, s->vocab, max, o);
+    double total = sum_of(s->weight, s->vocab);
     double u = philox_uniform(p->seed, p->choice, p->position);
     if ((o->top_k > 0 && o->top_k < s->vocab) || o->top_p < 1)
         return draw_filtered(s, filter(s, l, o, total), u);

@@ -41,8 +41,8 @@ enum api_endpoint {
 struct api_context {
     char **model_names; /* [n_model_names], at least one */
     size_t n_model_names;
-    const struct tokenizer *tokenizer;
-    const struct chat_format *chat; /* NULL: no chat template */
+    const struct tokenizer *tokenizer; /* NULL: token ids only, no text */
+    const struct chat_format *chat;    /* NULL: no chat template */
     struct moed_engine_info info;
     struct moed_sampling sampling; /* the model's defaults; has no heap members */
     double request_timeout_s;      /* 0: none */

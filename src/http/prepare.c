@@ -326,6 +326,8 @@ static int prepare_detokenize(struct api_request *r, const struct api_context *c
 {
     if (!p->tokens)
         return moed_fail_param(err, MOED_EINVAL, "tokens", "'tokens' is required");
+    if (!ctx->tokenizer)
+        return moed_fail(err, MOED_EUNSUPPORTED, "this model has no tokenizer");
     size_t n = json_array_size(p->tokens);
     int32_t *ids = mem_try(n + 1, sizeof *ids);
     if (!ids)

@@ -9,6 +9,9 @@ int api_encode(struct tokens *out, const struct api_context *ctx, const char *te
                bool add_special, struct moed_error *err)
 {
     unsigned flags = TOKENIZER_PARSE_SPECIAL | (add_special ? TOKENIZER_ADD_SPECIAL : 0);
+    if (!ctx->tokenizer)
+        return moed_fail(err, MOED_EUNSUPPORTED,
+                         "this model has no tokenizer: prompts must be token ids");
     /* No limit on the count: the body's size bounds it, and an error shall say by how much a prompt
      * is too long. */
     return tokenizer_encode(ctx->tokenizer, text, n, flags, 0, out, err);
@@ -68,7 +71,8 @@ static int read_ids(struct api_request *r, const struct api_context *ctx, const 
     prompt->n = n;
     if (r->echo) {
         struct buf text = {0};
-        tokenizer_decode(ctx->tokenizer, ids, n, 0, &text);
+        if (ctx->tokenizer)
+            tokenizer_decode(ctx->tokenizer, ids, n, 0, &text);
         prompt->text = buf_take(&text, &prompt->text_bytes);
     }
     return 0;

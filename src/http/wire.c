@@ -40,6 +40,16 @@ void wire_string(struct buf *out, const char *bytes, size_t n)
     buf_putc(out, '"');
 }
 
+/* The bytes of a token; none where there is no tokenizer. Never NULL. */
+static const char *token_bytes(const struct wire_style *style, int32_t id, size_t *n)
+{
+    const char *bytes = NULL;
+    *n = 0;
+    if (style->tokenizer)
+        bytes = tokenizer_token_bytes(style->tokenizer, id, n);
+    return bytes ? bytes : "";
+}
+
 /* Characters that start in these bytes, so that a character cut into tokens counts once. */
 static size_t count_characters(const char *bytes, size_t n)
 {
@@ -54,11 +64,11 @@ static size_t count_characters(const char *bytes, size_t n)
 static void put_token(struct buf *out, const struct wire_style *style, int32_t id)
 {
     size_t n;
-    const char *bytes = tokenizer_token_bytes(style->tokenizer, id, &n);
-    if (style->tokens_as_ids) {
+    const char *bytes = token_bytes(style, id, &n);
+    if (style->tokens_as_ids || !style->tokenizer) {
         buf_printf(out, "\"token_id:%d\"", id);
-    } else if (style->chat || utf8_valid_prefix(bytes ? bytes : "", n) == n) {
-        wire_string(out, bytes ? bytes : "", n);
+    } else if (style->chat || utf8_valid_prefix(bytes, n) == n) {
+        wire_string(out, bytes, n);
     } else {
         buf_puts(out, "\"bytes:");
         for (size_t i = 0; i < n; i++)
@@ -70,7 +80,7 @@ static void put_token(struct buf *out, const struct wire_style *style, int32_t i
 static void put_bytes(struct buf *out, const struct wire_style *style, int32_t id)
 {
     size_t n;
-    const char *bytes = tokenizer_token_bytes(style->tokenizer, id, &n);
+    const char *bytes = token_bytes(style, id, &n);
     buf_putc(out, '[');
     for (size_t i = 0; i < n; i++)
         buf_printf(out, i ? ",%d" : "%d", (unsigned char)bytes[i]);
@@ -112,13 +122,12 @@ static bool is_repeated(const struct wire_style *style, const struct moed_token 
                         int32_t id)
 {
     size_t n, m;
-    const char *bytes = tokenizer_token_bytes(style->tokenizer, id, &n);
+    const char *bytes = token_bytes(style, id, &n);
     for (int32_t i = 0; i < index; i++) {
         if (t->top[i].token == id)
             return true;
-        const char *other = tokenizer_token_bytes(style->tokenizer, t->top[i].token, &m);
-        if (!style->tokens_as_ids && n == m &&
-            memcmp(bytes ? bytes : "", other ? other : "", n) == 0)
+        const char *other = token_bytes(style, t->top[i].token, &m);
+        if (!style->tokens_as_ids && style->tokenizer && n == m && memcmp(bytes, other, n) == 0)
             return true;
     }
     return false;
@@ -138,11 +147,11 @@ static void add_completion(struct wire_logprobs *l, const struct wire_style *sty
                            const struct moed_token *t)
 {
     size_t n;
-    const char *bytes = tokenizer_token_bytes(style->tokenizer, t->id, &n);
+    const char *bytes = token_bytes(style, t->id, &n);
     put_token(&l->tokens, style, t->id);
     wire_logprob(&l->logprobs, t->logprob);
     buf_printf(&l->offsets, "%zu", l->offset);
-    l->offset += count_characters(bytes ? bytes : "", n);
+    l->offset += count_characters(bytes, n);
     if (style->n_top == 0 || isnan(t->logprob)) {
         buf_puts(&l->top, "null");
         return;
@@ -206,7 +215,7 @@ static void put_prompt_entry(struct buf *out, const struct wire_style *style, in
                              float logprob, int32_t rank)
 {
     size_t n;
-    const char *bytes = tokenizer_token_bytes(style->tokenizer, id, &n);
+    const char *bytes = token_bytes(style, id, &n);
     buf_printf(out, "\"%d\":{\"logprob\":", id);
     wire_logprob(out, logprob);
     if (rank > 0)
@@ -214,7 +223,7 @@ static void put_prompt_entry(struct buf *out, const struct wire_style *style, in
     else
         buf_puts(out, ",\"rank\":null");
     buf_puts(out, ",\"decoded_token\":");
-    wire_string(out, bytes ? bytes : "", n);
+    wire_string(out, bytes, n);
     buf_putc(out, '}');
 }
 

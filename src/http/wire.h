@@ -22,7 +22,7 @@ void wire_logprobs_fini(struct wire_logprobs *l);
 void wire_logprobs_clear(struct wire_logprobs *l);
 
 struct wire_style {
-    const struct tokenizer *tokenizer;
+    const struct tokenizer *tokenizer; /* NULL: tokens are named by their ids */
     bool chat;
     bool tokens_as_ids;
     int32_t n_top; /* alternatives to show */

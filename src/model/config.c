@@ -1,5 +1,6 @@
 #include "model/config.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -48,7 +49,7 @@ static int read_sizes(const struct config_reader *r, const struct family *f, str
         return rc;
     c->n_kv_heads = f->kv_heads ? f->kv_heads : c->n_heads;
     json_t *kv = json_object_get(r->object, "num_key_value_heads");
-    if (kv && json_is_null(kv))
+    if (json_is_null(kv))
         c->n_kv_heads = c->n_heads;
     if ((rc = config_int(r, "num_key_value_heads", 1, MODEL_MAX_HEADS, &c->n_kv_heads)) < 0)
         return rc;
@@ -194,7 +195,7 @@ static int read_windows(const struct config_reader *r, const struct family *f,
     int32_t window = f->window, from = 0;
     bool use = f->windows == FAMILY_WINDOW_ALL;
     json_t *said = json_object_get(r->object, "sliding_window");
-    if (said && json_is_null(said))
+    if (json_is_null(said))
         window = 0;
     if ((rc = config_int(r, "sliding_window", 1, MODEL_MAX_POSITION, &window)) < 0)
         return rc;
@@ -329,7 +330,7 @@ static int read_dtype(const struct config_reader *r, enum dtype *out)
     static const char *const keys[] = {"dtype", "torch_dtype"};
     *out = DTYPE_F32;
     for (int k = 0; k < 2; k++) {
-        const char *name;
+        const char *name = "";
         int rc = config_string(r, keys[k], &name);
         if (rc < 0)
             return rc;
@@ -368,11 +369,14 @@ int model_config_parse(struct model_config *out, json_t *config, struct moed_err
 {
     struct config_reader r = {.file = "config.json", .group = "", .object = config, .err = err};
     struct model_config c = {0};
-    const struct family *f;
+    const struct family *f = NULL;
     int rc;
     if (!json_is_object(config))
         return moed_fail(err, MOED_EFORMAT, "config.json: must hold an object");
-    if ((rc = read_architecture(&r, &f)) < 0 || (rc = refuse_unsupported(&r, f)) < 0)
+    if ((rc = read_architecture(&r, &f)) < 0)
+        return rc;
+    assert(f);
+    if ((rc = refuse_unsupported(&r, f)) < 0)
         return rc;
     c.family = f->id;
     snprintf(c.architecture, sizeof c.architecture, "%s", f->architecture);

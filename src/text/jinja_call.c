@@ -95,6 +95,7 @@ struct jv jinja_call_macro(struct jinja *J, const struct jinja_macro *m,
     struct jinja_scope *outer = J->scope, *scope = jinja_scope_new(J, m->scope);
     struct jv *values = jinja_alloc(J, (params->n + 1) * sizeof *values);
     int found_caller = args.n_pos >= params->n && params->explicit_caller;
+    jinja_charge(J, params->n + (size_t)params->n * args.n_kw / 16);
     if (++J->depth > J->limits->depth)
         jinja_fail_limit(J, "depth");
     for (uint32_t i = 0; i < params->n; i++) {

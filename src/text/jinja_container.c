@@ -128,6 +128,7 @@ static uint64_t hash_key(struct jinja *J, struct jv key)
         jinja_enter(J);
         for (uint32_t i = 0; i < key.list->n; i++)
             h = mix(h * 31 + hash_key(J, key.list->items[i]));
+        jinja_charge(J, key.list->n);
         jinja_leave(J);
         return h;
     }
@@ -168,6 +169,7 @@ static struct jinja_entry *find(struct jinja *J, const struct jinja_dict *d, str
     for (uint32_t i = (uint32_t)hash & (d->n_index - 1);; i = (i + 1) & (d->n_index - 1)) {
         if (!d->index[i])
             return NULL;
+        jinja_charge(J, 1); /* keys that collide on purpose pay for it */
         struct jinja_entry *e = &d->entries[d->index[i] - 1];
         if (same_key(J, e, key, hash))
             return e;
@@ -250,6 +252,7 @@ struct jv jv_lookup(struct jinja *J, struct jv mapping, struct jv key)
         hash_key(J, key); /* refuses what has no hash */
         return (struct jv){0};
     }
+    jinja_charge(J, key.len / 64);
     json_t *j = json_object_getn(mapping.json, key.str, key.len);
     return j ? jv_json(j) : (struct jv){0};
 }

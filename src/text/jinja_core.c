@@ -175,6 +175,7 @@ void jinja_scope_set(struct jinja *J, struct jinja_scope *s, uint32_t name, stru
         J->slots[name] = v;
         return;
     }
+    jinja_charge(J, s->n / 16);
     for (uint32_t i = 0; i < s->n; i++)
         if (s->bindings[i].name == name) {
             s->bindings[i].value = v;
@@ -191,10 +192,12 @@ void jinja_scope_set(struct jinja *J, struct jinja_scope *s, uint32_t name, stru
 
 struct jv jinja_scope_get(struct jinja *J, uint32_t name)
 {
-    for (const struct jinja_scope *s = J->scope; s; s = s->parent)
+    for (const struct jinja_scope *s = J->scope; s; s = s->parent) {
+        jinja_charge(J, s->n / 16);
         for (uint32_t i = 0; i < s->n; i++)
             if (s->bindings[i].name == name)
                 return s->bindings[i].value;
+    }
     struct jv *slot = &J->slots[name];
     if (slot->kind != JV_MISSING)
         return *slot;

@@ -90,7 +90,7 @@ static struct jv f_round(struct jinja *J, struct jv v, args_t *args)
     int common = a[1].kind == JV_MISSING || jv_str_is(a[1], "common");
     if (!common && !jv_str_is(a[1], "ceil") && !jv_str_is(a[1], "floor"))
         jinja_fail(J, "method must be common, ceil or floor");
-    if (v.kind == JV_UNDEFINED)
+    if (v.kind == JV_UNDEFINED && !common)
         jinja_fail_undefined(J, v);
     if (!jv_is_number(v))
         jinja_fail(J, "type %s doesn't define __round__ method", jv_type_name(v));
@@ -100,8 +100,10 @@ static struct jv f_round(struct jinja *J, struct jv v, args_t *args)
         return jv_float(jinja_round(v.f, digits > 400 ? 400 : digits < -400 ? -400 : (int)digits));
     struct jv scale = jinja_binary(J, JOP_POW, jv_int(10), jv_int(digits));
     struct jv scaled = jinja_binary(J, JOP_MUL, v, scale);
-    if (scaled.kind == JV_FLOAT)
-        scaled = jinja_float_to_int(J, jv_str_is(a[1], "ceil") ? ceil(scaled.f) : floor(scaled.f));
+    if (scaled.kind == JV_FLOAT && fabs(scaled.f) < 0x1p53) /* beyond, every float is whole */
+        scaled = jv_int((int64_t)(jv_str_is(a[1], "ceil") ? ceil(scaled.f) : floor(scaled.f)));
+    else if (scaled.kind == JV_FLOAT && !isfinite(scaled.f))
+        jinja_float_to_int(J, scaled.f); /* fails, with Python's words */
     return jinja_binary(J, JOP_DIV, scaled, scale);
 }
 

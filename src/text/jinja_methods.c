@@ -122,8 +122,10 @@ static struct jv list_index(struct jinja *J, struct jv self, args_t *args)
     struct jv v;
     bind(J, "index", args, 1, 1, &v);
     int64_t i = position(J, self, v);
+    if (i < 0 && self.kind == JV_TUPLE)
+        jinja_fail(J, "tuple.index(x): x not in tuple");
     if (i < 0)
-        jinja_fail(J, "%s is not in list", jinja_show_repr(J, v));
+        jinja_fail(J, "%s is not in %s", jinja_show_repr(J, v), jv_type_name(self));
     return jv_int(i);
 }
 

@@ -44,6 +44,7 @@ int jinja_parse_int(struct jinja *J, struct jv s, int base, int64_t *out)
     if (s.len && (s.str[0] == '-' || s.str[0] == '+'))
         s = jv_str_part(s, 1, s.len);
     s = skip_prefix(s, &base);
+    jinja_charge(J, s.len / 16);
     int64_t value = 0;
     int overflow = 0, leading_zero = 0, nonzero = 0;
     unsigned cp;

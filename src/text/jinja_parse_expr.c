@@ -300,6 +300,9 @@ static node *parse_subscript(struct jinja_parser *p, node *of)
     return binary(p, JN_ITEM, line, of, index);
 }
 
+/* Each is compared with all before it. */
+#define MAX_KEYWORDS 1000
+
 static void add_kwarg(struct jinja_parser *p, struct jinja_call_args *a, uint32_t *cap,
                       struct jinja_token name, node *value)
 {
@@ -311,6 +314,8 @@ static void add_kwarg(struct jinja_parser *p, struct jinja_call_args *a, uint32_
         a->kw = grown;
     }
     struct jv key = jinja_parse_str(p, name.text, name.n);
+    if (a->n_kw == MAX_KEYWORDS)
+        jinja_parse_fail(p, name.line, "more than %d keyword arguments", MAX_KEYWORDS);
     for (uint32_t i = 0; i < a->n_kw; i++)
         if (a->kw[i].name.len == key.len && memcmp(a->kw[i].name.str, key.str, key.len) == 0)
             jinja_parse_fail(p, name.line, "keyword argument repeated: %s", key.str);

@@ -52,9 +52,9 @@ void jinja_nodes_add(struct jinja_parser *p, struct jinja_nodes *l, struct jinja
 {
     if (l->n == l->cap) {
         uint32_t cap = l->cap ? l->cap * 2 : 4;
-        node **grown = jinja_parse_alloc(p, cap * sizeof *grown);
+        node **grown = jinja_parse_alloc(p, cap * sizeof(node *));
         if (l->n)
-            memcpy(grown, l->list, l->n * sizeof *grown);
+            memcpy(grown, l->list, l->n * sizeof(node *));
         l->list = grown;
         l->cap = cap;
     }
@@ -582,6 +582,16 @@ static node *parse_output(struct jinja_parser *p)
     return n;
 }
 
+_Noreturn static void fail_eof(struct jinja_parser *p, const char *const *ends)
+{
+    char tags[64] = "";
+    for (size_t n = 0; *ends; ends++)
+        n += (size_t)snprintf(tags + n, sizeof tags - n, "%s'%s'", n ? " or " : "", *ends);
+    jinja_parse_fail(p, p->cur.line,
+                     "Unexpected end of template. Jinja was looking for the following tags: %s.",
+                     tags);
+}
+
 static node *parse_body(struct jinja_parser *p, const char *const *ends)
 {
     struct jinja_nodes body = {0};
@@ -607,10 +617,7 @@ static node *parse_body(struct jinja_parser *p, const char *const *ends)
         jinja_nodes_add(p, &body, n);
     }
     if (ends)
-        jinja_parse_fail(p, p->cur.line,
-                         "Unexpected end of template. Jinja was looking for the following tags: "
-                         "'%s'.",
-                         ends[0]);
+        fail_eof(p, ends);
     return jinja_nodes_node(p, JN_BODY, line, &body);
 }
 
@@ -631,7 +638,7 @@ static char *normalize_newlines(struct jinja_parser *p, const char *source, size
     return out;
 }
 
-static void parse_program(struct jinja_parser *p, const char *source, size_t n)
+static int parse_program(struct jinja_parser *p, const char *source, size_t n)
 {
     static const char *const known[JINJA_NAMES_KNOWN] = {
         [JINJA_NAME_LOOP] = "loop",
@@ -639,12 +646,15 @@ static void parse_program(struct jinja_parser *p, const char *source, size_t n)
         [JINJA_NAME_VARARGS] = "varargs",
         [JINJA_NAME_KWARGS] = "kwargs",
     };
+    if (setjmp(p->unwind))
+        return p->code;
     for (int i = 0; i < JINJA_NAMES_KNOWN; i++)
         jinja_parse_name_id(p, known[i], strlen(known[i]));
     const char *text = normalize_newlines(p, source, &n);
     jinja_lexer_init(&p->lexer, text, n);
     jinja_advance(p);
     p->program->body = parse_body(p, NULL);
+    return 0;
 }
 
 int jinja_parse(struct jinja_program *program, const char *source, size_t n, struct moed_error *err)
@@ -659,12 +669,10 @@ int jinja_parse(struct jinja_program *program, const char *source, size_t n, str
     jinja_arena_init(&program->arena, JINJA_MAX_PROGRAM_BYTES);
     struct jinja_parser p = {.program = program, .err = err};
     p.cur.line = 1;
-    if (setjmp(p.unwind)) {
+    int rc = parse_program(&p, source, n);
+    if (rc < 0)
         jinja_program_fini(program);
-        return p.code;
-    }
-    parse_program(&p, source, n);
-    return 0;
+    return rc;
 }
 
 void jinja_program_fini(struct jinja_program *p)

@@ -236,8 +236,9 @@ static struct jv m_count(struct jinja *J, struct jv s, args_t *args)
     return jv_int(n);
 }
 
-static int affix(struct jv part, struct jv fix, int at_end)
+static int affix(struct jinja *J, struct jv part, struct jv fix, int at_end)
 {
+    jinja_charge(J, fix.len / 64);
     return part.len >= fix.len &&
            (!fix.len ||
             memcmp(at_end ? part.str + part.len - fix.len : part.str, fix.str, fix.len) == 0);
@@ -258,12 +259,12 @@ static struct jv has_affix(struct jinja *J, const char *name, struct jv s, args_
         return jv_bool(0);
     struct jv part = jv_str_part(s, from, to);
     if (a[0].kind == JV_STR)
-        return jv_bool(affix(part, a[0], at_end));
+        return jv_bool(affix(J, part, a[0], at_end));
     for (uint32_t i = 0; i < a[0].list->n; i++) {
         struct jv each = a[0].list->items[i];
         if (each.kind != JV_STR)
             jinja_fail(J, "tuple for %s must only contain str, not %s", name, jv_type_name(each));
-        if (affix(part, each, at_end))
+        if (affix(J, part, each, at_end))
             return jv_bool(1);
     }
     return jv_bool(0);
@@ -284,7 +285,7 @@ static struct jv m_removeprefix(struct jinja *J, struct jv s, args_t *args)
     struct jv fix;
     bind_pos(J, "removeprefix", args, 1, 1, &fix);
     jinja_need_str(J, fix, "removeprefix() argument");
-    return affix(s, fix, 0) ? jv_str_part(s, fix.len, s.len) : s;
+    return affix(J, s, fix, 0) ? jv_str_part(s, fix.len, s.len) : s;
 }
 
 static struct jv m_removesuffix(struct jinja *J, struct jv s, args_t *args)
@@ -292,7 +293,7 @@ static struct jv m_removesuffix(struct jinja *J, struct jv s, args_t *args)
     struct jv fix;
     bind_pos(J, "removesuffix", args, 1, 1, &fix);
     jinja_need_str(J, fix, "removesuffix() argument");
-    return affix(s, fix, 1) ? jv_str_part(s, 0, s.len - fix.len) : s;
+    return affix(J, s, fix, 1) ? jv_str_part(s, 0, s.len - fix.len) : s;
 }
 
 /* Splitting. */

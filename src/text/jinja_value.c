@@ -125,9 +125,11 @@ static int equal_list(struct jinja *J, struct jv a, struct jv b)
     int64_t n = jv_len(J, a);
     if (n != jv_len(J, b))
         return 0;
-    for (int64_t i = 0; i < n; i++)
+    for (int64_t i = 0; i < n; i++) {
+        jinja_charge(J, 1);
         if (!jv_equal(J, jv_at(a, i), jv_at(b, i)))
             return 0;
+    }
     return 1;
 }
 
@@ -138,6 +140,7 @@ static int equal_mapping(struct jinja *J, struct jv a, struct jv b)
     if (jv_len(J, a) != jv_len(J, b))
         return 0;
     while (jv_walk(a, &w, &key, &value)) {
+        jinja_charge(J, 1);
         struct jv other = jv_lookup(J, b, key);
         if (other.kind == JV_MISSING || !jv_equal(J, value, other))
             return 0;
@@ -214,9 +217,11 @@ static int compare_str(struct jinja *J, struct jv a, struct jv b)
 static int compare_list(struct jinja *J, struct jv a, struct jv b, const char *op)
 {
     int64_t n = jv_len(J, a), m = jv_len(J, b);
-    for (int64_t i = 0; i < n && i < m; i++)
+    for (int64_t i = 0; i < n && i < m; i++) {
+        jinja_charge(J, 1);
         if (!jv_equal(J, jv_at(a, i), jv_at(b, i)))
             return jv_compare(J, jv_at(a, i), jv_at(b, i), op);
+    }
     return sign(n, m);
 }
 

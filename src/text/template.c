@@ -12,9 +12,9 @@ struct chat_template {
 };
 
 /*
- * A template of a served model needs thousands of steps and kilobytes for a long conversation; the
- * limits stop one that does not end within about a second, and leave room for a prompt that fills
- * the largest contexts.
+ * The template of a served model needs thousands of steps and kilobytes for a long conversation;
+ * the limits stop one that does not end within about a second, and leave room for a prompt that
+ * fills the largest contexts.
  */
 const struct template_limits template_limits_default = {
     .steps = 20000000,
@@ -46,11 +46,15 @@ void template_close(struct chat_template **t)
     *t = NULL;
 }
 
-static void render(struct jinja *J)
+/* Fails by unwinding to here; everything a rendering owns hangs off J. */
+static int render(struct jinja *J)
 {
+    if (setjmp(J->unwind))
+        return J->code;
     size_t bytes = J->program->n_names * sizeof *J->slots;
     J->slots = memset(jinja_alloc(J, bytes), 0, bytes);
     jinja_exec(J, J->program->body);
+    return 0;
 }
 
 int template_render(const struct chat_template *t, json_t *vars, int64_t now_unix,
@@ -68,11 +72,10 @@ int template_render(const struct chat_template *t, json_t *vars, int64_t now_uni
         .err = err ? err : &unheard,
     };
     jinja_arena_init(&J.arena, J.limits->memory_bytes);
-    if (setjmp(J.unwind) == 0)
-        render(&J);
-    else
+    int rc = render(&J);
+    if (rc < 0)
         buf_truncate(out, J.out_start);
     buf_fini(&J.capture);
     jinja_arena_fini(&J.arena);
-    return J.code;
+    return rc;
 }

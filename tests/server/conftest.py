@@ -25,10 +25,10 @@ def pytest_addoption(parser):
 class Server:
     """A running server: its address, its process, and what tests ask of it."""
 
-    def __init__(self, command, host="127.0.0.1", env=None):
+    def __init__(self, command, host="127.0.0.1", env=()):
         self.log = []
         self.host = host
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **dict(env)})
         ports = queue.Queue()
         for pipe in (self.process.stdout, self.process.stderr):
             threading.Thread(target=self._read, args=(pipe, ports), daemon=True).start()
@@ -184,8 +184,8 @@ def start(fake_program):
     """start("--option", "value", ...) gives a ready server over the fake engine, ended after the test."""
     running = []
 
-    def start_one(*options, host="127.0.0.1", ready=True):
-        server = Server([fake_program, MODEL, "--host", host, "--port", "0", *map(str, options)], host)
+    def start_one(*options, host="127.0.0.1", ready=True, env=()):
+        server = Server([fake_program, MODEL, "--host", host, "--port", "0", *map(str, options)], host, env)
         running.append(server)
         return server.wait_ready() if ready else server
 

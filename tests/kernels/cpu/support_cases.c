@@ -463,7 +463,7 @@ struct outcome case_experts(uint64_t seed, const struct kern_cpu *k, int parts)
     enum { ROWS = 24, GROUPS = 5, TOP_K = 2, PAIRS = ROWS * TOP_K };
     struct rng r = {seed};
     struct record_class cls =
-        record_class_swiglu((enum dtype)rng_int(&r, 0, 2), rng_width(&r, 520), rng_width(&r, 300));
+        record_class_swiglu((enum dtype)rng_int(&r, 0, 2), rng_width(&r, 300), rng_width(&r, 270));
     size_t hidden = (size_t)cls.hidden, wide = (size_t)cls.intermediate;
     struct kern_expert_group group[GROUPS];
     int32_t row[GROUPS][PAIRS], pair[GROUPS][PAIRS];

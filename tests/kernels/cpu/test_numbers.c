@@ -96,6 +96,30 @@ static void exp_is_exact_to_2_ulp(void **state)
     assert_true(isinf(kern_exp(INFINITY)));
 }
 
+/* The vector forms give the scalar one's bits for one float in 241 of all there are. */
+static void exp_has_the_same_bits_everywhere(void **state)
+{
+    enum { N = 4096 - 3 };
+    static float x[N], want[N], got[N];
+    uint64_t u = 0;
+    while (u < 0x100000000u) {
+        for (int i = 0; i < N; i++, u += 241)
+            x[i] = of_bits((uint32_t)u);
+        kern_cpu(KERN_ISA_SCALAR)->exp(x, want, N);
+        for (int isa = KERN_ISA_AVX2; isa < KERN_ISA_COUNT; isa++) {
+            const struct kern_cpu *k = kern_cpu((enum kern_isa)isa);
+            if (!k)
+                continue;
+            k->exp(x, got, N);
+            if (memcmp(got, want, sizeof got) != 0)
+                for (int i = 0; i < N; i++)
+                    if (bits(got[i]) != bits(want[i]))
+                        fail_msg("%s: exp(%a) = %a, scalar %a", k->name, (double)x[i],
+                                 (double)got[i], (double)want[i]);
+        }
+    }
+}
+
 static void record_class_lays_out_three_matrices(void **state)
 {
     struct record_class c = record_class_swiglu(DTYPE_BF16, 2048, 768);
@@ -138,6 +162,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(f16_of_all_16_bits),
     cmocka_unit_test(bf16_rounds_to_nearest_even),
     cmocka_unit_test(exp_is_exact_to_2_ulp),
+    cmocka_unit_test(exp_has_the_same_bits_everywhere),
     cmocka_unit_test(record_class_lays_out_three_matrices),
     cmocka_unit_test(isa_names_parse_back),
 };

@@ -59,10 +59,114 @@ OP_TEST(router)
 OP_TEST(experts)
 OP_TEST(combine)
 
+/* One head of DIM over one sequence in blocks 0..3; what is not seen is NaN. */
+enum { DIM = 20, TOKENS = 64 };
+
+static void run_attention(const struct kern_cpu *k, float *kv, int pos, int window, float *out)
+{
+    static const int32_t table[] = {0, 1, 2, 3};
+    const int32_t *tables[] = {table};
+    const int32_t seq[] = {0}, positions[] = {pos};
+    float q[DIM];
+    _Alignas(64) static float scratch[TOKENS + 32];
+    for (int d = 0; d < DIM; d++)
+        q[d] = 0.1f * (float)d;
+    struct kern_attention a = {.kv = {kv, sizeof(float) * 2 * 16 * DIM, DTYPE_F32, 1, DIM},
+                               .q = q,
+                               .out = out,
+                               .q_stride = DIM,
+                               .out_stride = DIM,
+                               .pos = positions,
+                               .seq = seq,
+                               .block_table = tables,
+                               .n = 1,
+                               .heads = 1,
+                               .window = window,
+                               .scale = 1,
+                               .max_context = pos + 1};
+    k->attention(&a, (struct kern_part){0, 1, scratch, sizeof scratch});
+}
+
+static float *kv_elem(float *kv, int t, int v, int d)
+{
+    return kv + ((size_t)(t / 16 * 2 + v) * 16 + (size_t)(t % 16)) * DIM + d;
+}
+
+static void attention_sees_only_its_window(void **state)
+{
+    static float kv[TOKENS * 2 * DIM];
+    for (int isa = KERN_ISA_SCALAR; isa < KERN_ISA_COUNT; isa++) {
+        const struct kern_cpu *k = kern_cpu((enum kern_isa)isa);
+        for (int pos = 0; k && pos < TOKENS; pos++)
+            for (int window = 0; window <= 40; window += 13) {
+                float out[DIM];
+                int first = window && pos >= window ? pos - window + 1 : 0;
+                for (int t = 0; t < TOKENS; t++)
+                    for (int d = 0; d < DIM; d++) {
+                        int seen = t >= first && t <= pos;
+                        *kv_elem(kv, t, 0, d) = seen ? 0.01f * (float)(t + d) : NAN;
+                        *kv_elem(kv, t, 1, d) = seen ? 2 : NAN;
+                    }
+                run_attention(k, kv, pos, window, out);
+                for (int d = 0; d < DIM; d++)
+                    assert_float_equal(out[d], 2, 1e-4);
+                *kv_elem(kv, first, 0, 3) = NAN; /* a NaN that is seen is not hidden */
+                run_attention(k, kv, pos, window, out);
+                for (int d = 0; d < DIM; d++)
+                    assert_true(isnan(out[d]));
+                *kv_elem(kv, first, 0, 3) = -INFINITY; /* weight 0, or all there is */
+                run_attention(k, kv, pos, window, out);
+                assert_true(first == pos ? isnan(out[0]) : fabsf(out[0] - 2) < 1e-4f);
+            }
+    }
+}
+
+static void router_with_nan_still_chooses(void **state)
+{
+    enum { IN = 20, EXPERTS = 6 };
+    _Alignas(64) static float scratch[1024];
+    float w[EXPERTS * IN], x[IN], weight[4];
+    int32_t id[4];
+    for (int i = 0; i < EXPERTS * IN; i++)
+        w[i] = (float)(i / IN);
+    for (int i = 0; i < IN; i++)
+        x[i] = 1;
+    w[5 * IN] = NAN;
+    struct kern_router a = {w, DTYPE_F32, x, 1, IN, EXPERTS, 4, 1, id, weight};
+    for (int isa = KERN_ISA_SCALAR; isa < KERN_ISA_COUNT; isa++) {
+        const struct kern_cpu *k = kern_cpu((enum kern_isa)isa);
+        if (!k)
+            continue;
+        k->router(&a, (struct kern_part){0, 1, scratch, sizeof scratch});
+        static const int32_t want[] = {4, 3, 2, 1};
+        assert_memory_equal(id, want, sizeof want);
+    }
+    for (int i = 0; i < EXPERTS * IN; i++)
+        w[i] = 1; /* ties: the lower ids */
+    for (int isa = KERN_ISA_SCALAR; isa < KERN_ISA_COUNT; isa++) {
+        const struct kern_cpu *k = kern_cpu((enum kern_isa)isa);
+        if (!k)
+            continue;
+        k->router(&a, (struct kern_part){0, 1, scratch, sizeof scratch});
+        for (int i = 0; i < 4; i++) {
+            assert_int_equal(id[i], i);
+            assert_true(weight[i] == 0.25f);
+        }
+    }
+}
+
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(embed),    cmocka_unit_test(rmsnorm),  cmocka_unit_test(linear),
-    cmocka_unit_test(rope),     cmocka_unit_test(kv_store), cmocka_unit_test(attention),
-    cmocka_unit_test(silu_mul), cmocka_unit_test(router),   cmocka_unit_test(experts),
+    cmocka_unit_test(embed),
+    cmocka_unit_test(rmsnorm),
+    cmocka_unit_test(linear),
+    cmocka_unit_test(rope),
+    cmocka_unit_test(kv_store),
+    cmocka_unit_test(attention),
+    cmocka_unit_test(silu_mul),
+    cmocka_unit_test(router),
+    cmocka_unit_test(experts),
     cmocka_unit_test(combine),
+    cmocka_unit_test(attention_sees_only_its_window),
+    cmocka_unit_test(router_with_nan_still_chooses),
 };
 CHECK_MAIN(tests)

@@ -236,7 +236,7 @@ static void what_cannot_run_is_refused_by_name(void **state)
     BAD(max_model_len, 513, MOED_EINVAL, "max-model-len", "512");
     BAD(max_num_seqs, -1, MOED_EINVAL, "max-num-seqs", "-1");
     BAD(max_batched_tokens, 63, MOED_EINVAL, "max-num-batched-tokens", "64");
-    BAD(kv_cache_bytes, 1, MOED_EINVAL, "kv-cache-memory", "block");
+    BAD(kv_cache_bytes, 1, MOED_EINVAL, "kv-cache-size", "block");
     BAD(kv_cache_bytes, (uint64_t)1 << 50, MOED_ENOMEM, "", "does not fit");
     put(d.tokenizer, "{");
     BAD(threads, 1, MOED_EFORMAT, "", "tokenizer.json");

@@ -15,10 +15,15 @@ void rig_open(struct rig *r, const struct rig_options *o)
     json_t *json;
     struct store *store;
     *r = (struct rig){0};
-    assert_ok(store_read_json(&json, o->dir, "config.json", &err), &err);
-    assert_ok(model_config_parse(&r->c, json, &err), &err);
-    json_decref(json);
-    assert_ok(store_open(&store, o->dir, &err), &err);
+    if (o->dummy) {
+        r->c = *o->dummy;
+        assert_ok(store_open_dummy(&store, &err), &err);
+    } else {
+        assert_ok(store_read_json(&json, o->dir, "config.json", &err), &err);
+        assert_ok(model_config_parse(&r->c, json, &err), &err);
+        json_decref(json);
+        assert_ok(store_open(&store, o->dir, &err), &err);
+    }
     struct dev_cpu_config dev = {
         .threads = o->threads ? o->threads : 2, .isa = o->isa, .max_context = RIG_CONTEXT};
     assert_ok(dev_cpu_open(&r->dev, &dev, &err), &err);

@@ -10,12 +10,13 @@
 #define RIG_MAX_SEQS 4
 
 struct rig_options {
-    const char *dir;           /* the model's folder */
-    enum dtype kv_dtype;       /* F32 by default */
-    enum kern_isa isa;         /* AUTO by default */
-    int threads;               /* 0: 2 */
-    int32_t max_rows;          /* 0: 64 */
-    struct pager_config pager; /* in place by default */
+    const char *dir;                  /* the model's folder, or */
+    const struct model_config *dummy; /* random weights for this config */
+    enum dtype kv_dtype;              /* F32 by default */
+    enum kern_isa isa;                /* AUTO by default */
+    int threads;                      /* 0: 2 */
+    int32_t max_rows;                 /* 0: 64 */
+    struct pager_config pager;        /* in place by default */
 };
 
 /* One sequence: its tokens, its blocks (scattered on purpose), how far it has come, its logits. */

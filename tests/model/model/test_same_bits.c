@@ -113,6 +113,57 @@ static void threads_and_instruction_sets(void **state)
     }
 }
 
+/* Widths above 256, where the partial sums of a dot product wrap around, and not multiples of any
+ * vector; random weights. */
+static void wide_shapes(void **state)
+{
+    static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
+    int32_t token[40];
+    for (int i = 0; i < 40; i++)
+        token[i] = (i * 37 + 5) % 301;
+    for (size_t d = 0; d < 3; d++) {
+        struct model_config c = {.family = MODEL_QWEN3_MOE,
+                                 .architecture = "Qwen3MoeForCausalLM",
+                                 .vocab_size = 301,
+                                 .hidden = 549,
+                                 .n_layers = 2,
+                                 .n_heads = 6,
+                                 .n_kv_heads = 2,
+                                 .head_dim = 74,
+                                 .intermediate = 333,
+                                 .max_position = 64,
+                                 .rms_eps = 1e-6f,
+                                 .rope_theta = 1e4,
+                                 .qk_norm = true,
+                                 .n_experts = 5,
+                                 .top_k = 3,
+                                 .moe_intermediate = 270,
+                                 .norm_topk = true,
+                                 .moe_layer = {true, false},
+                                 .dtype = dtypes[d],
+                                 .bos = -1};
+        uint64_t hash = 0;
+        for (int isa = KERN_ISA_SCALAR; isa < KERN_ISA_COUNT; isa++)
+            for (int threads = 1; threads <= 3 && kern_cpu((enum kern_isa)isa); threads += 2) {
+                struct rig r;
+                rig_open(&r, &(struct rig_options){.dummy = &c,
+                                                   .kv_dtype = DTYPE_BF16,
+                                                   .isa = (enum kern_isa)isa,
+                                                   .threads = threads});
+                rig_add(&r, token, 20);
+                rig_add(&r, token + 7, 11);
+                rig_run_together(&r, 14 - 4 * threads);
+                uint64_t got = rig_hash(&r);
+                hash = hash ? hash : got;
+                if (got != hash)
+                    fail_msg("%s, %s, %d threads: other bits", dtype_name(dtypes[d]),
+                             kern_isa_name((enum kern_isa)isa), threads);
+                rig_close(&r);
+            }
+        assert_true(hash != 0);
+    }
+}
+
 /* Bytes of a cache of so many slots. */
 static uint64_t cache_bytes(const char *dir, uint64_t slots, uint64_t *records)
 {
@@ -229,6 +280,7 @@ static void recompute_and_prefix_reuse_with_a_cache(void **state)
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(threads_and_instruction_sets),
+    cmocka_unit_test(wide_shapes),
     cmocka_unit_test(pager_sizes_policies_staging_mixtral),
     cmocka_unit_test(pager_sizes_policies_staging_64_experts),
     cmocka_unit_test(pager_sizes_policies_staging_mixed_layers),

@@ -340,21 +340,32 @@ static void workload(uint64_t seed, struct coverage *seen)
     free(w);
 }
 
-static void ten_thousand_random_workloads(void **state)
+static void run_workloads(uint64_t first, uint64_t n)
 {
     struct coverage seen = {0};
-    for (uint64_t seed = 0; seed < 10000; seed++)
+    for (uint64_t seed = first; seed < first + n; seed++)
         workload(seed, &seen);
     print_message("%llu plans, %llu requests, %llu preemptions, %llu tokens reused, %llu spans "
                   "dropped\n",
                   (unsigned long long)seen.plans, (unsigned long long)seen.finished,
                   (unsigned long long)seen.preemptions, (unsigned long long)seen.hits,
                   (unsigned long long)seen.dropped);
-    assert_true(seen.plans > 500000 && seen.finished > 50000 && seen.preemptions > 5000 &&
-                seen.hits > 100000 && seen.dropped > 100);
+    assert_true(seen.plans > 50 * n && seen.finished > 5 * n && seen.preemptions > n / 2 &&
+                seen.hits > 10 * n && seen.dropped > n / 100);
+}
+
+static void ten_thousand_random_workloads(void **state)
+{
+    run_workloads(0, 10000);
+}
+
+static void many_random_workloads_deep(void **state)
+{
+    run_workloads(10000, 300000);
 }
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(ten_thousand_random_workloads),
+    cmocka_unit_test(many_random_workloads_deep),
 };
 CHECK_MAIN(tests)

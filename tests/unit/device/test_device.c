@@ -82,6 +82,32 @@ static void any_number_of_threads_gives_equal_bits(void **state)
     free(got);
 }
 
+/* Few rows go another way than many: the choices and weights are the kernel's. */
+static void routers_agree_for_any_row_count(void **state)
+{
+    enum { WIDE = 200, EXPERTS = 100, MOST = 40, TOP_K = 5 };
+    float *w = malloc(sizeof(float) * WIDE * EXPERTS), *x = malloc(sizeof(float) * WIDE * MOST);
+    int32_t want_id[MOST * TOP_K], id[MOST * TOP_K];
+    float want[MOST * TOP_K], weight[MOST * TOP_K];
+    _Alignas(64) static float scratch[EXPERTS];
+    fill(w, (size_t)WIDE * EXPERTS, 5);
+    fill(x, (size_t)WIDE * MOST, 6);
+    struct kern_router a = {w, DTYPE_F32, x, MOST, WIDE, EXPERTS, TOP_K, 1, want_id, want};
+    kern_cpu(KERN_ISA_SCALAR)->router(&a, (struct kern_part){0, 1, scratch, sizeof scratch});
+    struct dev *dev = open_dev(3, KERN_ISA_AUTO, 0);
+    a.id = id;
+    a.weight = weight;
+    for (a.n = 1; a.n <= MOST; a.n++) {
+        memset(id, 0xff, sizeof id);
+        assert_int_equal(dev->kern->router(dev, &a), 0);
+        assert_memory_equal(id, want_id, (size_t)a.n * TOP_K * sizeof *id);
+        assert_memory_equal(weight, want, (size_t)a.n * TOP_K * sizeof *weight);
+    }
+    dev_close(&dev);
+    free(w);
+    free(x);
+}
+
 /* Context beyond what was announced: scratch grows. */
 static void long_attention_gets_its_scratch(void **state)
 {
@@ -325,6 +351,7 @@ static void quota_of_cgroups(void **state)
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(any_number_of_threads_gives_equal_bits),
+    cmocka_unit_test(routers_agree_for_any_row_count),
     cmocka_unit_test(long_attention_gets_its_scratch),
     cmocka_unit_test(refuses_bad_configurations),
     cmocka_unit_test(two_devices_at_once),

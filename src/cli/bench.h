@@ -1,0 +1,44 @@
+/* moed bench, in two halves: bench.c measures, bench_report.c prints. */
+#ifndef MOED_CLI_BENCH_H
+#define MOED_CLI_BENCH_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "model/model.h"
+
+#define BENCH_MAX_RUNS  100
+#define BENCH_MAX_CASES 16
+
+/* One case (prefill, or decode at one batch size), with the raw seconds of each run and the stages
+ * of the median run. */
+struct bench_case {
+    bool prefill;
+    int32_t batch;  /* sequences */
+    int32_t steps;  /* passes in a run */
+    int64_t tokens; /* computed in a run */
+    int n_runs;
+    double seconds[BENCH_MAX_RUNS]; /* in the order measured */
+    struct model_stats stages;      /* of the median run: differences, not totals */
+    struct pager_counters experts;
+};
+
+struct bench_result {
+    const char *architecture, *isa, *policy;
+    int threads;
+    bool in_place;
+    uint64_t parameters, active_parameters, cache_bytes;
+    int32_t slots, records;
+    int32_t context, prompt_tokens;
+    double read_gb_per_s; /* plain reads by the same threads in this run: the best of before and
+                             after */
+    struct bench_case cases[BENCH_MAX_CASES];
+    int n_cases;
+};
+
+double bench_median(const struct bench_case *c);
+void bench_print_table(const struct bench_result *r, FILE *out);
+void bench_print_json(const struct bench_result *r, FILE *out);
+
+#endif

@@ -1,0 +1,108 @@
+#include "cli/cli.h"
+
+/* Every option of the program. --help, docs/options.md and the parser read these rows. */
+const struct option_row cli_rows[] = {
+    /* The model and its memory */
+    {"model", 0, OPTION_STRING, "DIR", NULL, 0, 0, CLI_MODEL_COMMANDS, "MOED_MODEL",
+     "Model folder in Hugging Face layout; the same as the positional argument."},
+    {"load-format", 0, OPTION_CHOICE, "auto|safetensors|dummy", "auto", 0, 0, CLI_MODEL_COMMANDS,
+     NULL,
+     "Where weights come from. dummy needs only config.json and makes seeded random weights."},
+    {"device", 0, OPTION_CHOICE, "auto|cpu", "auto", 0, 0, CLI_MODEL_COMMANDS, NULL,
+     "Where the model computes. auto takes the best device of this build."},
+    {"threads", 't', OPTION_INT, "N", NULL, 0, 1024, CLI_MODEL_COMMANDS, "MOED_THREADS",
+     "Compute threads. Without it: the cores that affinity and the cgroup leave."},
+    {"isa", 0, OPTION_CHOICE, "auto|scalar|avx2|avx512", "auto", 0, 0, CLI_MODEL_COMMANDS, NULL,
+     "Instruction set of the CPU kernels. All give the same bits."},
+    {"expert-cache", 0, OPTION_BYTES, "SIZE", NULL, 0, 0, CLI_MODEL_COMMANDS, "MOED_EXPERT_CACHE",
+     "Bytes of device memory for expert slots. On the CPU device a copying link and an arena stand "
+     "in for a GPU; "
+     "without this option experts are used in place. Below the size of one expert there are no "
+     "slots."},
+    {"expert-policy", 0, OPTION_CHOICE, "lfru|lfu|lru", "lfru", 0, 0, CLI_MODEL_COMMANDS, NULL,
+     "Which expert leaves the cache. Changes speed, never output."},
+    {"link-speed", 0, OPTION_BYTES, "BYTES", NULL, 0, 0, CLI_MODEL_COMMANDS, NULL,
+     "Speed limit of the stand-in link in bytes per second. Without it: as fast as memory copies."},
+    {"stage-min-rows", 0, OPTION_INT, "N", NULL, 0, 1048576, CLI_MODEL_COMMANDS, NULL,
+     "Missed experts that at least N rows want are copied to a staging slot first. 0: never."},
+    {"kv-cache-dtype", 0, OPTION_CHOICE, "auto|bf16|fp32", "auto", 0, 0, CLI_MODEL_COMMANDS, NULL,
+     "Number format of the KV cache; auto is bf16."},
+    {"kv-cache-memory", 0, OPTION_BYTES, "SIZE", NULL, 0, 0, CLI_MODEL_COMMANDS, NULL,
+     "Bytes of the KV cache. Without it: planned from what memory is left."},
+    {"max-model-len", 0, OPTION_INT, "TOKENS", NULL, 1, 16777216, CLI_MODEL_COMMANDS, NULL,
+     "Longest prompt and output of one sequence. Without it: the model's own, or what the KV cache "
+     "holds."},
+    {"max-num-seqs", 0, OPTION_INT, "N", "64", 1, 4096, CLI_MODEL_COMMANDS, NULL,
+     "Sequences computed together."},
+    {"max-num-batched-tokens", 0, OPTION_INT, "N", "512", 1, 65536, CLI_MODEL_COMMANDS, NULL,
+     "Rows of one step: decode rows first, then prompt chunks."},
+    {"no-prefix-cache", 0, OPTION_FLAG, NULL, NULL, 0, 0, CLI_SERVE | CLI_GENERATE | CLI_PLAN, NULL,
+     "Do not reuse the KV blocks of equal prompt beginnings."},
+    {"generation-config", 0, OPTION_CHOICE, "auto|none", "auto", 0, 0, CLI_SERVE | CLI_GENERATE,
+     NULL, "Take sampling defaults from the model's generation_config.json, or not."},
+
+    /* Serving */
+    {"host", 0, OPTION_STRING, "ADDRESS", "127.0.0.1", 0, 0, CLI_SERVE, "MOED_HOST",
+     "Address to listen on; :: for all of IPv6 and IPv4."},
+    {"port", 0, OPTION_INT, "N", "8000", 0, 65535, CLI_SERVE, "MOED_PORT",
+     "Port to listen on; 0 takes a free one."},
+    {"served-model-name", 0, OPTION_LIST, "NAME", NULL, 0, 0, CLI_SERVE, NULL,
+     "Name in /v1/models and requests; may be repeated. Without it: the folder's name."},
+    {"api-key", 0, OPTION_LIST, "KEY", NULL, 0, 0, CLI_SERVE, "MOED_API_KEY",
+     "Key that clients must send as a bearer token; may be repeated. Visible in the process list: "
+     "prefer the file."},
+    {"api-key-file", 0, OPTION_STRING, "FILE", NULL, 0, 0, CLI_SERVE, NULL,
+     "File with one key a line; read again on SIGHUP."},
+    {"prefix-per-key", 0, OPTION_FLAG, NULL, NULL, 0, 0, CLI_SERVE, NULL,
+     "Reuse equal prompt beginnings only among requests with the same API key."},
+    {"cors-origin", 0, OPTION_LIST, "ORIGIN", NULL, 0, 0, CLI_SERVE, NULL,
+     "Origin that browsers may call from; * for any; may be repeated."},
+    {"max-queue", 0, OPTION_INT, "N", "256", 0, 65536, CLI_SERVE, NULL,
+     "Requests that may wait; more get 429 with Retry-After."},
+    {"request-timeout", 0, OPTION_REAL, "SECONDS", "600", 0, 86400, CLI_SERVE, NULL,
+     "Longest life of a request; 0: no limit. A request may ask for less with its field timeout."},
+    {"max-connections", 0, OPTION_INT, "N", "1024", 1, 1048576, CLI_SERVE, NULL,
+     "Open client connections."},
+    {"max-body", 0, OPTION_BYTES, "SIZE", "16MiB", 0, 0, CLI_SERVE, NULL, "Largest request body."},
+    {"drain-timeout", 0, OPTION_REAL, "SECONDS", "30", 0, 3600, CLI_SERVE, NULL,
+     "How long SIGTERM waits for running requests."},
+    {"chat-template", 0, OPTION_STRING, "FILE", NULL, 0, 0, CLI_SERVE | CLI_GENERATE, NULL,
+     "Jinja template instead of the model's own."},
+    {"template-time", 0, OPTION_STRING, "ISO8601", NULL, 0, 0, CLI_SERVE | CLI_GENERATE, NULL,
+     "Fixes the time that templates see, as 2026-01-31T12:00:00."},
+
+    /* Generating */
+    {"prompt", 'p', OPTION_STRING, "TEXT", NULL, 0, 0, CLI_GENERATE, NULL,
+     "Text to continue. Without it: standard input."},
+    {"chat", 0, OPTION_FLAG, NULL, NULL, 0, 0, CLI_GENERATE, NULL,
+     "Wrap the prompt as a user's message in the chat template."},
+    {"max-tokens", 'n', OPTION_INT, "N", "256", 1, 16777216, CLI_GENERATE, NULL,
+     "New tokens at most."},
+    {"temperature", 0, OPTION_REAL, "T", NULL, 0, 100, CLI_GENERATE, NULL,
+     "Sampling temperature; 0 takes the likeliest token. Without it: the model's default."},
+    {"top-p", 0, OPTION_REAL, "P", NULL, 0, 1, CLI_GENERATE, NULL, "Nucleus sampling."},
+    {"seed", 0, OPTION_INT, "N", NULL, 0, 9e15, CLI_GENERATE, NULL,
+     "Seed of the random numbers; the same seed, the same text."},
+    {"stats", 0, OPTION_FLAG, NULL, NULL, 0, 0, CLI_GENERATE, NULL,
+     "Print speed and cache counters at the end."},
+
+    /* Measuring */
+    {"batch", 0, OPTION_STRING, "LIST", "1,2,4,8,16,32", 0, 0, CLI_BENCH, NULL,
+     "Batch sizes of the decode runs."},
+    {"prompt-tokens", 0, OPTION_INT, "N", "512", 1, 1048576, CLI_BENCH, NULL,
+     "Prompt length of the prefill run."},
+    {"decode-tokens", 0, OPTION_INT, "N", "32", 1, 65536, CLI_BENCH, NULL,
+     "Decode steps of each run."},
+    {"context", 0, OPTION_INT, "N", "128", 0, 1048576, CLI_BENCH, NULL,
+     "Tokens in the cache when decoding starts."},
+    {"runs", 0, OPTION_INT, "N", "3", 1, 100, CLI_BENCH, NULL, "Repetitions; the median is shown."},
+    {"json", 0, OPTION_FLAG, NULL, NULL, 0, 0, CLI_BENCH | CLI_PLAN, NULL,
+     "Print JSON instead of a table."},
+
+    /* The log */
+    {"log-level", 0, OPTION_CHOICE, "error|warning|info|debug", "info", 0, 0, CLI_MODEL_COMMANDS,
+     "MOED_LOG_LEVEL", "How much is logged on standard error."},
+    {"log-format", 0, OPTION_CHOICE, "text|json", "text", 0, 0, CLI_MODEL_COMMANDS, NULL,
+     "Form of log lines."},
+};
+const size_t cli_n_rows = sizeof cli_rows / sizeof cli_rows[0];

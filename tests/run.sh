@@ -1,0 +1,76 @@
+#!/bin/sh
+# Installs what the tests need, builds, and runs them.
+#   sh tests/run.sh              release and address+undefined builds, lint, fuzz corpora, the running server
+#   sh tests/run.sh --deep       the same, then the thread sanitizer, long property tests, clang-tidy, 60 s of each fuzzer
+#   sh tests/run.sh --deep-only  only what --deep adds
+# MOED_TEST_DATA names the folder of outside test data, if there is one; tests that need it are skipped otherwise.
+set -eu
+cd "$(dirname "$0")/.."
+
+mode=${1:-base}
+case $mode in
+base | --deep | --deep-only) ;;
+*)
+    sed -n '2,6s/^# *//p' "$0" >&2
+    exit 2
+    ;;
+esac
+fuzz_seconds=${MOED_FUZZ_SECONDS:-60}
+jobs=$(nproc)
+
+sh examples/packages.sh test
+if [ ! -x build/venv/bin/pytest ] || [ tests/server/requirements.txt -nt build/venv/stamp ]; then
+    python3 -m venv build/venv
+    build/venv/bin/pip install -q --disable-pip-version-check -r tests/server/requirements.txt
+    touch build/venv/stamp
+fi
+
+say() {
+    printf '\n== %s (%s s)\n' "$1" "$(($(date +%s) - start))"
+}
+start=$(date +%s)
+
+build() {
+    cmake --preset "$1" >build/"$1".log 2>&1 || { cat build/"$1".log; exit 1; }
+    cmake --build --preset "$1" >build/"$1".log 2>&1 || { tail -n 100 build/"$1".log; exit 1; }
+}
+
+base() {
+    for preset in release asan; do
+        say "build $preset"
+        build $preset
+        say "test $preset"
+        ctest --preset $preset -j "$jobs" -LE deep --quiet -O build/test-$preset.log ||
+            { ctest --preset $preset --rerun-failed || true; exit 1; }
+        tail -n 12 build/test-$preset.log
+    done
+    say "the running server, address and undefined sanitizers"
+    build/venv/bin/pytest -q tests/server --moed build/asan/moed
+}
+
+deep() {
+    say "build tsan"
+    build tsan
+    say "test tsan"
+    ctest --preset tsan -j "$jobs" -L 'threads' --output-on-failure
+    say "long property tests"
+    build release
+    ctest --preset release -j "$jobs" -L deep --output-on-failure
+    say "clang-tidy"
+    sh tests/lint/tidy.sh build/release
+    say "build fuzz"
+    build fuzz
+    for target in build/fuzz/tests/fuzz_*; do
+        [ -x "$target" ] && [ -f "$target" ] || continue
+        name=$(basename "$target" | sed 's/^fuzz_//')
+        say "fuzz $name for $fuzz_seconds s"
+        mkdir -p build/fuzz/found/"$name"
+        "$target" -max_total_time="$fuzz_seconds" -timeout=10 -rss_limit_mb=4096 -print_final_stats=0 -verbosity=0 \
+            -artifact_prefix=build/fuzz/found/"$name"- build/fuzz/found/"$name" tests/fuzz/corpus/"$name"
+    done
+}
+
+mkdir -p build
+[ "$mode" = --deep-only ] || base
+[ "$mode" = base ] || deep
+say "all passed"

@@ -1,0 +1,209 @@
+"""The main flows over the real engine: `moed serve` with a small model of random weights."""
+import concurrent.futures
+import json
+import shutil
+import signal
+import time
+
+import openai
+import pytest
+
+from conftest import MODEL, ROOT, Server, events, raw_post
+from test_lm_eval import loglikelihoods
+
+CONFIG = {
+    "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "vocab_size": 264, "hidden_size": 64,
+    "intermediate_size": 128, "moe_intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "num_experts": 8, "num_experts_per_tok": 2, "norm_topk_prob": True,
+    "decoder_sparse_step": 1, "mlp_only_layers": [], "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
+    "max_position_embeddings": 2048, "tie_word_embeddings": False, "torch_dtype": "bfloat16", "bos_token_id": 256,
+    "eos_token_id": 257,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "tiny-moe"
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(CONFIG))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(MODEL / name, path / name)
+    return path
+
+
+def serve(moed, folder, *options):
+    if not moed.exists():
+        pytest.skip(f"{moed} is not built")
+    command = [moed, "serve", folder, "--load-format", "dummy", "--port", "0", "--expert-cache", "64KiB", *map(str, options)]
+    return Server(command).wait_ready()
+
+
+@pytest.fixture(scope="module")
+def server(moed, folder):
+    running = serve(moed, folder)
+    yield running
+    assert running.stop() == 0, "".join(running.log)
+
+
+@pytest.fixture
+def client(server):
+    with openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0) as opened:
+        yield opened
+
+
+def complete(server, **body):
+    body = {"prompt": "Once upon a time", "max_tokens": 20, "temperature": 0, "ignore_eos": True, **body}
+    reply = server.post("/v1/completions", body)
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+def test_a_completion_and_its_stream_are_the_same(server):
+    whole = complete(server, logprobs=0)["choices"][0]
+    assert whole["finish_reason"] == "length" and len(whole["logprobs"]["tokens"]) == 20
+    body = {"prompt": "Once upon a time", "max_tokens": 20, "temperature": 0, "ignore_eos": True, "stream": True, "logprobs": 0}
+    got = events(server.post("/v1/completions", body).text)
+    assert got[-1] == "[DONE]"
+    assert "".join(e["choices"][0]["text"] for e in got[:-1]) == whole["text"]
+    logprobs = [x for e in got[:-1] if e["choices"][0]["logprobs"] for x in e["choices"][0]["logprobs"]["token_logprobs"]]
+    assert logprobs == whole["logprobs"]["token_logprobs"]
+
+
+def test_echo_gives_the_same_logprobs_as_generation(server):
+    """What a token scored when it was made is what it scores as part of a prompt."""
+    made = complete(server, prompt=[256, 65, 66, 67], logprobs=0, return_tokens_as_token_ids=True)["choices"][0]["logprobs"]
+    ids = [256, 65, 66, 67] + [int(t.split(":")[1]) for t in made["tokens"]]
+    again = complete(server, prompt=ids, max_tokens=0, echo=True, logprobs=1)["choices"][0]["logprobs"]
+    assert again["token_logprobs"][0] is None and len(again["token_logprobs"]) == len(ids)
+    assert again["token_logprobs"][4:] == made["token_logprobs"]
+    # Temperature 0 took the likeliest token each time.
+    assert all(own == max(top.values()) for own, top in zip(again["token_logprobs"][4:], again["top_logprobs"][4:]))
+
+
+def test_lm_eval(server):
+    both = loglikelihoods(server, [[65, 66, 67, 68], [256, 70, 71]], [2, 1], model="tiny-moe")
+    alone = loglikelihoods(server, [[65, 66, 67, 68]], [2], model="tiny-moe")
+    assert both[:1] == alone and all(score < 0 for score, _ in both)
+
+
+def test_seeds(server):
+    one = [complete(server, temperature=1, seed=5, n=3)["choices"] for _ in range(2)]
+    texts = [[c["text"] for c in choices] for choices in one]
+    assert texts[0] == texts[1] and len(set(texts[0])) == 3
+    assert complete(server, temperature=1, seed=6)["choices"][0]["text"] != texts[0][0]
+
+
+def test_prefix_reuse_is_counted(server):
+    prompt = "A long prompt that fills several blocks of the cache. " * 4
+    first = complete(server, prompt=prompt)
+    second = complete(server, prompt=prompt)
+    assert second["usage"]["prompt_tokens_details"]["cached_tokens"] >= 16
+    assert first["choices"][0]["text"] == second["choices"][0]["text"]
+    salted = complete(server, prompt=prompt, cache_salt="other")
+    assert salted["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+
+
+def test_the_openai_client(client):
+    messages = [{"role": "user", "content": "hello"}]
+    out = client.chat.completions.create(model="tiny-moe", messages=messages, max_tokens=10, logprobs=True, top_logprobs=2,
+                                         extra_body={"ignore_eos": True})
+    assert out.usage.completion_tokens == 10 and len(out.choices[0].logprobs.content) == 10
+    stream = client.chat.completions.create(model="tiny-moe", messages=messages, max_tokens=10, stream=True,
+                                            stream_options={"include_usage": True}, extra_body={"ignore_eos": True})
+    parts = list(stream)
+    assert parts[-1].usage.completion_tokens == 10
+    with pytest.raises(openai.BadRequestError, match="2048"):
+        client.completions.create(model="tiny-moe", prompt=[1] * 3000)
+    with pytest.raises(openai.NotFoundError):
+        client.completions.create(model="other", prompt="x")
+
+
+def test_64_streams_give_what_each_gives_alone(server):
+    def ask(i):
+        body = {"prompt": f"stream number {i}", "max_tokens": 24, "temperature": 1, "seed": i, "stream": True, "ignore_eos": True}
+        got = events(server.post("/v1/completions", body).text)
+        assert got[-1] == "[DONE]"
+        return "".join(e["choices"][0]["text"] for e in got[:-1])
+
+    alone = {i: ask(i) for i in (0, 31, 63)}
+    with concurrent.futures.ThreadPoolExecutor(64) as pool:
+        together = list(pool.map(ask, range(64)))
+    assert all(together[i] == text for i, text in alone.items())
+
+
+def test_a_gone_client_frees_its_place(server):
+    body = {"prompt": "x", "max_tokens": 2000, "stream": True, "ignore_eos": True}
+    socks = [server.connect() for _ in range(4)]
+    for sock in socks:
+        sock.sendall(raw_post("/v1/completions", body))
+        assert sock.recv(1)
+    for sock in socks:
+        sock.close()
+    server.wait_metric("moed_sequences_running", 0, seconds=5)
+
+
+def test_metrics_of_the_pager(server):
+    complete(server)
+    values = server.metrics()
+    totals = {name: v for name, v in values.items() if name.startswith("moed_pager_") and name.endswith("_total")}
+    assert totals["moed_pager_activations_total"] > 0
+    for name, total in totals.items():
+        prefix = name.replace("moed_pager_", "moed_pager_layer_") + "{"
+        layers = [v for other, v in values.items() if other.startswith(prefix)]
+        assert not layers or sum(layers) == total, name
+
+
+def test_stop_strings_and_tokens(server):
+    text = complete(server, max_tokens=40)["choices"][0]["text"]
+    stop = text[10:13]
+    cut = complete(server, max_tokens=40, stop=stop)["choices"][0]
+    assert cut["text"] == text[: text.index(stop)] and cut["finish_reason"] == "stop" and cut["stop_reason"] == stop
+
+
+def test_deadline_and_queue(moed, folder):
+    server = serve(moed, folder, "--max-num-seqs", 1, "--max-queue", 1)
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        body = {"prompt": "x", "max_tokens": 500, "ignore_eos": True}
+        replies = list(pool.map(lambda _: server.post("/v1/completions", body), range(6)))
+    codes = [r.status_code for r in replies]
+    assert 200 in codes and 429 in codes and set(codes) == {200, 429}
+    late = server.post("/v1/completions", {"prompt": "x", "max_tokens": 2000, "ignore_eos": True, "timeout": 0.05})
+    assert late.status_code == 504 and late.json()["error"]["code"] == "deadline_exceeded"
+    assert server.stop() == 0
+
+
+def test_sigterm_lets_a_stream_finish(moed, folder):
+    server = serve(moed, folder)
+    with server.connect() as sock, sock.makefile("rb") as stream:
+        sock.sendall(raw_post("/v1/completions", {"prompt": "x", "max_tokens": 300, "stream": True, "ignore_eos": True}))
+        while b"data:" not in stream.readline():
+            pass
+        server.signal(signal.SIGTERM)
+        assert stream.read().endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    assert server.process.wait(20) == 0
+
+
+def test_loading_is_told(moed, folder):
+    if not moed.exists():
+        pytest.skip(f"{moed} is not built")
+    server = Server([moed, "serve", folder, "--load-format", "dummy", "--port", "0"])
+    seen = set()
+    end = time.monotonic() + 30
+    while 200 not in seen and time.monotonic() < end:
+        seen.add(server.get("/health").status_code)
+    assert 200 in seen and seen <= {200, 503}
+    assert server.stop() == 0
+
+
+def test_a_model_without_a_tokenizer_takes_token_ids(moed):
+    if not moed.exists():
+        pytest.skip(f"{moed} is not built")
+    server = Server([moed, "serve", ROOT / "tests" / "data" / "models" / "qwen3_moe_64e", "--port", "0"]).wait_ready()
+    body = {"prompt": [1, 5, 7], "max_tokens": 4, "logprobs": 2, "echo": True, "temperature": 0}
+    choice = server.post("/v1/completions", body).json()["choices"][0]
+    assert choice["logprobs"]["tokens"][:3] == ["token_id:1", "token_id:5", "token_id:7"]
+    for path, refused in (("/v1/completions", {"prompt": "x"}), ("/tokenize", {"prompt": "x"}), ("/detokenize", {"tokens": [1]})):
+        reply = server.post(path, refused)
+        assert reply.status_code == 400 and "no tokenizer" in reply.json()["error"]["message"]
+    assert server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}).status_code == 400
+    assert server.stop() == 0
