@@ -65,12 +65,12 @@ static int read_named(struct chat_format *f, json_t *list, struct moed_error *er
     json_array_foreach(list, i, entry)
     {
         const char *name = json_string_value(json_object_get(entry, "name"));
-        struct chat_template **to = name && strcmp(name, "default") == 0    ? &f->plain
-                                    : name && strcmp(name, "tool_use") == 0 ? &f->tool_use
-                                                                            : NULL;
-        if (!to || *to)
-            continue;
-        int rc = compile(to, json_object_get(entry, "template"), "chat_template", err);
+        json_t *source = json_object_get(entry, "template");
+        int rc = 0;
+        if (name && strcmp(name, "default") == 0 && !f->plain)
+            rc = compile(&f->plain, source, "chat_template", err);
+        else if (name && strcmp(name, "tool_use") == 0 && !f->tool_use)
+            rc = compile(&f->tool_use, source, "chat_template", err);
         if (rc < 0)
             return rc;
     }

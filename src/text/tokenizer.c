@@ -10,11 +10,13 @@
 #include "text/unicode.h"
 #include "text/word_cache.h"
 
-struct tokenizer *tokenizer_new(void)
+struct tokenizer *tokenizer_new(size_t n_bytes)
 {
+    enum { SPARE_IDS = 1 << 16 };
     struct tokenizer *t = mem_new(1, sizeof *t);
     bpe_model_init(&t->bpe);
     t->bos = t->eos = -1;
+    t->max_id = n_bytes < PIECES_MAX_ID - SPARE_IDS ? (int32_t)n_bytes + SPARE_IDS : PIECES_MAX_ID;
     return t;
 }
 

@@ -115,11 +115,11 @@ static int parse_string(char **out, struct span s, const char *name, struct moed
     return rc;
 }
 
-static int check_id(int id, struct moed_error *err)
+static int check_id(const struct tokenizer *t, int id, struct moed_error *err)
 {
-    if (id <= PIECES_MAX_ID)
+    if (id <= t->max_id)
         return 0;
-    return moed_fail(err, MOED_ELIMIT, "token id %d is above the limit of %d", id, PIECES_MAX_ID);
+    return moed_fail(err, MOED_ELIMIT, "token id %d is above the limit of %d", id, t->max_id);
 }
 
 /* {"piece": id, ...} */
@@ -136,7 +136,7 @@ static int read_vocab_object(struct tokenizer *t, struct span vocab, struct moed
     while (rc == 0 && jr_object_next(&r, &piece, &n) > 0) {
         buf_truncate(&key, 0);
         buf_add(&key, piece, n);
-        if ((rc = jr_id(&r, &id)) < 0 || (rc = check_id(id, err)) < 0)
+        if ((rc = jr_id(&r, &id)) < 0 || (rc = check_id(t, id, err)) < 0)
             break;
         pieces_set(&t->vocab, id, buf_str(&key), n);
         pieces_index(&t->vocab, id);
@@ -160,7 +160,7 @@ static int read_vocab_scores(struct tokenizer *t, struct span vocab, struct moed
     while (rc == 0 && jr_array_next(&r) > 0) {
         jr_array_begin(&r);
         jr_array_next(&r);
-        if ((rc = jr_string(&r, &piece, &n)) < 0 || (rc = check_id(u->n, err)) < 0)
+        if ((rc = jr_string(&r, &piece, &n)) < 0 || (rc = check_id(t, u->n, err)) < 0)
             break;
         pieces_set(&t->vocab, u->n, piece, n);
         pieces_index(&t->vocab, u->n);
@@ -342,7 +342,7 @@ static int read_added_tokens(struct tokenizer *t, const json_t *list, struct moe
             .normalized = spec_bool(item, "normalized", !spec_bool(item, "special", 0)),
         };
         json_int_t id = json_integer_value(json_object_get(item, "id"));
-        int rc = id < 0 || id > PIECES_MAX_ID
+        int rc = id < 0 || id > t->max_id
                      ? moed_fail(err, MOED_ELIMIT, "added token %zu has no possible id", i)
                      : tokenizer_add_token(t, (int32_t)id, json_string_value(content),
                                            json_string_length(content), token, err);

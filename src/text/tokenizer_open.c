@@ -82,7 +82,7 @@ int tokenizer_parse(struct tokenizer **out, enum tokenizer_format format, const 
                          why.text);
     if (format == TOKENIZER_AUTO)
         format = guess_format(bytes, n_bytes);
-    struct tokenizer *t = tokenizer_new();
+    struct tokenizer *t = tokenizer_new(n_bytes + n_config);
     int rc = MOED_EINVAL;
     switch (format) {
     case TOKENIZER_AUTO:
