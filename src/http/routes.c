@@ -128,6 +128,12 @@ static bool check_body(struct conn *c, const struct http_head *head)
                     type.n < 80 ? (int)type.n : 80, type.at ? type.at : "");
         return false;
     }
+    struct http_slice encoding = http_header(head, "Content-Encoding");
+    if (encoding.n && !http_slice_is_nocase(encoding, "identity")) {
+        reply_error(c, 415, "invalid_request_error", "unsupported_content_encoding", NULL,
+                    "the body must be sent without Content-Encoding");
+        return false;
+    }
     return true;
 }
 

@@ -59,8 +59,10 @@ struct request {
     char *origin;      /* the CORS origin to allow, or NULL; owned */
     uint64_t key_salt; /* of the API key, if prefixes are kept apart by key */
     int64_t started_us;
-    int status;       /* of the reply; 0 before */
-    int64_t first_us; /* when the first output of a stream left, for the log */
+    int status; /* of the reply; 0 before */
+    /* Of a generation, for the log. */
+    int64_t first_us; /* when the first token was there */
+    struct moed_usage usage;
 };
 
 struct conn {
@@ -81,7 +83,8 @@ struct conn {
     struct buf in;
     size_t in_scanned;
     struct buf out;
-    size_t out_done; /* bytes of out that are sent */
+    size_t out_done;  /* bytes of out that are sent */
+    size_t out_piece; /* the largest piece that this stream has had to send at once */
     struct request req;
     struct job *job;               /* at the text worker, or NULL */
     struct generation *generation; /* at the engine, or NULL */

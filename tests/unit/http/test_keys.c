@@ -16,8 +16,14 @@ static void a_key_is_found_by_its_exact_bytes(void **state)
     assert_int_equal(keys_find(keys, 3, slice("Bearer alpha")), 0);
     assert_int_equal(keys_find(keys, 3, slice("BEARER alphabet")), 1);
     assert_int_equal(keys_find(keys, 3, slice("Bearer   b")), 2);
-    static const char *const wrong[] = {"",      "Bearer",      "Bearer ",      "Bearer alph",
-                                        "alpha", "Basic alpha", "Bearer Alpha", "Bearer bb",
+    static const char *const wrong[] = {"",
+                                        "Bearer",
+                                        "Bearer ",
+                                        "Bearer alph",
+                                        "alpha",
+                                        "Basic alpha",
+                                        "Bearer Alpha",
+                                        "Bearer bb",
                                         "Bearer alpha "};
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
         assert_int_equal(keys_find(keys, 3, slice(wrong[i])), -1);
