@@ -116,7 +116,9 @@ static void plain_part(void *arg, int part, int parts)
 /* Plain reads of as many bytes as an op has, of the next cold piece, in seconds. */
 static double plain_read(struct bench *b, double bytes)
 {
-    b->plain_bytes = bytes > 64.0 * MIB ? 64 * MIB : bytes < MIB ? MIB : (size_t)bytes / 64 * 64;
+    b->plain_bytes = bytes > (double)PLAIN_BYTES ? PLAIN_BYTES
+                     : bytes < MIB               ? MIB
+                                                 : (size_t)bytes / 64 * 64;
     if (b->plain_at + b->plain_bytes > PLAIN_BYTES)
         b->plain_at = 0;
     double t0 = now_s();
