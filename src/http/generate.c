@@ -569,7 +569,13 @@ void generation_events(struct http_server *s)
 
 void generation_forget_all(struct http_server *s)
 {
-    struct part *part;
-    while ((part = LIST_FIRST(&s->parts)))
-        part_end(s, part);
+    /* No connection is left, so no generation waits for any of them. */
+    struct part *part = LIST_FIRST(&s->parts);
+    while (part) {
+        struct part *next = LIST_NEXT(part, all);
+        assert(!part->generation);
+        free(part);
+        part = next;
+    }
+    LIST_INIT(&s->parts);
 }

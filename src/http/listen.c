@@ -22,7 +22,7 @@ static int listen_unix(int *fds, char **unix_path, const char *path, struct moed
     if (strlen(path) >= sizeof address.sun_path || !*path)
         return moed_fail_param(err, MOED_EINVAL, "host",
                                "the socket path '%s' is empty or too long", path);
-    strcpy(address.sun_path, path);
+    memcpy(address.sun_path, path, strlen(path));
     struct stat st;
     if (stat(path, &st) == 0 && S_ISSOCK(st.st_mode))
         unlink(path); /* left by a process that did not end well */

@@ -106,7 +106,9 @@ static bool check_ready(struct conn *c)
 
 static bool is_json_type(struct http_slice type)
 {
-    const char *semicolon = type.at ? memchr(type.at, ';', type.n) : NULL;
+    if (!type.at)
+        return false;
+    const char *semicolon = memchr(type.at, ';', type.n);
     if (semicolon)
         type.n = (size_t)(semicolon - type.at);
     while (type.n && (type.at[type.n - 1] == ' ' || type.at[type.n - 1] == '\t'))

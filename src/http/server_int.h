@@ -143,24 +143,24 @@ struct http_server {
     /* Set by http_open, then constant. */
     struct http_config cfg; /* all defaults filled in; strings and lists owned */
     char *url, *unix_path;
-    int port;
     int64_t created_unix;
     struct event_base *base;
     pthread_t thread;
-    bool running;
     uint64_t secret; /* mixes the salts of API keys */
+    int port;
+    bool running;
 
     /* The http thread's. */
+    bool draining, stopping;
+    bool ready; /* there is an engine */
     int n_listeners;
+    int n_conns;
     struct event *listeners[MAX_LISTENERS];
     struct event *wake_event, *outbox_event, *done_event, *accept_timer;
     LIST_HEAD(, conn) conns;
     TAILQ_HEAD(, conn) dirty;
     LIST_HEAD(, part) parts; /* requests at the engine */
-    int n_conns;
     size_t inflight_bytes;
-    bool draining, stopping;
-    bool ready;        /* there is an engine */
     char *read_buffer; /* [READ_CHUNK_BYTES] */
     struct moed_engine *engine;
     struct moed_outbox *outbox;
@@ -169,17 +169,17 @@ struct http_server {
     struct worker worker;
 
     /* Any thread. */
+    _Atomic(uint64_t) done_bytes, total_bytes;
     int wake_fd;
     atomic_bool want_drain, want_stop;
-    _Atomic(uint64_t) done_bytes, total_bytes;
     pthread_mutex_t lock; /* guards what follows */
     pthread_cond_t emptied;
-    bool is_empty; /* draining, and no connection is left */
-    bool want_engine;
     struct moed_engine *new_engine;
     const struct chat_format *new_chat;
     char **keys; /* [n_keys] */
     size_t n_keys;
+    bool is_empty; /* draining, and no connection is left */
+    bool want_engine;
 };
 
 /* conn.c ------------------------------------------------------------------------------------ */
