@@ -14,6 +14,7 @@
 enum {
     MAX_TOKENIZER_BYTES = 512 << 20,
     MAX_CONFIG_BYTES = 16 << 20,
+    MAX_POPULATE_BYTES = 64 << 20,
 };
 
 /* A file, mapped. */
@@ -43,7 +44,9 @@ static int file_open(struct file *f, const char *path, size_t max_bytes, struct 
         rc = moed_fail(err, MOED_ELIMIT, "%s is larger than %zu bytes", path, max_bytes);
     } else if (st.st_size > 0) {
         f->n = (size_t)st.st_size;
-        f->bytes = mmap(NULL, f->n, PROT_READ, MAP_PRIVATE, fd, 0);
+        /* A GGUF file is mostly tensors, which nobody reads here. */
+        int populate = f->n <= MAX_POPULATE_BYTES ? MAP_POPULATE : 0;
+        f->bytes = mmap(NULL, f->n, PROT_READ, MAP_PRIVATE | populate, fd, 0);
         if (f->bytes == MAP_FAILED) {
             f->bytes = NULL;
             rc = moed_fail(err, MOED_EIO, "%s: %s", path, strerror(errno));
