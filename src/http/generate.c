@@ -316,6 +316,13 @@ static void fail(struct generation *g, const struct moed_error *e)
     reply_stream_end(c);
 }
 
+void generation_stop(struct conn *c)
+{
+    struct moed_error err;
+    moed_fail(&err, MOED_ECANCELED, "the server is stopping");
+    fail(c->generation, &err);
+}
+
 static void end_choice(struct generation *g, size_t index, const struct moed_event *e)
 {
     struct choice *choice = &g->choices[index];

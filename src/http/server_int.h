@@ -248,6 +248,8 @@ void reply_stream_end(struct conn *c);
 struct generation;
 /* Takes the request over; replies itself when the engine refuses. */
 void generation_start(struct conn *c, struct api_request *request);
+/* The server stops: tells the client and cancels. */
+void generation_stop(struct conn *c);
 /* The client is gone: cancels what is in flight and frees. */
 void generation_abandon(struct conn *c);
 /* A keep-alive comment is due. */

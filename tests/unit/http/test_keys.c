@@ -63,6 +63,11 @@ static void a_key_file_may_have_comments_but_not_be_empty(void **state)
     assert_ok(keys_load(&keys, &n, &cfg, &err), &err);
     assert_int_equal(n, 1);
     keys_free(keys, n);
+    const char *const empty[] = {"given", ""};
+    cfg.api_keys = empty;
+    cfg.n_api_keys = 2;
+    assert_int_equal(keys_load(&keys, &n, &cfg, &err), MOED_EINVAL);
+    cfg.n_api_keys = 1;
     unlink(path);
     assert_int_equal(keys_load(&keys, &n, &cfg, &err), MOED_EIO);
     assert_null(keys);
