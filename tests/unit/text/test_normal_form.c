@@ -34,6 +34,15 @@ static void keeps_hangul(void **state)
     check_form(NORMAL_FORM_KC, "\u1100\u1161\u11A7", "\uAC00\u11A7");
 }
 
+/* U+1E136 came with Unicode 12 and class 230; the makers' library knows Unicode 9. */
+static void leaves_what_came_after_unicode_9(void **state)
+{
+    check_form(NORMAL_FORM_C, "\u031A\U0001E136", "\u031A\U0001E136");
+    check_form(NORMAL_FORM_C, "a\U0001E136\u0301", "a\U0001E136\u0301");
+    check_form(NORMAL_FORM_C, "\U00011935\U00011930", "\U00011935\U00011930");
+    check_form(NORMAL_FORM_KC, "\u32FF", "\u32FF");
+}
+
 /* Many marks, with classes in falling order: sorted, and equal classes stay in their order. */
 static void orders_long_runs_of_marks(void **state)
 {
@@ -55,6 +64,7 @@ static void orders_long_runs_of_marks(void **state)
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(composes_and_decomposes),
     cmocka_unit_test(keeps_hangul),
+    cmocka_unit_test(leaves_what_came_after_unicode_9),
     cmocka_unit_test(orders_long_runs_of_marks),
 };
 CHECK_MAIN(tests)
