@@ -165,7 +165,7 @@ static int read_vocab_scores(struct tokenizer *t, struct span vocab, struct moed
         pieces_set(&t->vocab, u->n, piece, n);
         pieces_index(&t->vocab, u->n);
         u->score = mem_reserve(u->score, &cap, (size_t)u->n + 1, sizeof *u->score);
-        if (n > 0 && trie_add(&u->pieces, piece, n, u->n) < 0)
+        if (n > 0 && unigram_add(u, piece, n, u->n) < 0)
             rc = moed_fail(err, MOED_ELIMIT, "the vocabulary is too large");
         jr_array_next(&r);
         jr_number(&r, &u->score[u->n++]);

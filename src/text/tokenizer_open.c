@@ -63,7 +63,7 @@ static enum tokenizer_format guess_format(const char *bytes, size_t n)
     size_t i = 0;
     if (n >= 4 && memcmp(bytes, "GGUF", 4) == 0)
         return TOKENIZER_GGUF;
-    if (n >= 1 && bytes[0] == '\n')
+    if (n >= 2 && bytes[0] == '\n' && bytes[1] != '{')
         return TOKENIZER_SENTENCEPIECE;
     while (i < n && strchr(" \t\r\n", bytes[i]) && bytes[i])
         i++;
@@ -77,14 +77,15 @@ int tokenizer_parse(struct tokenizer **out, enum tokenizer_format format, const 
     *out = NULL;
     json_t *config = NULL;
     json_error_t why;
-    if (n_bytes > MAX_TOKENIZER_BYTES || n_config > MAX_CONFIG_BYTES)
+    if (format == TOKENIZER_AUTO)
+        format = guess_format(bytes, n_bytes);
+    /* Of a GGUF file only the metadata is read. */
+    if ((n_bytes > MAX_TOKENIZER_BYTES && format != TOKENIZER_GGUF) || n_config > MAX_CONFIG_BYTES)
         return moed_fail(err, MOED_ELIMIT, "a tokenizer of %zu bytes", n_bytes);
     /* Whole numbers as reals: model_max_length is often beyond 64 bits. */
     if (config_json && !(config = json_loadb(config_json, n_config, JSON_DECODE_INT_AS_REAL, &why)))
         return moed_fail(err, MOED_EFORMAT, "tokenizer_config.json, line %d: %s", why.line,
                          why.text);
-    if (format == TOKENIZER_AUTO)
-        format = guess_format(bytes, n_bytes);
     struct tokenizer *t = tokenizer_new(n_bytes + n_config);
     int rc = MOED_EINVAL;
     switch (format) {
@@ -169,7 +170,7 @@ int tokenizer_open(struct tokenizer **out, const char *path, struct moed_error *
                          "%s holds no tokenizer (tokenizer.json, "
                          "tokenizer.model, *.tiktoken)",
                          path);
-    if ((rc = file_open(&file, name, MAX_TOKENIZER_BYTES, err)) < 0)
+    if ((rc = file_open(&file, name, SIZE_MAX, err)) < 0)
         goto out;
     if (from_folder) {
         config_name = mem_printf("%s/tokenizer_config.json", path);
