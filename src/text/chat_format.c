@@ -101,7 +101,9 @@ int chat_format_parse(struct chat_format **out, const char *config_json, size_t 
     int rc = 0;
     *out = NULL;
     if (config_json) {
-        config = json_loadb(config_json, n_config, JSON_ALLOW_NUL, &where);
+        /* Real files hold model_max_length of 1e30 as an integer. */
+        config =
+            json_loadb(config_json, n_config, JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, &where);
         if (!json_is_object(config)) {
             rc = moed_fail(err, MOED_EFORMAT, "tokenizer_config.json line %d: %.200s",
                            config ? 1 : where.line, config ? "not an object" : where.text);

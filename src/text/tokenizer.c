@@ -96,7 +96,8 @@ static void encode_word(struct encoding *e, const char *word, size_t n)
     }
     size_t before = e->out->n;
     bpe_model_encode(&t->bpe, t->bpe.plain_bytes ? &t->bytes : &t->vocab, &e->bpe, word, n, e->out);
-    if (place)
+    /* A word may give nothing, and nothing may have been given yet. */
+    if (place && e->out->n > before)
         word_cache_put(place, word, n, e->out->ids + before, e->out->n - before);
 }
 

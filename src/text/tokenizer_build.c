@@ -145,7 +145,7 @@ static void index_bytes(struct tokenizer *t)
             continue;
         /* An added token of the same id has other bytes; it is not found by them. */
         const char *own = pieces_get(&t->bytes, id, &n);
-        if (own && n == bytes.len && memcmp(own, bytes.data, n) == 0)
+        if (own && n == bytes.len && memcmp(own, buf_str(&bytes), n) == 0)
             pieces_index(&t->bytes, id);
     }
     buf_fini(&bytes);
