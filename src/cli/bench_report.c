@@ -5,6 +5,8 @@
 
 #include <jansson.h>
 
+#include "cli/cli.h"
+
 static int compare_double(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
@@ -85,8 +87,9 @@ static void print_case(const struct bench_result *r, const struct bench_case *c,
 
 void bench_print_table(const struct bench_result *r, FILE *out)
 {
-    fprintf(out, "%s: %.2f G parameters, %.2f G active; %d threads, %s\n", r->architecture,
-            (double)r->parameters / 1e9, (double)r->active_parameters / 1e9, r->threads, r->isa);
+    char parameters[80];
+    cli_parameters_text(parameters, sizeof parameters, r->parameters, r->active_parameters);
+    fprintf(out, "%s: %s; %d threads, %s\n", r->architecture, parameters, r->threads, r->isa);
     if (r->records && r->in_place)
         fprintf(out, "experts: %d, used in place\n", r->records);
     else if (r->records)
