@@ -10,7 +10,8 @@
 int api_bad_value(struct moed_error *err, const char *param, const json_t *value,
                   const char *must_be)
 {
-    char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_ENSURE_ASCII);
+    char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_ENSURE_ASCII |
+                                       JSON_REAL_PRECISION(15));
     int rc = moed_fail_param(err, MOED_EINVAL, param, "'%s' must be %s, not %.80s%s", param,
                              must_be, text ? text : "this", text && strlen(text) > 80 ? "..." : "");
     free(text);

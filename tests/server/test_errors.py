@@ -44,6 +44,8 @@ def test_values_out_of_range(fake, name, value):
 
 def test_messages_quote_the_value(fake):
     refused(fake, COMPLETIONS, {"prompt": "hi", "temperature": -0.5}, param="temperature", words=["-0.5", "between 0 and"])
+    refused(fake, COMPLETIONS, {"prompt": "hi", "top_p": 1.1}, param="top_p", words=["not 1.1"])
+    assert "1.1000" not in refused(fake, COMPLETIONS, {"prompt": "hi", "top_p": 1.1}, param="top_p")["message"]
     refused(fake, COMPLETIONS, {"prompt": "hi", "stream_options": {"include_usage": 3}},
             param="stream_options.include_usage", words=["3"])
 
