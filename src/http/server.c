@@ -335,12 +335,13 @@ void http_stop(struct http_server **server)
         pthread_join(s->thread, NULL);
     }
     worker_close(&s->worker);
+    /* Before the outbox: its last reference may be the engine's, which then closes the descriptor. */
+    free_event(&s->outbox_event);
     moed_outbox_close(&s->outbox);
     generation_forget_all(s);
     if (s->accept_timer)
         close_listeners(s);
     free_event(&s->wake_event);
-    free_event(&s->outbox_event);
     free_event(&s->done_event);
     free_event(&s->accept_timer);
     if (s->base)

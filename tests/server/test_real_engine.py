@@ -180,7 +180,7 @@ def test_sigterm_lets_a_stream_finish(moed, folder):
             pass
         server.signal(signal.SIGTERM)
         assert stream.read().endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
-    assert server.process.wait(20) == 0
+    assert server.process.wait(20) == 0, "".join(server.log)
 
 
 def test_loading_is_told(moed, folder):
