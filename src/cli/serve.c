@@ -146,7 +146,10 @@ static int wait_loaded(struct serve *s)
             _exit(CLI_OK);
         } else {
             struct pollfd done = {.fd = s->loaded_fd, .events = POLLIN};
-            if (poll(&done, 1, 0) > 0)
+            uint64_t count;
+            /* Reading it, not only seeing it readable, puts what the loader wrote before this. */
+            if (poll(&done, 1, 0) > 0 &&
+                read(s->loaded_fd, &count, sizeof count) == (ssize_t)sizeof count)
                 return s->rc;
         }
     }

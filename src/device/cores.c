@@ -32,13 +32,12 @@ static int cores_of(long long quota_us, long long period_us)
 
 static int quota_v2(const char *dir)
 {
-    char path[PATH_BYTES + 64], line[128];
-    long long quota_us, period_us;
+    char path[PATH_BYTES + 64], line[128], *rest;
     snprintf(path, sizeof path, "%s/cpu.max", dir);
-    if (!first_line(path, line, sizeof line) ||
-        sscanf(line, "%lld %lld", &quota_us, &period_us) != 2)
-        return 0; /* "max 100000" is no limit */
-    return cores_of(quota_us, period_us);
+    if (!first_line(path, line, sizeof line))
+        return 0;
+    long long quota_us = strtoll(line, &rest, 10); /* "max 100000" reads as 0: no limit */
+    return cores_of(quota_us, strtoll(rest, NULL, 10));
 }
 
 static int quota_v1(const char *dir)

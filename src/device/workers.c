@@ -24,18 +24,18 @@ struct worker {
  * the job cannot end, so the caller does not touch them.
  */
 struct workers {
+    /* High half: the job's epoch; low half: parts not yet claimed. */
+    _Alignas(64) _Atomic uint64_t claim;
     workers_fn *fn;
     void *arg;
     int parts;
-    int threads, spin_us;
-    struct worker *worker; /* [threads], 0 unused */
-    /* High half: the job's epoch; low half: parts not yet claimed. */
-    _Alignas(64) _Atomic uint64_t claim;
     _Alignas(64) _Atomic uint32_t unfinished; /* parts not yet ended; the caller sleeps on it */
     _Atomic int caller_sleeps;
     _Alignas(64) _Atomic uint32_t epoch; /* grows with each job; idle workers sleep on it */
     _Atomic int sleepers;
     _Atomic int stop;
+    int threads, spin_us;
+    struct worker *worker; /* [threads], 0 unused */
 };
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t seen)

@@ -41,7 +41,7 @@ void request_push(struct request *r, const struct event_parts *parts)
 {
     struct event_parts p = *parts;
     p.user = r->spec->user;
-    struct moed_event *event = event_new(&p);
+    struct moed_event *event = outbox_event_new(&p);
     if (event)
         outbox_push(r->outbox, event);
     else

@@ -97,7 +97,7 @@ void moed_event_free(struct moed_event *e)
         free(queued(e));
 }
 
-struct moed_event *event_new(const struct event_parts *p)
+struct moed_event *outbox_event_new(const struct event_parts *p)
 {
     size_t n_top = 0;
     for (size_t i = 0; i < p->n_tokens; i++)

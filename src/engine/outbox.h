@@ -27,9 +27,8 @@ struct event_parts {
     const struct moed_error *error; /* or NULL */
 };
 
-/* Copies the parts; NULL when memory for a large event cannot be had. Its name in object files is
- * another one, because libevent has a function of this name too. */
-struct moed_event *event_new(const struct event_parts *parts) __asm__("moed_event_new");
+/* Copies the parts; NULL when memory for a large event cannot be had. */
+struct moed_event *outbox_event_new(const struct event_parts *parts);
 
 /* Any thread. */
 void outbox_ref(struct moed_outbox *o);

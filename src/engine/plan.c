@@ -17,7 +17,6 @@
 /* Bookkeeping of one block: struct block of sched/kv.c, its bucket, its entries in block tables. */
 #define BLOCK_TABLE_BYTES 192
 #define MAX_BLOCKS        ((uint64_t)1 << 26)
-#define STAGING_SLOTS     8
 
 #define DEVICE_RATIO      0.75
 /* Beside what model_memory counts: buffers of plans, the router's logits. Measured below this. */
@@ -66,7 +65,7 @@ static int plan_pager(struct engine_plan *p, const struct moed_engine_config *cf
     g->mode = PAGER_CACHED;
     g->cache_bytes = cfg->expert_cache_bytes < 0 ? 0 : (uint64_t)cfg->expert_cache_bytes;
     g->stage_min_rows = cfg->stage_min_rows;
-    g->staging_slots = cfg->stage_min_rows > 0 ? STAGING_SLOTS : 0;
+    g->staging_slots = cfg->stage_min_rows > 0 ? PAGER_STAGING_SLOTS : 0;
     return range("stage-min-rows", cfg->stage_min_rows, 0, MODEL_MAX_ROWS, err);
 }
 

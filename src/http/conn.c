@@ -24,6 +24,8 @@
 #define PEEK_US 500000
 /* Bytes in the kernel that are not sent yet: a slow reader is noticed here, not after megabytes. */
 #define UNSENT_BYTES 131072
+/* Sent bytes that are kept at most in front of unsent ones. */
+#define COMPACT_BYTES 65536
 
 static void on_read(evutil_socket_t fd, short what, void *arg);
 static void on_write(evutil_socket_t fd, short what, void *arg);
@@ -199,7 +201,7 @@ void conn_reply_done(struct conn *c)
 void conn_stream_begun(struct conn *c)
 {
     set_state(c, CONN_STREAM);
-    c->req.first_us = c->state_us;
+    c->out_piece = 0;
     conn_mark(c);
 }
 
@@ -214,6 +216,12 @@ static bool flush(struct conn *c)
             if (!c->want_write)
                 event_add(c->write_event, NULL);
             c->want_write = true;
+            /* A reader that is always a little behind must not make us keep all that it has read.
+             */
+            if (c->out_done > COMPACT_BYTES) {
+                buf_drop(&c->out, c->out_done);
+                c->out_done = 0;
+            }
             return true;
         }
         if (n < 0)
@@ -230,11 +238,16 @@ static bool flush(struct conn *c)
 static void log_request(struct conn *c)
 {
     const struct request *r = &c->req;
-    int64_t took_us = clock_us() - r->started_us;
-    bool quiet = !r->route || r->route->methods & HTTP_GET;
-    log_line(quiet && r->status < 500 ? LOG_DEBUG_LEVEL : LOG_INFO_LEVEL,
-             "http: %s: %s %d in %.3f s", r->id, r->route ? r->route->path : "-", r->status,
-             (double)took_us / 1e6);
+    const char *path = r->route ? r->route->path : "-";
+    double seconds = (double)(clock_us() - r->started_us) / 1e6;
+    bool asks = r->route && r->route->methods == HTTP_GET && r->status != 500;
+    if (r->first_us)
+        log_info("http: %s: %s %d in %.3f s, %u + %u tokens, the first after %.3f s", r->id, path,
+                 r->status, seconds, r->usage.prompt_tokens, r->usage.completion_tokens,
+                 (double)(r->first_us - r->started_us) / 1e6);
+    else
+        log_line(asks ? LOG_DEBUG_LEVEL : LOG_INFO_LEVEL, "http: %s: %s %d in %.3f s", r->id, path,
+                 r->status, seconds);
 }
 
 static void take_input(struct conn *c);
@@ -266,24 +279,34 @@ static void request_end(struct conn *c)
     }
 }
 
+/* One piece may be as large as it is (a prompt's logprobs); what gathers beyond it is the reader's
+ * doing. */
+static void check_reader(struct conn *c)
+{
+    size_t unsent = c->out.len - c->out_done;
+    if (c->state != CONN_STREAM || unsent <= c->server->cfg.max_output_bytes + c->out_piece)
+        return;
+    c->server->count.slow_readers++;
+    log_info("http: %s: the client does not read: %zu bytes are waiting; canceled", c->req.id,
+             unsent);
+    conn_kill(c);
+}
+
 static void settle(struct conn *c)
 {
+    size_t before = c->out.len;
     if (c->generation)
         generation_flush(c);
+    if (c->out.len - before > c->out_piece)
+        c->out_piece = c->out.len - before;
     if (c->state != CONN_DEAD && !flush(c)) {
         if (c->state == CONN_WORK || c->state == CONN_STREAM)
             client_gone(c);
         else
             conn_kill(c);
     }
-    size_t unsent = c->out.len - c->out_done;
-    if (c->state == CONN_STREAM && unsent > c->server->cfg.max_output_bytes) {
-        c->server->count.slow_readers++;
-        log_info("http: %s: the client does not read: %zu bytes are waiting; canceled", c->req.id,
-                 unsent);
-        conn_kill(c);
-    }
-    if (c->state == CONN_FLUSH && unsent == 0)
+    check_reader(c);
+    if (c->state == CONN_FLUSH && c->out.len == c->out_done)
         request_end(c);
     if (c->state != CONN_DEAD)
         arm_timer(c);

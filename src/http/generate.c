@@ -13,6 +13,7 @@
 #include <time.h>
 #include <xxhash.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "http/wire.h"
@@ -23,6 +24,9 @@ struct part {
     uint64_t handle;
     size_t prompt;
 };
+
+/* A whole reply beyond this is refused: it is kept in memory until its end. */
+#define MAX_REPLY_BYTES ((size_t)256 << 20)
 
 struct choice {
     bool begun; /* stream: its first event (role, echo) is out */
@@ -44,7 +48,8 @@ struct generation {
     struct buf head;             /* of every event: id, object, created, model */
     struct buf pending;          /* events for the client, sent when the callback ends */
     struct wire_style style;
-    bool begun; /* the stream's head is out */
+    bool begun;        /* the stream's head is out */
+    size_t held_bytes; /* about what choices and prompt_logprobs have gathered */
 };
 
 static bool is_chat(const struct generation *g)
@@ -54,8 +59,13 @@ static bool is_chat(const struct generation *g)
 
 static struct wire_style style_of(const struct http_server *s, const struct api_request *r)
 {
-    return (struct wire_style){s->ctx.tokenizer, r->endpoint == API_CHAT, r->tokens_as_ids,
-                               r->sampling.logprobs > 0 ? r->sampling.logprobs : 0};
+    return (struct wire_style){
+        .tokenizer = s->ctx.tokenizer,
+        .chat = r->endpoint == API_CHAT,
+        .tokens_as_ids = r->tokens_as_ids,
+        .skip_special = r->sampling.skip_special,
+        .n_top = r->sampling.logprobs > 0 ? r->sampling.logprobs : 0,
+    };
 }
 
 /* Everything of the answer up to "choices". */
@@ -93,6 +103,7 @@ static struct moed_usage total_usage(const struct generation *g)
 static void generation_free(struct generation *g)
 {
     struct conn *c = g->conn;
+    c->req.usage = total_usage(g);
     size_t n_prompts = g->request->n_prompts;
     for (size_t i = 0; i < n_prompts; i++) {
         if (g->parts[i]) {
@@ -305,6 +316,13 @@ static void fail(struct generation *g, const struct moed_error *e)
     reply_stream_end(c);
 }
 
+void generation_stop(struct conn *c)
+{
+    struct moed_error err;
+    moed_fail(&err, MOED_ECANCELED, "the server is stopping");
+    fail(c->generation, &err);
+}
+
 static void end_choice(struct generation *g, size_t index, const struct moed_event *e)
 {
     struct choice *choice = &g->choices[index];
@@ -421,6 +439,18 @@ void generation_start(struct conn *c, struct api_request *request)
         finish_if_done(g);
 }
 
+/* Whether the first token (bos) was put in front of the text by the tokenizer. */
+static size_t count_hidden(const struct generation *g, const struct api_prompt *prompt,
+                           const struct moed_event *e)
+{
+    const struct tokenizer *t = g->style.tokenizer;
+    size_t n;
+    if (!t || e->n_tokens == 0 || !tokenizer_is_special(t, e->tokens[0].id))
+        return 0;
+    const char *bytes = tokenizer_token_bytes(t, e->tokens[0].id, &n);
+    return n > prompt->text_bytes || memcmp(bytes, prompt->text, n) != 0;
+}
+
 static void on_prompt(struct generation *g, size_t prompt, const struct moed_event *e)
 {
     const struct api_request *r = g->request;
@@ -431,8 +461,11 @@ static void on_prompt(struct generation *g, size_t prompt, const struct moed_eve
     }
     if (!r->echo || !r->logprobs)
         return;
+    struct wire_style style = g->style;
+    style.skip_special = false;
+    style.hidden = count_hidden(g, &r->prompts[prompt], e);
     for (size_t i = prompt * (size_t)r->n; i < (prompt + 1) * (size_t)r->n; i++) {
-        wire_logprobs_add(&g->choices[i].logprobs, &g->style, e->tokens, e->n_tokens);
+        wire_logprobs_add(&g->choices[i].logprobs, &style, e->tokens, e->n_tokens);
         if (r->stream)
             begin_choice(g, i);
     }
@@ -451,6 +484,8 @@ static void on_tokens(struct generation *g, size_t prompt, const struct moed_eve
         wire_logprobs_add(&choice->logprobs, &g->style, e->tokens, e->n_tokens);
     if (done)
         end_choice(g, index, e);
+    if (!g->conn->req.first_us)
+        g->conn->req.first_us = clock_us();
     if (!r->stream)
         buf_add(&choice->text, e->text, e->text_bytes);
     else if (e->text_bytes || done || choice->logprobs.n)
@@ -483,6 +518,25 @@ static void on_done(struct generation *g, size_t prompt)
         finish_if_done(g);
 }
 
+/* Counts what an event adds to a whole reply; false when that was too much and the generation is
+ * gone. */
+static bool hold(struct generation *g, const struct moed_event *e)
+{
+    if (g->request->stream)
+        return true;
+    size_t each = 64, copies = e->kind == MOED_EVENT_PROMPT ? (size_t)g->request->n + 1 : 1;
+    for (size_t i = 0; i < e->n_tokens; i++)
+        each += 64 + 48 * (size_t)e->tokens[i].n_top;
+    g->held_bytes += e->text_bytes + each * copies;
+    if (g->held_bytes <= MAX_REPLY_BYTES)
+        return true;
+    struct moed_error err;
+    moed_fail_param(&err, MOED_EINVAL, "stream", "the reply is larger than %zu MiB; use 'stream'",
+                    MAX_REPLY_BYTES >> 20);
+    fail(g, &err);
+    return false;
+}
+
 static void on_event(struct http_server *s, const struct moed_event *e)
 {
     struct part *part = e->user;
@@ -493,7 +547,7 @@ static void on_event(struct http_server *s, const struct moed_event *e)
         g->usage[prompt] = e->usage;
     if (last)
         part_end(s, part);
-    if (!g)
+    if (!g || !hold(g, e))
         return;
     switch (e->kind) {
     case MOED_EVENT_PROMPT:
@@ -522,7 +576,13 @@ void generation_events(struct http_server *s)
 
 void generation_forget_all(struct http_server *s)
 {
-    struct part *part;
-    while ((part = LIST_FIRST(&s->parts)))
-        part_end(s, part);
+    /* No connection is left, so no generation waits for any of them. */
+    struct part *part = LIST_FIRST(&s->parts);
+    while (part) {
+        struct part *next = LIST_NEXT(part, all);
+        assert(!part->generation);
+        free(part);
+        part = next;
+    }
+    LIST_INIT(&s->parts);
 }

@@ -57,9 +57,14 @@ int keys_load(char ***keys, size_t *n_keys, const struct http_config *cfg, struc
 {
     *keys = NULL;
     *n_keys = 0;
-    for (size_t i = 0; i < cfg->n_api_keys; i++)
+    int rc = 0;
+    for (size_t i = 0; i < cfg->n_api_keys; i++) {
+        if (!*cfg->api_keys[i])
+            rc = moed_fail_param(err, MOED_EINVAL, "api-key", "an API key is empty");
         add_key(keys, n_keys, cfg->api_keys[i], strlen(cfg->api_keys[i]));
-    int rc = cfg->api_key_file ? read_file(keys, n_keys, cfg->api_key_file, err) : 0;
+    }
+    if (rc == 0 && cfg->api_key_file)
+        rc = read_file(keys, n_keys, cfg->api_key_file, err);
     /* An empty list means 'no key needed', so a file that was to protect must not turn into that.
      */
     if (rc == 0 && cfg->api_key_file && *n_keys == 0)

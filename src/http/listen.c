@@ -16,16 +16,29 @@
 
 #define BACKLOG 1024
 
+/* A socket file that nobody listens on was left by a process that did not end well. */
+static bool is_stale(const struct sockaddr_un *address)
+{
+    struct stat st;
+    if (stat(address->sun_path, &st) != 0 || !S_ISSOCK(st.st_mode))
+        return false;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bool refused = fd >= 0 && connect(fd, (const struct sockaddr *)address, sizeof *address) < 0 &&
+                   errno == ECONNREFUSED;
+    if (fd >= 0)
+        close(fd);
+    return refused;
+}
+
 static int listen_unix(int *fds, char **unix_path, const char *path, struct moed_error *err)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     if (strlen(path) >= sizeof address.sun_path || !*path)
         return moed_fail_param(err, MOED_EINVAL, "host",
                                "the socket path '%s' is empty or too long", path);
-    strcpy(address.sun_path, path);
-    struct stat st;
-    if (stat(path, &st) == 0 && S_ISSOCK(st.st_mode))
-        unlink(path); /* left by a process that did not end well */
+    memcpy(address.sun_path, path, strlen(path));
+    if (is_stale(&address))
+        unlink(path);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 ||
         listen(fd, BACKLOG) < 0) {
@@ -98,8 +111,12 @@ int listen_open(int *fds, int *port, char **unix_path, const char *host, struct 
             fds[count++] = fd;
         else
             error = errno;
+        if (fd < 0 && error == EADDRINUSE)
+            break; /* half a name would send some clients to the other process */
     }
     freeaddrinfo(list);
+    while (error == EADDRINUSE && count > 0)
+        close(fds[--count]);
     if (count == 0)
         return moed_fail_param(err, MOED_EIO, "host", "cannot listen on %s port %d: %s", host,
                                *port, strerror(error));

@@ -199,11 +199,14 @@ static void put_cpu(struct buf *out, const struct http_server *s)
                    "CPU time of the thread that prepares long prompts.", thread_seconds(text));
     put_number(out, "process_cpu_seconds_total", "counter", "CPU time of the process.",
                thread_seconds(CLOCK_PROCESS_CPUTIME_ID));
+    /* "total resident ...", in pages. */
     FILE *f = fopen("/proc/self/statm", "re");
-    unsigned long long pages[2];
-    if (f && fscanf(f, "%llu %llu", &pages[0], &pages[1]) == 2)
+    char line[128], *second = NULL;
+    if (f && fgets(line, sizeof line, f))
+        second = strchr(line, ' ');
+    if (second)
         put_number(out, "process_resident_memory_bytes", "gauge", "Memory in use.",
-                   (double)pages[1] * (double)sysconf(_SC_PAGESIZE));
+                   (double)strtoull(second, NULL, 10) * (double)sysconf(_SC_PAGESIZE));
     if (f)
         fclose(f);
 }

@@ -199,11 +199,11 @@ static int read_generation(struct api_request *r, const struct api_context *ctx,
 static int too_long(struct moed_error *err, const char *param, const struct api_context *ctx,
                     size_t prompt, int64_t wanted)
 {
+    long long all = (long long)prompt + wanted;
     return moed_fail_param(err, MOED_ELIMIT, param,
                            "This model's maximum context length is %d tokens. However, you asked "
                            "for %lld tokens (%zu in the prompt, %lld for the completion).",
-                           ctx->info.max_model_len, (long long)((int64_t)prompt + wanted), prompt,
-                           (long long)wanted);
+                           ctx->info.max_model_len, all, prompt, (long long)wanted);
 }
 
 /* max_tokens, given what the longest prompt leaves of the context. */

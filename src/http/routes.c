@@ -106,7 +106,9 @@ static bool check_ready(struct conn *c)
 
 static bool is_json_type(struct http_slice type)
 {
-    const char *semicolon = type.at ? memchr(type.at, ';', type.n) : NULL;
+    if (!type.at)
+        return false;
+    const char *semicolon = memchr(type.at, ';', type.n);
     if (semicolon)
         type.n = (size_t)(semicolon - type.at);
     while (type.n && (type.at[type.n - 1] == ' ' || type.at[type.n - 1] == '\t'))
@@ -126,6 +128,12 @@ static bool check_body(struct conn *c, const struct http_head *head)
         reply_error(c, 415, "invalid_request_error", "unsupported_media_type", NULL,
                     "the body must be sent as Content-Type: application/json, not '%.*s'",
                     type.n < 80 ? (int)type.n : 80, type.at ? type.at : "");
+        return false;
+    }
+    struct http_slice encoding = http_header(head, "Content-Encoding");
+    if (encoding.n && !http_slice_is_nocase(encoding, "identity")) {
+        reply_error(c, 415, "invalid_request_error", "unsupported_content_encoding", NULL,
+                    "the body must be sent without Content-Encoding");
         return false;
     }
     return true;

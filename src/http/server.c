@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -120,6 +121,24 @@ static void start_draining(struct http_server *s)
     conn_drain_idle(s);
 }
 
+static void stop_now(struct http_server *s)
+{
+    struct conn *c;
+    s->stopping = true;
+    s->draining = true;
+    LIST_FOREACH(c, &s->conns, all)
+    {
+        if (c->generation)
+            generation_stop(c);
+    }
+    server_settle(s);
+    LIST_FOREACH(c, &s->conns, all)
+    {
+        conn_kill(c);
+    }
+    event_base_loopbreak(s->base);
+}
+
 static void on_wake(evutil_socket_t fd, short what, void *arg)
 {
     struct http_server *s = arg;
@@ -134,15 +153,8 @@ static void on_wake(evutil_socket_t fd, short what, void *arg)
         take_engine(s);
     if (atomic_load(&s->want_drain) && !s->draining)
         start_draining(s);
-    if (atomic_load(&s->want_stop) && !s->stopping) {
-        s->stopping = true;
-        struct conn *c;
-        LIST_FOREACH(c, &s->conns, all)
-        {
-            conn_kill(c);
-        }
-        event_base_loopbreak(s->base);
-    }
+    if (atomic_load(&s->want_stop) && !s->stopping)
+        stop_now(s);
     server_settle(s);
 }
 
@@ -229,10 +241,24 @@ static int open_events(struct http_server *s, struct moed_error *err)
     return 0;
 }
 
+/* Each connection takes a descriptor; the usual soft limit of 1024 is there for select(). */
+static void raise_descriptor_limit(int connections)
+{
+    struct rlimit limit;
+    rlim_t wanted = (rlim_t)connections + 512;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
+        return;
+    limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
+    if (setrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur < wanted)
+        log_warn("http: only %llu file descriptors for %d connections",
+                 (unsigned long long)limit.rlim_cur, connections);
+}
+
 static int open_listeners(struct http_server *s, struct moed_error *err)
 {
     int fds[MAX_LISTENERS];
     s->port = s->cfg.port;
+    raise_descriptor_limit(s->cfg.max_connections);
     int n = listen_open(fds, &s->port, &s->unix_path, s->cfg.host, err);
     if (n < 0)
         return n;

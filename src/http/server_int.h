@@ -59,8 +59,10 @@ struct request {
     char *origin;      /* the CORS origin to allow, or NULL; owned */
     uint64_t key_salt; /* of the API key, if prefixes are kept apart by key */
     int64_t started_us;
-    int status;       /* of the reply; 0 before */
-    int64_t first_us; /* when the first output of a stream left, for the log */
+    int status; /* of the reply; 0 before */
+    /* Of a generation, for the log. */
+    int64_t first_us; /* when the first token was there */
+    struct moed_usage usage;
 };
 
 struct conn {
@@ -81,7 +83,8 @@ struct conn {
     struct buf in;
     size_t in_scanned;
     struct buf out;
-    size_t out_done; /* bytes of out that are sent */
+    size_t out_done;  /* bytes of out that are sent */
+    size_t out_piece; /* the largest piece that this stream has had to send at once */
     struct request req;
     struct job *job;               /* at the text worker, or NULL */
     struct generation *generation; /* at the engine, or NULL */
@@ -140,24 +143,24 @@ struct http_server {
     /* Set by http_open, then constant. */
     struct http_config cfg; /* all defaults filled in; strings and lists owned */
     char *url, *unix_path;
-    int port;
     int64_t created_unix;
     struct event_base *base;
     pthread_t thread;
-    bool running;
     uint64_t secret; /* mixes the salts of API keys */
+    int port;
+    bool running;
 
     /* The http thread's. */
+    bool draining, stopping;
+    bool ready; /* there is an engine */
     int n_listeners;
+    int n_conns;
     struct event *listeners[MAX_LISTENERS];
     struct event *wake_event, *outbox_event, *done_event, *accept_timer;
     LIST_HEAD(, conn) conns;
     TAILQ_HEAD(, conn) dirty;
     LIST_HEAD(, part) parts; /* requests at the engine */
-    int n_conns;
     size_t inflight_bytes;
-    bool draining, stopping;
-    bool ready;        /* there is an engine */
     char *read_buffer; /* [READ_CHUNK_BYTES] */
     struct moed_engine *engine;
     struct moed_outbox *outbox;
@@ -166,17 +169,17 @@ struct http_server {
     struct worker worker;
 
     /* Any thread. */
+    _Atomic(uint64_t) done_bytes, total_bytes;
     int wake_fd;
     atomic_bool want_drain, want_stop;
-    _Atomic(uint64_t) done_bytes, total_bytes;
     pthread_mutex_t lock; /* guards what follows */
     pthread_cond_t emptied;
-    bool is_empty; /* draining, and no connection is left */
-    bool want_engine;
     struct moed_engine *new_engine;
     const struct chat_format *new_chat;
     char **keys; /* [n_keys] */
     size_t n_keys;
+    bool is_empty; /* draining, and no connection is left */
+    bool want_engine;
 };
 
 /* conn.c ------------------------------------------------------------------------------------ */
@@ -245,6 +248,8 @@ void reply_stream_end(struct conn *c);
 struct generation;
 /* Takes the request over; replies itself when the engine refuses. */
 void generation_start(struct conn *c, struct api_request *request);
+/* The server stops: tells the client and cancels. */
+void generation_stop(struct conn *c);
 /* The client is gone: cancels what is in flight and frees. */
 void generation_abandon(struct conn *c);
 /* A keep-alive comment is due. */

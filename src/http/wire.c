@@ -144,14 +144,17 @@ static void put_top(struct buf *out, const struct wire_style *style, int32_t id,
 }
 
 static void add_completion(struct wire_logprobs *l, const struct wire_style *style,
-                           const struct moed_token *t)
+                           const struct moed_token *t, bool hidden)
 {
     size_t n;
     const char *bytes = token_bytes(style, t->id, &n);
     put_token(&l->tokens, style, t->id);
     wire_logprob(&l->logprobs, t->logprob);
     buf_printf(&l->offsets, "%zu", l->offset);
-    l->offset += count_characters(bytes, n);
+    if (style->skip_special && style->tokenizer && tokenizer_is_special(style->tokenizer, t->id))
+        hidden = true;
+    if (!hidden)
+        l->offset += count_characters(bytes, n);
     if (style->n_top == 0 || isnan(t->logprob)) {
         buf_puts(&l->top, "null");
         return;
@@ -182,7 +185,7 @@ void wire_logprobs_add(struct wire_logprobs *l, const struct wire_style *style,
         if (style->chat)
             add_chat(l, style, &tokens[i]);
         else
-            add_completion(l, style, &tokens[i]);
+            add_completion(l, style, &tokens[i], i < style->hidden);
     }
 }
 

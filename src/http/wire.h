@@ -25,7 +25,9 @@ struct wire_style {
     const struct tokenizer *tokenizer; /* NULL: tokens are named by their ids */
     bool chat;
     bool tokens_as_ids;
-    int32_t n_top; /* alternatives to show */
+    bool skip_special; /* special tokens are not in the text */
+    size_t hidden;     /* nor are this many first tokens of the next call */
+    int32_t n_top;     /* alternatives to show */
 };
 void wire_logprobs_add(struct wire_logprobs *l, const struct wire_style *style,
                        const struct moed_token *tokens, size_t n);

@@ -38,6 +38,7 @@ struct loader {
     _Atomic int misses_open;
     _Atomic bool sleeps_for_miss; /* the pager thread waits for misses_open to fall to 0 */
     _Atomic bool stop;
+    bool sent; /* the engine thread's: since the last kick */
     uv_async_t wake;
     uv_thread_t thread;
     /* The pager thread's. */
@@ -275,12 +276,15 @@ void loader_send(struct loader *l, struct load *load)
     load->chunks_out = 0;
     load->failed = false;
     atomic_store_explicit(&load->cancel, false, memory_order_relaxed);
+    l->sent = true;
     ring_put(&l->to_do, load);
 }
 
 void loader_kick(struct loader *l)
 {
-    uv_async_send(&l->wake);
+    if (l->sent)
+        uv_async_send(&l->wake);
+    l->sent = false;
 }
 
 struct load *loader_take(struct loader *l)

@@ -51,7 +51,7 @@ int loader_open(struct loader **out, struct dev *dev, size_t chunk_bytes, size_t
 /* Ends the thread after the chunks in flight; loads under way are dropped where they are. */
 void loader_close(struct loader **l);
 
-/* Engine thread. Several sends, then one kick. */
+/* Engine thread. Several sends, then one kick, which does nothing where nothing was sent. */
 void loader_send(struct loader *l, struct load *load);
 void loader_kick(struct loader *l);
 /* The next load that came back, or NULL. */

@@ -51,6 +51,9 @@ enum pager_mode {
     PAGER_CACHED,
 };
 
+/* Slots of the staging ring where there is one: enough for loads to run ahead of compute. */
+#define PAGER_STAGING_SLOTS 8
+
 struct pager_config {
     enum pager_mode mode;
     uint64_t cache_bytes; /* slots = cache_bytes / record bytes, at most one per record; 0 and less

@@ -13,15 +13,15 @@ enum slot_state {
                       RESIDENT and LEAVING (evicted) */
     SLOT_LOADING,  /* its load is under way. From FREE */
     SLOT_RESIDENT, /* in the table, known to the policy. From LOADING, between steps */
-    SLOT_LEAVING,  /* still in the table, forgotten by the policy; the next step_begin evicts it in
-                      favour of next_key. From RESIDENT, in step_end */
+    SLOT_LEAVING,  /* still in the table, forgotten by the policy; the next step_begin evicts it,
+                      in favour of next_key or of the reserve. From RESIDENT, in step_end */
 };
 
 struct slot {
     enum slot_state state;
     uint8_t *memory;  /* on the device */
     int32_t key;      /* the record in it or on its way; -1: free */
-    int32_t next_key; /* LEAVING: who comes; -1: nobody, the advice was taken back */
+    int32_t next_key; /* LEAVING: who comes; -1: nobody, the slot will be free */
     int32_t leases;
     uint32_t generation; /* grows when a record leaves */
     bool prefetched;     /* came by advice and was not used yet */
@@ -51,9 +51,9 @@ struct pager {
     uint8_t *arena;     /* memory of all slots */
     int32_t *free_slot; /* stack [n_free] */
     int32_t n_free;
-    int32_t *leaving; /* slots in SLOT_LEAVING [n_leaving] */
-    int32_t n_leaving;
-    struct load **finished; /* came back while a step ran [n_finished] */
+    int32_t *leaving;              /* slots in SLOT_LEAVING [n_leaving] */
+    int32_t n_leaving, n_promised; /* promised: those with a next_key */
+    struct load **finished;        /* came back while a step ran [n_finished] */
     int32_t n_finished;
 
     struct slot *staging; /* [n_staging]; FREE, LOADING or RESIDENT */

@@ -48,4 +48,14 @@ void decay_init(struct decay *d, uint32_t half_life);
 /* The weight of a use in this step. When it grows out of range, the n sums are scaled first. */
 double decay_weight(struct decay *d, uint64_t step, double *sums, int32_t n);
 
+/* LFRU with other spans than its own: for experiments. The other entries of policy_lfru go with it.
+ */
+#define LFRU_MAX_SPANS 8
+struct lfru_span {
+    uint32_t half_life; /* steps, at most DECAY_MAX_HALF_LIFE */
+    int32_t cap;        /* rows that one use may count */
+    double weight;
+};
+struct policy *lfru_open_spans(int32_t n_keys, const struct lfru_span *spans, int n_spans);
+
 #endif

@@ -1,12 +1,16 @@
 /*
  * Least frequently and recently used: the chance that an expert is used in the next step, estimated
- * as a blend of recency (a use rate with a half-life of one step) and frequency (a rate with a
- * half-life of a paragraph):
+ * as a blend of recency (a use rate with a half-life of one step) and frequency (rates with the
+ * half-lives of a sentence and of a paragraph):
  *
- *   worth(key, now) = sum over spans of WEIGHT * (1 - 2^(-1/H)) * sum over uses of 2^(-(now -
+ *   worth(key, now) = sum over spans of
+ *                     WEIGHT * (1 - 2^(-1/H)) * sum over uses of min(rows, CAP) * 2^(-(now -
  * use)/H)
  *
- * Either span alone is worse than both (docs/pager.md has the table). The order of such sums
+ * Rows count for frequency, because what a prompt's many tokens chose is what its answer will
+ * choose; up to a cap, so that one long prompt does not outweigh all streams beside it.
+ *
+ * Any one span alone is worse than the blend (docs/pager.md has the table). The order of such sums
  * changes as time goes by, so no heap can be kept; they are computed anew for the resident keys in
  * the first victim search of a step, which is a few multiplications each, and made a heap then.
  */
@@ -16,41 +20,49 @@
 #include "base/mem.h"
 #include "pager/policy_int.h"
 
-#define SPANS 2
-
 /* Found by search over the traces and synthetic routings of tests/sim/pager; the optimum is flat.
  */
-static const struct {
-    uint32_t half_life; /* steps */
-    double weight;
-} spans[SPANS] = {{1, 1}, {64, 4}};
+static const struct lfru_span own_spans[] = {{1, 1, 1}, {16, 32, 1}, {64, 32, 4}};
+
+struct span {
+    struct lfru_span is;
+    struct decay decay;
+    double *sums;  /* [n_keys] */
+    double scale;  /* from sums to worth, in this step */
+    double weight; /* of a row's use in this step */
+};
 
 struct policy {
     struct key_heap heap; /* rank: worth, as of ranked_step for members */
-    struct decay decay[SPANS];
-    double *sums[SPANS];  /* [n_keys] */
-    double scale[SPANS];  /* from sums to worth, in this step */
-    double weight[SPANS]; /* of a use in this step */
+    struct span spans[LFRU_MAX_SPANS];
+    int n_spans;
     int32_t n_keys;
     uint64_t step, ranked_step;
 };
 
-static struct policy *lfru_open(int32_t n_keys, int32_t n_slots)
+struct policy *lfru_open_spans(int32_t n_keys, const struct lfru_span *spans, int n_spans)
 {
     struct policy *p = mem_new(1, sizeof *p);
     key_heap_init(&p->heap, n_keys);
-    for (int j = 0; j < SPANS; j++) {
-        decay_init(&p->decay[j], spans[j].half_life);
-        p->sums[j] = mem_new((size_t)n_keys, sizeof p->sums[j][0]);
-    }
     p->n_keys = n_keys;
+    p->n_spans = n_spans;
+    for (int j = 0; j < n_spans; j++) {
+        p->spans[j].is = spans[j];
+        p->spans[j].sums = mem_new((size_t)n_keys, sizeof(double));
+        decay_init(&p->spans[j].decay, spans[j].half_life);
+    }
     return p;
+}
+
+static struct policy *lfru_open(int32_t n_keys, int32_t n_slots)
+{
+    return lfru_open_spans(n_keys, own_spans, sizeof own_spans / sizeof own_spans[0]);
 }
 
 static void lfru_close(struct policy *p)
 {
-    for (int j = 0; j < SPANS; j++)
-        free(p->sums[j]);
+    for (int j = 0; j < p->n_spans; j++)
+        free(p->spans[j].sums);
     key_heap_fini(&p->heap);
     free(p);
 }
@@ -59,10 +71,10 @@ static void begin_step(struct policy *p, uint64_t step)
 {
     key_heap_restore(&p->heap);
     p->step = step;
-    for (int j = 0; j < SPANS; j++) {
-        p->weight[j] = decay_weight(&p->decay[j], step, p->sums[j], p->n_keys);
-        double share = 1 - exp2(-1.0 / spans[j].half_life);
-        p->scale[j] = spans[j].weight * share / p->weight[j];
+    for (int j = 0; j < p->n_spans; j++) {
+        struct span *s = &p->spans[j];
+        s->weight = decay_weight(&s->decay, step, s->sums, p->n_keys);
+        s->scale = s->is.weight * (1 - exp2(-1.0 / s->is.half_life)) / s->weight;
     }
 }
 
@@ -71,16 +83,18 @@ static void lfru_touch(struct policy *p, uint64_t step, const int32_t *keys, con
 {
     if (step != p->step)
         begin_step(p, step);
-    for (int j = 0; j < SPANS; j++)
+    for (int j = 0; j < p->n_spans; j++) {
+        struct span *s = &p->spans[j];
         for (size_t i = 0; i < n; i++)
-            p->sums[j][keys[i]] += p->weight[j];
+            s->sums[keys[i]] += (rows[i] < s->is.cap ? rows[i] : s->is.cap) * s->weight;
+    }
 }
 
 static double worth(const struct policy *p, int32_t key)
 {
     double w = 0;
-    for (int j = 0; j < SPANS; j++)
-        w += p->scale[j] * p->sums[j][key];
+    for (int j = 0; j < p->n_spans; j++)
+        w += p->spans[j].scale * p->spans[j].sums[key];
     return w;
 }
 

@@ -2,10 +2,10 @@
  * Between steps: admissions, evictions, advice. Nothing here runs while a step does, except that
  * advice may start a load into a free slot, which no table shows.
  *
- *   step_end n      the policy pairs what was missed with free slots and with victims;
- *                   loads into free slots start; victims are marked LEAVING
- *   step_begin n+1  loads that came back are shown; victims leave the table, loads into their slots
- *                   start; the reserve is filled up; the epoch begins
+ *   step_end n      the policy pairs what was missed with spare slots and with victims; loads into
+ *                   spare slots and those of the reserve start; victims are marked LEAVING
+ *   step_begin n+1  loads that came back are shown; victims leave the table: their slots fill up
+ * the reserve, or loads into them start; the epoch begins
  */
 #include <assert.h>
 
@@ -103,7 +103,10 @@ static bool evictable(void *user, int32_t key)
            !(s->prefetched && s->keep_until > epoch);
 }
 
-/* RESIDENT -> LEAVING, or all the way where nothing has to wait for the next step. */
+/*
+ * RESIDENT -> LEAVING, or all the way where nothing has to wait for the next step. The newcomer
+ * takes a slot of the reserve, which the victim's will fill up again, or waits for the victim's.
+ */
 static void give_place(struct pager *p, struct slot *s, int32_t key, enum load_class class)
 {
     if (p->cfg.synchronous) {
@@ -114,10 +117,16 @@ static void give_place(struct pager *p, struct slot *s, int32_t key, enum load_c
     assert(s->state == SLOT_RESIDENT);
     p->ops->remove(p->policy, s->key);
     s->state = SLOT_LEAVING;
+    p->leaving[p->n_leaving++] = (int32_t)(s - p->slots);
+    if (p->n_free > 0) {
+        s->next_key = -1;
+        start_in_free_slot(p, key, class);
+        return;
+    }
     s->next_key = key;
     s->next_class = class;
     p->coming[key] = 1;
-    p->leaving[p->n_leaving++] = (int32_t)(s - p->slots);
+    p->n_promised++;
 }
 
 static void admit_missed(struct pager *p)
@@ -129,13 +138,15 @@ static void admit_missed(struct pager *p)
     int32_t first = p->cfg.synchronous ? 0 : (int32_t)(pager_epoch(p) * 7919 % (uint64_t)n);
     for (int32_t i = 0; i < n; i++) {
         int32_t key = p->missed[(first + i) % n];
-        int32_t underway = atomic_load_explicit(&p->n_loading, memory_order_relaxed) + p->n_leaving;
+        int32_t underway =
+            atomic_load_explicit(&p->n_loading, memory_order_relaxed) + p->n_promised;
         bool room = p->n_slots > 0 && (p->cfg.synchronous || underway < p->cfg.max_loads);
-        if (room && p->n_free > 0 && p->ops->admit(p->policy, key, -1)) {
+        bool spare = p->n_free > p->cfg.reserve_slots;
+        if (room && spare && p->ops->admit(p->policy, key, -1)) {
             start_in_free_slot(p, key, LOAD_ADMISSION);
             continue;
         }
-        int32_t victim = room && p->n_free == 0 ? p->ops->victim(p->policy, evictable, p) : -1;
+        int32_t victim = room && !spare ? p->ops->victim(p->policy, evictable, p) : -1;
         if (victim >= 0 && p->ops->admit(p->policy, key, victim))
             give_place(p, &p->slots[p->slot_of[victim]], key, LOAD_ADMISSION);
         else
@@ -148,19 +159,18 @@ static void place_advice(struct pager *p)
 {
     for (int32_t i = 0; i < p->n_advice; i++) {
         int32_t key = p->advice[i];
+        bool spare = p->n_free > p->cfg.reserve_slots;
+        int32_t victim = spare ? -1 : p->ops->victim(p->policy, evictable, p);
         p->coming[key] = 0;
-        int32_t victim = -1;
-        if (p->n_free <= p->cfg.reserve_slots)
-            victim = p->ops->victim(p->policy, evictable, p);
-        if (p->n_free > p->cfg.reserve_slots) {
-            start_in_free_slot(p, key, LOAD_PREFETCH);
-        } else if (victim >= 0) {
-            give_place(p, &p->slots[p->slot_of[victim]], key, LOAD_PREFETCH);
-        } else {
+        if (!spare && victim < 0) {
             counter_add(&counters_of(p, key)->prefetches_canceled, 1);
             continue;
         }
         p->n_prefetch_loads++;
+        if (spare)
+            start_in_free_slot(p, key, LOAD_PREFETCH);
+        else
+            give_place(p, &p->slots[p->slot_of[victim]], key, LOAD_PREFETCH);
     }
     p->n_advice = 0;
 }
@@ -182,30 +192,23 @@ void pager_step_end(struct pager *p)
         settle_all(p);
 }
 
-/* The slots of victims of the last step, and as many more as the reserve lacks. */
+/* The victims of the last step leave; who was promised their slots begins to load. */
 static void turn_over(struct pager *p)
 {
     for (int32_t i = 0; i < p->n_leaving; i++) {
         struct slot *s = &p->slots[p->leaving[i]];
         int32_t key = s->next_key;
         evict(p, s);
-        if (key >= 0) {
-            p->coming[key] = 0;
-            start_load(p, s, key, s->next_class);
-        } else {
-            push_free(p, s);
-        }
         s->next_key = -1;
+        if (key < 0) {
+            push_free(p, s);
+            continue;
+        }
+        p->n_promised--;
+        p->coming[key] = 0;
+        start_load(p, s, key, s->next_class);
     }
     p->n_leaving = 0;
-    while (p->n_free < p->cfg.reserve_slots) {
-        int32_t victim = p->ops->victim(p->policy, evictable, p);
-        if (victim < 0)
-            break;
-        struct slot *s = &p->slots[p->slot_of[victim]];
-        evict(p, s);
-        push_free(p, s);
-    }
 }
 
 void pager_step_begin(struct pager *p)
@@ -214,10 +217,8 @@ void pager_step_begin(struct pager *p)
     p->in_step = true;
     if (p->n_slots > 0) {
         settle_all(p);
-        bool send = p->n_leaving > 0;
         turn_over(p);
-        if (send)
-            loader_kick(p->loader);
+        loader_kick(p->loader);
     }
     atomic_store_explicit(&p->epoch, pager_epoch(p) + 1, memory_order_relaxed);
 }
@@ -260,6 +261,7 @@ void pager_prefetch_cancel(struct pager *p)
             p->coming[s->next_key] = 0;
             counter_add(&counters_of(p, s->next_key)->prefetches_canceled, 1);
             p->n_prefetch_loads--;
+            p->n_promised--;
             s->next_key = -1;
         }
     }

@@ -65,12 +65,12 @@ static int read_named(struct chat_format *f, json_t *list, struct moed_error *er
     json_array_foreach(list, i, entry)
     {
         const char *name = json_string_value(json_object_get(entry, "name"));
-        struct chat_template **to = name && strcmp(name, "default") == 0    ? &f->plain
-                                    : name && strcmp(name, "tool_use") == 0 ? &f->tool_use
-                                                                            : NULL;
-        if (!to || *to)
-            continue;
-        int rc = compile(to, json_object_get(entry, "template"), "chat_template", err);
+        json_t *source = json_object_get(entry, "template");
+        int rc = 0;
+        if (name && strcmp(name, "default") == 0 && !f->plain)
+            rc = compile(&f->plain, source, "chat_template", err);
+        else if (name && strcmp(name, "tool_use") == 0 && !f->tool_use)
+            rc = compile(&f->tool_use, source, "chat_template", err);
         if (rc < 0)
             return rc;
     }
@@ -101,7 +101,9 @@ int chat_format_parse(struct chat_format **out, const char *config_json, size_t 
     int rc = 0;
     *out = NULL;
     if (config_json) {
-        config = json_loadb(config_json, n_config, JSON_ALLOW_NUL, &where);
+        /* Real files hold model_max_length of 1e30 as an integer. */
+        config =
+            json_loadb(config_json, n_config, JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, &where);
         if (!json_is_object(config)) {
             rc = moed_fail(err, MOED_EFORMAT, "tokenizer_config.json line %d: %.200s",
                            config ? 1 : where.line, config ? "not an object" : where.text);

@@ -136,7 +136,7 @@ void jinja_put_float(struct jinja *J, const struct jinja_spec *spec, double f)
     double value = fabs(spec->type == '%' ? f * 100 : f);
     size_t n = print_float(J, text, spec, isnan(f) ? NAN : value);
     if (spec->type == '%')
-        n += (size_t)snprintf(text + n, 2, "%%");
+        snprintf(text + n, 2, "%%");
     size_t digits = strspn(text, "0123456789");
     if (!digits) { /* nan, inf */
         put_number(J, spec, sign_of(spec, !isnan(f) && signbit(f)), "", 0, text, 3);

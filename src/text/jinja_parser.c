@@ -52,9 +52,9 @@ void jinja_nodes_add(struct jinja_parser *p, struct jinja_nodes *l, struct jinja
 {
     if (l->n == l->cap) {
         uint32_t cap = l->cap ? l->cap * 2 : 4;
-        node **grown = jinja_parse_alloc(p, cap * sizeof *grown);
+        node **grown = jinja_parse_alloc(p, cap * sizeof(node *));
         if (l->n)
-            memcpy(grown, l->list, l->n * sizeof *grown);
+            memcpy(grown, l->list, l->n * sizeof(node *));
         l->list = grown;
         l->cap = cap;
     }

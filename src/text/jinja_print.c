@@ -35,7 +35,7 @@ size_t jinja_print_float(char out[40], double f)
     while (n > 1 && digits[n - 1] == '0')
         n--;
     digits[n] = 0;
-    int exp = atoi(strchr(e, 'e') + 1);
+    int exp = (int)strtol(strchr(e, 'e') + 1, NULL, 10);
     const char *sign = f < 0 ? "-" : "";
     /* Python writes exponents below -4 and from 16 on. */
     if (exp < -4 || exp >= 16)

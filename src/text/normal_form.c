@@ -17,6 +17,34 @@ struct chars {
     size_t ccc_cap;
 };
 
+/*
+ * What later versions of Unicode gave a combining class or a decomposition. The library that models
+ * are trained with (Hugging Face tokenizers) has the tables of Unicode 9, where these characters
+ * stand alone; so they do here.
+ */
+static int is_later(unsigned cp)
+{
+    static const struct {
+        unsigned first, last;
+    } ranges[] = {{0x7FD, 0x7FD},     {0x8D3, 0x8D3},     {0x9FE, 0x9FE},     {0xD3B, 0xD3C},
+                  {0xEBA, 0xEBA},     {0x1ABF, 0x1AC0},   {0x1DF6, 0x1DF9},   {0x32FF, 0x32FF},
+                  {0xA82C, 0xA82C},   {0xAB69, 0xAB69},   {0x10D24, 0x10D27}, {0x10EAB, 0x10EAC},
+                  {0x10F46, 0x10F50}, {0x1133B, 0x1133B}, {0x1145E, 0x1145E}, {0x11839, 0x1183A},
+                  {0x11930, 0x11930}, {0x11938, 0x11938}, {0x1193D, 0x1193E}, {0x11943, 0x11943},
+                  {0x119E0, 0x119E0}, {0x11A34, 0x11A34}, {0x11A47, 0x11A47}, {0x11A99, 0x11A99},
+                  {0x11D42, 0x11D42}, {0x11D44, 0x11D45}, {0x11D97, 0x11D97}, {0x16FF0, 0x16FF1},
+                  {0x1E130, 0x1E136}, {0x1E2EC, 0x1E2EF}, {0x1F16C, 0x1F16C}, {0x1FBF0, 0x1FBF9}};
+    size_t low = 0, high = sizeof ranges / sizeof *ranges;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (cp > ranges[middle].last)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < sizeof ranges / sizeof *ranges && cp >= ranges[low].first;
+}
+
 static void add_decomposed(struct chars *c, unsigned cp, int compat)
 {
     enum { LONGEST = 32 }; /* the longest decomposition has 18 characters */
@@ -24,6 +52,11 @@ static void add_decomposed(struct chars *c, unsigned cp, int compat)
     c->ccc = mem_reserve(c->ccc, &c->ccc_cap, c->n + LONGEST, 1);
     int options = UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | (compat ? UTF8PROC_COMPAT : 0);
     int boundary = 0;
+    if (is_later(cp)) {
+        c->cp[c->n] = (utf8proc_int32_t)cp;
+        c->ccc[c->n++] = 0;
+        return;
+    }
     utf8proc_ssize_t n = utf8proc_decompose_char((utf8proc_int32_t)cp, c->cp + c->n, LONGEST,
                                                  (utf8proc_option_t)options, &boundary);
     if (n <= 0 || n > LONGEST) {
@@ -123,7 +156,9 @@ static void add_stretch(struct buf *out, struct chars *c, const char *s, size_t 
 
 static int cuts(unsigned cp, enum normal_form form)
 {
-    return form == NORMAL_FORM_C ? cuts_composed(cp) : cp < 0x80 || cp == HANGUL_BEFORE_TRAILING;
+    if (form == NORMAL_FORM_C ? cuts_composed(cp) : cp < 0x80 || cp == HANGUL_BEFORE_TRAILING)
+        return 1;
+    return is_later(cp);
 }
 
 void normal_form(struct buf *out, const char *s, size_t n, enum normal_form form)

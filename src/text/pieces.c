@@ -93,6 +93,19 @@ int32_t pieces_find(const struct pieces *p, const char *s, size_t n)
     return p->n_slots ? slot_of(p, s, n, XXH3_64bits(s, n))->id : -1;
 }
 
+uint64_t pieces_hash(const struct pieces *p, const char *s, size_t n)
+{
+    uint64_t hash = XXH3_64bits(s, n);
+    if (p->n_slots)
+        __builtin_prefetch(&p->slots[hash & (p->n_slots - 1)]);
+    return hash;
+}
+
+int32_t pieces_find_hashed(const struct pieces *p, const char *s, size_t n, uint64_t hash)
+{
+    return p->n_slots ? slot_of(p, s, n, hash)->id : -1;
+}
+
 const char *pieces_get(const struct pieces *p, int32_t id, size_t *n)
 {
     if (id < 0 || (size_t)id >= p->n || p->piece[id].at == PIECE_NONE) {

@@ -35,6 +35,12 @@ void pieces_set(struct pieces *p, int32_t id, const char *s, size_t n);
 void pieces_index(struct pieces *p, int32_t id);
 /* -1 where no indexed piece is equal. */
 int32_t pieces_find(const struct pieces *p, const char *s, size_t n);
+/*
+ * The same in two steps, for many strings in a row: the first computes the hash and asks the memory
+ * for the place, the second looks there.
+ */
+uint64_t pieces_hash(const struct pieces *p, const char *s, size_t n);
+int32_t pieces_find_hashed(const struct pieces *p, const char *s, size_t n, uint64_t hash);
 /* NULL where the id has no string. */
 const char *pieces_get(const struct pieces *p, int32_t id, size_t *n);
 /* Room for that many entries at once, to save growing. */

@@ -146,7 +146,9 @@ static int parse_stage(struct pretokenizer *p, const json_t *spec, struct moed_e
         return 0;
     }
     if (strcmp(type, "Whitespace") == 0) {
-        int rc = pretokenizer_add_regex(p, "\\w+|[^\\w\\s]+", err);
+        /* Rust's \w, which has the two joiners too. */
+        int rc =
+            pretokenizer_add_regex(p, "[\\w\\x{200C}\\x{200D}]+|[^\\w\\s\\x{200C}\\x{200D}]+", err);
         if (rc == 0) {
             p->stages[p->n - 1].behavior = BEHAVIOR_REMOVED;
             p->stages[p->n - 1].invert = 1;

@@ -21,6 +21,9 @@ enum {
 /* The members of \w, for use inside a class. */
 #define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
 
+/* Outside a class Oniguruma counts these as well: superscripts and fractions of Latin-1. */
+#define LATIN_1_WORD "\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}"
+
 struct regex {
     pcre2_code *code;
     int is_jit;
@@ -74,12 +77,12 @@ static size_t add_escape(struct buf *out, const char *p, const char *end, int in
         buf_puts(out, "\\P{White_Space}");
         return 1;
     case 'w':
-        buf_puts(out, in_class ? WORD : "[" WORD "]");
+        buf_puts(out, in_class ? WORD : "[" WORD LATIN_1_WORD "]");
         return 1;
     case 'W':
         if (in_class)
             break;
-        buf_puts(out, "[^" WORD "]");
+        buf_puts(out, "[^" WORD LATIN_1_WORD "]");
         return 1;
     default:
         break;

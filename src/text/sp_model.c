@@ -123,7 +123,7 @@ static int build_unigram(const struct sp_model *m, struct tokenizer *t, struct m
         if (m->piece[id].type == SP_USER_DEFINED) /* a bonus, so that it always wins */
             u->score[id] = (double)((float)n * highest) - 0.1;
         if (is_text(m, id) && m->piece[id].type != SP_UNUSED && n > 0 &&
-            trie_add(&u->pieces, s, n, id) < 0)
+            unigram_add(u, s, n, id) < 0)
             return moed_fail(err, MOED_ELIMIT, "the vocabulary is too large");
     }
     u->unk = m->unk;

@@ -46,6 +46,10 @@ static const char deepseek_llm_letters[] =
 
 #define CJK_AND_KOREAN "[\\x{4E00}-\\x{9FA5}\\x{800}-\\x{4E00}\\x{AC00}-\\x{D7FF}]+"
 
+/* "\s+$" in the files; written so that a run of spaces inside the text is looked at once, not once
+ * from each of its spaces. */
+#define TRAILING_SPACE "(?<!\\s)\\s++$"
+
 static const struct split_family families[] = {
     {"gpt-2", {GPT2}},
     {"llama-bpe", {WORDS("\\p{N}{1,3}")}, 1},
@@ -65,7 +69,7 @@ static const struct split_family families[] = {
     {"deepseek-llm",
      {"[\\r\\n]", deepseek_llm_letters,
       "\\s?[!-/:-~\\x{FF01}-\\x{FF0F}\\x{FF1A}-\\x{FF5E}\\x{2018}-\\x{201F}\\x{3000}-\\x{3002}]+",
-      "\\s+$", CJK_AND_KOREAN, "\\p{N}+"}},
+      TRAILING_SPACE, CJK_AND_KOREAN, "\\p{N}+"}},
     {"deepseek-coder", {"[\\r\\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", CJK_AND_KOREAN, "\\p{N}"}},
     {"starcoder", {"\\p{N}", GPT2}},
     {"falcon", {"[\\p{P}\\$\\+<=>\\^~\\|`]+", GPT2, "[0-9][0-9][0-9]"}},

@@ -10,11 +10,13 @@
 #include "text/unicode.h"
 #include "text/word_cache.h"
 
-struct tokenizer *tokenizer_new(void)
+struct tokenizer *tokenizer_new(size_t n_bytes)
 {
+    enum { SPARE_IDS = 1 << 16 };
     struct tokenizer *t = mem_new(1, sizeof *t);
     bpe_model_init(&t->bpe);
     t->bos = t->eos = -1;
+    t->max_id = n_bytes < PIECES_MAX_ID - SPARE_IDS ? (int32_t)n_bytes + SPARE_IDS : PIECES_MAX_ID;
     return t;
 }
 
@@ -94,7 +96,8 @@ static void encode_word(struct encoding *e, const char *word, size_t n)
     }
     size_t before = e->out->n;
     bpe_model_encode(&t->bpe, t->bpe.plain_bytes ? &t->bytes : &t->vocab, &e->bpe, word, n, e->out);
-    if (place)
+    /* A word may give nothing, and nothing may have been given yet. */
+    if (place && e->out->n > before)
         word_cache_put(place, word, n, e->out->ids + before, e->out->n - before);
 }
 

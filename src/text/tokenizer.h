@@ -4,7 +4,7 @@
  * A tokenizer is built once from a file and then never changes: every function that takes a const
  * tokenizer may be called from any thread at once. Detokenizers belong to one sequence and one
  * thread. Text is bytes; bytes that are not UTF-8 are encoded as the makers' library does (U+FFFD
- * in place of each).
+ * in place of each broken sequence, or of each byte with SentencePiece files).
  */
 #ifndef MOED_TEXT_TOKENIZER_H
 #define MOED_TEXT_TOKENIZER_H

@@ -13,7 +13,7 @@ int tokenizer_add_token(struct tokenizer *t, int32_t id, const char *content, si
 {
     if (!content || n == 0)
         return 0; /* nothing that could be found in a text */
-    if (id < 0 || id > PIECES_MAX_ID)
+    if (id < 0 || id > t->max_id)
         return moed_fail(err, MOED_ELIMIT, "added token '%.80s' has the id %d", content, id);
     /* A piece of the vocabulary keeps its id, whatever the list says. */
     int32_t known = pieces_find(&t->vocab, content, n);
@@ -57,7 +57,7 @@ static int add_config_tokens(struct tokenizer *t, const json_t *config, struct m
         size_t n = json_string_length(content);
         char *end;
         long id = strtol(key, &end, 10);
-        if (!s || *end || id < 0 || id > PIECES_MAX_ID || pieces_find(&t->names, s, n) >= 0)
+        if (!s || *end || id < 0 || id > t->max_id || pieces_find(&t->names, s, n) >= 0)
             continue;
         int rc = tokenizer_add_token(t, (int32_t)id, s, n, token_flags(item), err);
         if (rc < 0)
@@ -145,7 +145,7 @@ static void index_bytes(struct tokenizer *t)
             continue;
         /* An added token of the same id has other bytes; it is not found by them. */
         const char *own = pieces_get(&t->bytes, id, &n);
-        if (own && n == bytes.len && memcmp(own, bytes.data, n) == 0)
+        if (own && n == bytes.len && memcmp(own, buf_str(&bytes), n) == 0)
             pieces_index(&t->bytes, id);
     }
     buf_fini(&bytes);

@@ -23,6 +23,7 @@ enum tokenizer_model { TOKENIZER_MODEL_BPE, TOKENIZER_MODEL_UNIGRAM };
 /* Never changes once tokenizer_finish has returned; any thread. */
 struct tokenizer {
     int32_t n_ids;       /* 1 + the highest id */
+    int32_t max_id;      /* what ids may be at most while reading: tables are as long */
     struct pieces vocab; /* the model's pieces, as written; BPE may add symbols behind n_ids */
     struct pieces names; /* added tokens, as written; they hide pieces of the same id */
     struct pieces bytes; /* what each token stands for in a text */
@@ -43,7 +44,8 @@ struct tokenizer {
     char *description;
 };
 
-struct tokenizer *tokenizer_new(void);
+/* n_bytes: size of the files. Ids are dense in all real ones, so that bounds them too. */
+struct tokenizer *tokenizer_new(size_t n_bytes);
 
 /*
  * Registers an added token under an id; the flags of `token` count, its id is set here. 0, or a

@@ -115,11 +115,11 @@ static int parse_string(char **out, struct span s, const char *name, struct moed
     return rc;
 }
 
-static int check_id(int id, struct moed_error *err)
+static int check_id(const struct tokenizer *t, int id, struct moed_error *err)
 {
-    if (id <= PIECES_MAX_ID)
+    if (id <= t->max_id)
         return 0;
-    return moed_fail(err, MOED_ELIMIT, "token id %d is above the limit of %d", id, PIECES_MAX_ID);
+    return moed_fail(err, MOED_ELIMIT, "token id %d is above the limit of %d", id, t->max_id);
 }
 
 /* {"piece": id, ...} */
@@ -136,7 +136,7 @@ static int read_vocab_object(struct tokenizer *t, struct span vocab, struct moed
     while (rc == 0 && jr_object_next(&r, &piece, &n) > 0) {
         buf_truncate(&key, 0);
         buf_add(&key, piece, n);
-        if ((rc = jr_id(&r, &id)) < 0 || (rc = check_id(id, err)) < 0)
+        if ((rc = jr_id(&r, &id)) < 0 || (rc = check_id(t, id, err)) < 0)
             break;
         pieces_set(&t->vocab, id, buf_str(&key), n);
         pieces_index(&t->vocab, id);
@@ -160,12 +160,12 @@ static int read_vocab_scores(struct tokenizer *t, struct span vocab, struct moed
     while (rc == 0 && jr_array_next(&r) > 0) {
         jr_array_begin(&r);
         jr_array_next(&r);
-        if ((rc = jr_string(&r, &piece, &n)) < 0 || (rc = check_id(u->n, err)) < 0)
+        if ((rc = jr_string(&r, &piece, &n)) < 0 || (rc = check_id(t, u->n, err)) < 0)
             break;
         pieces_set(&t->vocab, u->n, piece, n);
         pieces_index(&t->vocab, u->n);
         u->score = mem_reserve(u->score, &cap, (size_t)u->n + 1, sizeof *u->score);
-        if (n > 0 && trie_add(&u->pieces, piece, n, u->n) < 0)
+        if (n > 0 && unigram_add(u, piece, n, u->n) < 0)
             rc = moed_fail(err, MOED_ELIMIT, "the vocabulary is too large");
         jr_array_next(&r);
         jr_number(&r, &u->score[u->n++]);
@@ -177,38 +177,58 @@ static int read_vocab_scores(struct tokenizer *t, struct span vocab, struct moed
     return rc;
 }
 
-static int add_merge(struct tokenizer *t, const char *a, size_t n_a, const char *b, size_t n_b,
-                     uint32_t rank, struct buf *joined, struct moed_error *err)
+/* A merge that was read, but not yet looked up. */
+struct merge_text {
+    struct buf joined; /* left, then right without the prefix */
+    struct buf right;
+    size_t n_left;
+    uint64_t left_hash, right_hash, joined_hash;
+};
+
+/* Merges are looked up this many behind the one being read, so that memory has time to answer: a
+ * vocabulary is larger than the caches. */
+enum { MERGES_AHEAD = 16 };
+
+static void hash_merge(const struct tokenizer *t, struct merge_text *m)
 {
     size_t n_prefix = t->bpe.prefix ? strlen(t->bpe.prefix) : 0;
-    if (n_prefix > n_b)
+    if (n_prefix > m->right.len)
         n_prefix = 0;
-    buf_truncate(joined, 0);
-    buf_add(joined, a, n_a);
-    buf_add(joined, b + n_prefix, n_b - n_prefix);
-    int32_t left = pieces_find(&t->vocab, a, n_a), right = pieces_find(&t->vocab, b, n_b);
-    int32_t result = pieces_find(&t->vocab, buf_str(joined), joined->len);
+    m->n_left = m->joined.len;
+    buf_add(&m->joined, buf_str(&m->right) + n_prefix, m->right.len - n_prefix);
+    m->left_hash = pieces_hash(&t->vocab, buf_str(&m->joined), m->n_left);
+    m->right_hash = pieces_hash(&t->vocab, buf_str(&m->right), m->right.len);
+    m->joined_hash = pieces_hash(&t->vocab, buf_str(&m->joined), m->joined.len);
+}
+
+static int add_merge(struct tokenizer *t, const struct merge_text *m, uint32_t rank,
+                     struct moed_error *err)
+{
+    const char *joined = buf_str(&m->joined), *right_text = buf_str(&m->right);
+    int32_t left = pieces_find_hashed(&t->vocab, joined, m->n_left, m->left_hash);
+    int32_t right = pieces_find_hashed(&t->vocab, right_text, m->right.len, m->right_hash);
+    int32_t result = pieces_find_hashed(&t->vocab, joined, m->joined.len, m->joined_hash);
     if (left < 0 || right < 0 || result < 0)
-        return moed_fail(err, MOED_EFORMAT, "merge %u '%.80s' + '%.80s' is not in the vocabulary",
-                         rank, a, b);
+        return moed_fail(err, MOED_EFORMAT, "merge %u '%.*s' + '%.80s' is not in the vocabulary",
+                         rank, (int)(m->n_left < 80 ? m->n_left : 80), joined, right_text);
     bpe_add(&t->bpe.merges, left, right, rank, result);
     return 0;
 }
 
-/* "a b", or ["a", "b"] in newer files. */
-static int read_merge(struct json_reader *r, struct buf pair[2], struct moed_error *err)
+/* "a b", or ["a", "b"] in newer files; the left one goes into `joined`. */
+static int read_merge(struct json_reader *r, struct merge_text *m, struct moed_error *err)
 {
     const char *s;
     size_t n;
-    buf_truncate(&pair[0], 0);
-    buf_truncate(&pair[1], 0);
+    buf_truncate(&m->joined, 0);
+    buf_truncate(&m->right, 0);
     if (jr_peek(r) == '[') {
         jr_array_begin(r);
         for (int i = 0; i < 2; i++) {
             jr_array_next(r);
             if (jr_string(r, &s, &n) < 0)
                 return r->code;
-            buf_add(&pair[i], s, n);
+            buf_add(i == 0 ? &m->joined : &m->right, s, n);
         }
         if (jr_array_next(r) > 0)
             return moed_fail(err, MOED_EFORMAT, "a merge of more than two pieces");
@@ -220,30 +240,38 @@ static int read_merge(struct json_reader *r, struct buf pair[2], struct moed_err
     if (!space)
         return moed_fail(err, MOED_EFORMAT, "the merge '%.*s' is not two pieces",
                          (int)(n < 80 ? n : 80), s);
-    buf_add(&pair[0], s, (size_t)(space - s));
-    buf_add(&pair[1], space + 1, n - (size_t)(space + 1 - s));
+    buf_add(&m->joined, s, (size_t)(space - s));
+    buf_add(&m->right, space + 1, n - (size_t)(space + 1 - s));
     return 0;
 }
 
 static int read_merges(struct tokenizer *t, struct span merges, struct moed_error *err)
 {
+    enum { TYPICAL_MERGE_BYTES = 40 };
     struct json_reader r;
-    struct buf pair[2] = {{0}, {0}}, joined = {0};
-    uint32_t rank = 0;
+    struct merge_text ahead[MERGES_AHEAD] = {0};
+    uint32_t n_read = 0, n_added = 0;
     int rc = 0;
-    bpe_init(&t->bpe.merges, &t->vocab, merges.n / 24);
+    bpe_init(&t->bpe.merges, &t->vocab, merges.n / TYPICAL_MERGE_BYTES);
     jr_init(&r, merges.at, merges.n, err);
     jr_array_begin(&r);
     while (rc == 0 && jr_array_next(&r) > 0) {
-        rc = read_merge(&r, pair, err);
-        if (rc == 0)
-            rc = add_merge(t, buf_str(&pair[0]), pair[0].len, buf_str(&pair[1]), pair[1].len,
-                           rank++, &joined, err);
+        struct merge_text *m = &ahead[n_read % MERGES_AHEAD];
+        if (n_read - n_added == MERGES_AHEAD)
+            rc = add_merge(t, m, n_added++, err);
+        if (rc == 0 && (rc = read_merge(&r, m, err)) == 0) {
+            hash_merge(t, m);
+            n_read++;
+        }
     }
-    rc = rc < 0 ? rc : jr_finish(&r);
-    buf_fini(&pair[0]);
-    buf_fini(&pair[1]);
-    buf_fini(&joined);
+    if (rc == 0)
+        rc = jr_finish(&r);
+    for (; rc == 0 && n_added < n_read; n_added++)
+        rc = add_merge(t, &ahead[n_added % MERGES_AHEAD], n_added, err);
+    for (int i = 0; i < MERGES_AHEAD; i++) {
+        buf_fini(&ahead[i].joined);
+        buf_fini(&ahead[i].right);
+    }
     jr_fini(&r);
     return rc;
 }
@@ -342,7 +370,7 @@ static int read_added_tokens(struct tokenizer *t, const json_t *list, struct moe
             .normalized = spec_bool(item, "normalized", !spec_bool(item, "special", 0)),
         };
         json_int_t id = json_integer_value(json_object_get(item, "id"));
-        int rc = id < 0 || id > PIECES_MAX_ID
+        int rc = id < 0 || id > t->max_id
                      ? moed_fail(err, MOED_ELIMIT, "added token %zu has no possible id", i)
                      : tokenizer_add_token(t, (int32_t)id, json_string_value(content),
                                            json_string_length(content), token, err);

@@ -14,6 +14,7 @@
 enum {
     MAX_TOKENIZER_BYTES = 512 << 20,
     MAX_CONFIG_BYTES = 16 << 20,
+    MAX_POPULATE_BYTES = 64 << 20,
 };
 
 /* A file, mapped. */
@@ -43,7 +44,9 @@ static int file_open(struct file *f, const char *path, size_t max_bytes, struct 
         rc = moed_fail(err, MOED_ELIMIT, "%s is larger than %zu bytes", path, max_bytes);
     } else if (st.st_size > 0) {
         f->n = (size_t)st.st_size;
-        f->bytes = mmap(NULL, f->n, PROT_READ, MAP_PRIVATE, fd, 0);
+        /* A GGUF file is mostly tensors, which nobody reads here. */
+        int populate = f->n <= MAX_POPULATE_BYTES ? MAP_POPULATE : 0;
+        f->bytes = mmap(NULL, f->n, PROT_READ, MAP_PRIVATE | populate, fd, 0);
         if (f->bytes == MAP_FAILED) {
             f->bytes = NULL;
             rc = moed_fail(err, MOED_EIO, "%s: %s", path, strerror(errno));
@@ -60,7 +63,7 @@ static enum tokenizer_format guess_format(const char *bytes, size_t n)
     size_t i = 0;
     if (n >= 4 && memcmp(bytes, "GGUF", 4) == 0)
         return TOKENIZER_GGUF;
-    if (n >= 1 && bytes[0] == '\n')
+    if (n >= 2 && bytes[0] == '\n' && bytes[1] != '{')
         return TOKENIZER_SENTENCEPIECE;
     while (i < n && strchr(" \t\r\n", bytes[i]) && bytes[i])
         i++;
@@ -74,15 +77,16 @@ int tokenizer_parse(struct tokenizer **out, enum tokenizer_format format, const 
     *out = NULL;
     json_t *config = NULL;
     json_error_t why;
-    if (n_bytes > MAX_TOKENIZER_BYTES || n_config > MAX_CONFIG_BYTES)
+    if (format == TOKENIZER_AUTO)
+        format = guess_format(bytes, n_bytes);
+    /* Of a GGUF file only the metadata is read. */
+    if ((n_bytes > MAX_TOKENIZER_BYTES && format != TOKENIZER_GGUF) || n_config > MAX_CONFIG_BYTES)
         return moed_fail(err, MOED_ELIMIT, "a tokenizer of %zu bytes", n_bytes);
     /* Whole numbers as reals: model_max_length is often beyond 64 bits. */
     if (config_json && !(config = json_loadb(config_json, n_config, JSON_DECODE_INT_AS_REAL, &why)))
         return moed_fail(err, MOED_EFORMAT, "tokenizer_config.json, line %d: %s", why.line,
                          why.text);
-    if (format == TOKENIZER_AUTO)
-        format = guess_format(bytes, n_bytes);
-    struct tokenizer *t = tokenizer_new();
+    struct tokenizer *t = tokenizer_new(n_bytes + n_config);
     int rc = MOED_EINVAL;
     switch (format) {
     case TOKENIZER_AUTO:
@@ -166,7 +170,7 @@ int tokenizer_open(struct tokenizer **out, const char *path, struct moed_error *
                          "%s holds no tokenizer (tokenizer.json, "
                          "tokenizer.model, *.tiktoken)",
                          path);
-    if ((rc = file_open(&file, name, MAX_TOKENIZER_BYTES, err)) < 0)
+    if ((rc = file_open(&file, name, SIZE_MAX, err)) < 0)
         goto out;
     if (from_folder) {
         config_name = mem_printf("%s/tokenizer_config.json", path);

@@ -99,12 +99,12 @@ static int read_line(struct tokenizer *t, const char *line, size_t n, size_t num
     size_t at = space ? (size_t)(space - line) + 1 : n;
     int64_t rank = 0;
     int ok = at < n && base64_decode(&bytes, line, at - 1) == 0 && bytes.len > 0;
-    for (; ok && at < n && rank <= PIECES_MAX_ID; at++) {
+    for (; ok && at < n && rank <= t->max_id; at++) {
         ok = line[at] >= '0' && line[at] <= '9';
         rank = rank * 10 + (line[at] - '0');
     }
     int rc = 0;
-    if (!ok || rank > PIECES_MAX_ID) {
+    if (!ok || rank > t->max_id) {
         rc = moed_fail(err, MOED_EFORMAT, "line %zu is not a tiktoken rank", number);
     } else {
         byte_level_write(&piece, buf_str(&bytes), bytes.len);

@@ -36,7 +36,8 @@ enum normal_form {
     NORMAL_FORM_KC,
     NORMAL_FORM_KD,
 };
-/* Appends the normal form (UAX 15) of valid UTF-8; time is linear, whatever the marks. */
+/* Appends the normal form (UAX 15, by the tables of Unicode 9, which the makers' library has) of
+ * valid UTF-8; time is linear, whatever the marks. */
 void normal_form(struct buf *out, const char *s, size_t n, enum normal_form form);
 
 #endif

@@ -9,7 +9,43 @@ void unigram_fini(struct unigram *u)
 {
     trie_fini(&u->pieces);
     free(u->score);
+    free(u->joins);
     *u = (struct unigram){0};
+}
+
+static size_t join_bit(unsigned left, unsigned right)
+{
+    return (left * 0x85EBCA6Bu ^ right * 0xC2B2AE35u) >> 14;
+}
+
+int unigram_add(struct unigram *u, const char *piece, size_t n, int32_t id)
+{
+    if (!u->joins)
+        u->joins = mem_new(UNIGRAM_JOIN_BITS / 64, sizeof *u->joins);
+    unsigned before = 0;
+    for (size_t i = 0, len; i < n; i += len) {
+        unsigned cp = unicode_at(piece + i, n - i, &len);
+        size_t bit = join_bit(before, cp);
+        if (i > 0)
+            u->joins[bit / 64] |= 1ull << bit % 64;
+        before = cp;
+    }
+    return trie_add(&u->pieces, piece, n, id);
+}
+
+/* How far from `begin` pieces may reach across characters. */
+static size_t stretch_end(const struct unigram *u, const char *word, size_t n, size_t begin)
+{
+    size_t len, end;
+    unsigned before = unicode_at(word + begin, n - begin, &len);
+    for (end = begin + len; end < n && u->joins; end += len) {
+        unsigned cp = unicode_at(word + end, n - end, &len);
+        size_t bit = join_bit(before, cp);
+        if ((u->joins[bit / 64] >> bit % 64 & 1) == 0)
+            break;
+        before = cp;
+    }
+    return end;
 }
 
 void unigram_work_fini(struct unigram_work *w)
@@ -67,14 +103,15 @@ static void add_unknown(const struct unigram *u, struct tokens *reversed, const 
         tokens_add(reversed, u->byte_piece[(unsigned char)s[i - 1]]);
 }
 
-void unigram_encode(const struct unigram *u, struct unigram_work *work, const char *word, size_t n,
-                    struct tokens *out)
+/* Appends the ids of one stretch; the sums go on from `score`, and their end is returned. */
+static double encode_stretch(const struct unigram *u, struct unigram_work *work, const char *s,
+                             size_t n, double score)
 {
     work->nodes = mem_reserve(work->nodes, &work->cap, n + 1, sizeof *work->nodes);
-    work->nodes[0] = (struct unigram_node){0};
+    work->nodes[0] = (struct unigram_node){.score = score};
     for (size_t i = 1; i <= n; i++)
         work->nodes[i].begin = UNIGRAM_UNREACHED;
-    search(u, work->nodes, word, n);
+    search(u, work->nodes, s, n);
     work->reversed.n = 0;
     size_t end = n;
     while (end > 0) {
@@ -85,10 +122,27 @@ void unigram_encode(const struct unigram *u, struct unigram_work *work, const ch
         } else {
             while (begin > 0 && work->nodes[begin].id == u->unk)
                 begin = work->nodes[begin].begin;
-            add_unknown(u, &work->reversed, word + begin, end - begin);
+            add_unknown(u, &work->reversed, s + begin, end - begin);
         }
         end = begin;
     }
-    for (size_t i = work->reversed.n; i > 0; i--)
-        tokens_add(out, work->reversed.ids[i - 1]);
+    return work->nodes[n].score;
+}
+
+void unigram_encode(const struct unigram *u, struct unigram_work *work, const char *word, size_t n,
+                    struct tokens *out)
+{
+    size_t before = out->n;
+    double score = 0;
+    for (size_t begin = 0, end; begin < n; begin = end) {
+        end = stretch_end(u, word, n, begin);
+        score = encode_stretch(u, work, word + begin, end - begin, score);
+        for (size_t i = work->reversed.n; i > 0; i--) {
+            int32_t id = work->reversed.ids[i - 1];
+            /* Unknown characters in a row are one unk, across stretches too. */
+            if (id == u->unk && out->n > before && out->ids[out->n - 1] == id)
+                continue;
+            tokens_add(out, id);
+        }
+    }
 }

@@ -1,6 +1,7 @@
 /*
  * The unigram model: of all ways to cut a word into pieces the one with the highest sum of scores
- * (log probabilities), found by Viterbi's algorithm in linear time.
+ * (log probabilities), found by Viterbi's algorithm in linear time. A word is first cut where no
+ * piece can reach across, which changes nothing but the memory that long words need.
  * Never changes once filled; any thread, each with its own work space.
  */
 #ifndef MOED_TEXT_UNIGRAM_H
@@ -13,8 +14,10 @@
 #include "text/trie.h"
 
 struct unigram {
-    struct trie pieces; /* value: id */
-    double *score;      /* [n] */
+    struct trie pieces; /* value: id; filled by unigram_add */
+    /* For each pair of characters, by hash: some piece has them next to each other. */
+    uint64_t *joins; /* UNIGRAM_JOIN_BITS bits */
+    double *score;   /* [n] */
     int32_t n;
     int32_t unk;       /* -1: what no piece covers is left out */
     double unk_score;  /* of a character that no piece covers */
@@ -24,7 +27,11 @@ struct unigram {
     int32_t byte_piece[256]; /* -1 where there is none */
 };
 
+enum { UNIGRAM_JOIN_BITS = 1 << 18 };
+
 void unigram_fini(struct unigram *u);
+/* Adds a piece of n > 0 valid UTF-8 bytes. -1 where there are too many. */
+int unigram_add(struct unigram *u, const char *piece, size_t n, int32_t id);
 
 /* Work space of one thread; starts as {0}. */
 struct unigram_work {

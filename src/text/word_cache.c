@@ -50,5 +50,6 @@ void word_cache_put(struct word_cache_entry *e, const char *word, size_t n, cons
     e->len = (uint8_t)n;
     e->n_ids = (uint8_t)n_ids;
     memcpy(e->word, word, n);
-    memcpy(e->ids, ids, n_ids * sizeof *ids);
+    for (size_t i = 0; i < n_ids; i++)
+        e->ids[i] = ids[i];
 }

@@ -18,13 +18,16 @@ static inline void tokenizer_input_use(const struct tokenizer *t)
         "\xE4\xBD\xA0\xE5\xA5\xBD \xF0\x9F\x99\x82 \xE2\x96\x81 \xFF\xE2\x82 "
         "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa<|end|>";
     struct tokens ids = {0};
-    struct buf decoded = {0};
+    struct buf decoded = {0}, repeated = {0};
     struct moed_error err;
     unsigned flags = TOKENIZER_ADD_SPECIAL | TOKENIZER_PARSE_SPECIAL;
     int32_t n_ids = tokenizer_vocab_size(t);
     if (tokenizer_encode(t, text, sizeof text - 1, flags, 10000, &ids, &err) == 0)
         for (size_t i = 0; i < ids.n; i++)
             assert(ids.ids[i] >= 0 && ids.ids[i] < n_ids);
+    for (int i = 0; i < 8; i++) /* long enough for words to be remembered */
+        buf_add(&repeated, text, sizeof text - 1);
+    tokenizer_encode(t, repeated.data, repeated.len, 0, 0, &ids, &err);
     for (int32_t id = 0; id < n_ids && id < 64; id++)
         tokens_add(&ids, id);
     tokenizer_decode(t, ids.ids, ids.n, 0, &decoded);
@@ -33,6 +36,7 @@ static inline void tokenizer_input_use(const struct tokenizer *t)
     assert(tokenizer_describe(t));
     tokens_fini(&ids);
     buf_fini(&decoded);
+    buf_fini(&repeated);
 }
 
 /* The bytes up to a zero byte are the file, the rest is the configuration; GGUF and protobuf hold

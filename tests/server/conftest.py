@@ -4,6 +4,7 @@ import os
 import pathlib
 import queue
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -22,13 +23,18 @@ def pytest_addoption(parser):
     parser.addoption("--moed", default=str(ROOT / "build" / "release" / "moed"), help="the program under test")
 
 
+def limit_descriptors(count):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, count))
+
+
 class Server:
     """A running server: its address, its process, and what tests ask of it."""
 
-    def __init__(self, command, host="127.0.0.1", env=()):
+    def __init__(self, command, host="127.0.0.1", env=(), descriptors=None):
         self.log = []
         self.host = host
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **dict(env)})
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **dict(env)},
+                                        preexec_fn=descriptors and (lambda: limit_descriptors(descriptors)))
         ports = queue.Queue()
         for pipe in (self.process.stdout, self.process.stderr):
             threading.Thread(target=self._read, args=(pipe, ports), daemon=True).start()
@@ -184,11 +190,12 @@ def start(fake_program):
     """start("--option", "value", ...) gives a ready server over the fake engine, ended after the test."""
     running = []
 
-    def start_one(*options, host="127.0.0.1", ready=True, env=()):
-        server = Server([fake_program, MODEL, "--host", host, "--port", "0", *map(str, options)], host, env)
+    def start_one(*options, host="127.0.0.1", ready=True, **kwargs):
+        server = Server([fake_program, MODEL, "--host", host, "--port", "0", *map(str, options)], host, **kwargs)
         running.append(server)
         return server.wait_ready() if ready else server
 
+    start_one.running = running
     yield start_one
     codes = [server.stop() for server in running]
     assert codes == [0] * len(codes), "".join(running[-1].log)

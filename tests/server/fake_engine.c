@@ -72,7 +72,7 @@ static void push(struct item *item, struct event_parts *parts)
 {
     parts->user = item->request->user;
     parts->usage = item->usage;
-    outbox_push(item->outbox, event_new(parts));
+    outbox_push(item->outbox, outbox_event_new(parts));
 }
 
 static void item_free(struct item *item)

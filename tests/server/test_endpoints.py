@@ -112,6 +112,22 @@ def test_echo(fake):
     assert out["text"] == "<|bos|>Say: " + TEXT[:3]
 
 
+def test_offsets_are_places_in_the_text(fake):
+    for prompt in ("Say: ", [256, *b"Say: "], "<|user|>caf\u00e9 "):
+        choice = complete(fake, prompt=prompt, echo=True, max_tokens=30, logprobs=0)["choices"][0]
+        logprobs, text = choice["logprobs"], choice["text"]
+        for token, offset in zip(logprobs["tokens"], logprobs["text_offset"]):
+            if not token.startswith("bytes:") and not (token == "<|bos|>" and not text.startswith(token)):
+                assert text[offset:].startswith(token)
+
+
+def test_a_long_prompt_with_logprobs_streams_in_one_piece(start):
+    server = start("--max-model-len", 30000, "--max-output", 4096)
+    got = stream(server, "/v1/completions", {"prompt": "x" * 20000, "echo": True, "logprobs": 5, "max_tokens": 50})
+    assert len(got[0]["choices"][0]["logprobs"]["tokens"]) == 20001
+    assert sum(len((e["choices"][0]["logprobs"] or {"tokens": []})["tokens"]) for e in got) == 20051
+
+
 def test_echo_with_no_new_tokens(fake):
     out = complete(fake, prompt=["ab", "cd"], echo=True, max_tokens=0)
     assert [c["text"] for c in out["choices"]] == ["ab", "cd"]

@@ -159,6 +159,12 @@ def test_media_type(fake):
         assert reply.status_code == 200
 
 
+def test_content_encoding(fake):
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    reply = httpx.post(fake.url + COMPLETIONS, content=b"x", headers=headers)
+    assert reply.status_code == 415 and reply.json()["error"]["code"] == "unsupported_content_encoding"
+
+
 def test_unknown_paths_and_methods(fake):
     for path in ("/", "/v1", "/v1/embeddings", "/v1/models/", "/v1/completions/", "/V1/completions", "/%2e%2e"):
         reply = fake.get(path)

@@ -2,12 +2,13 @@
 import json
 import signal
 import socket
+import subprocess
 import time
 
 import httpx
 import pytest
 
-from conftest import raw_post, read_reply
+from conftest import MODEL, raw_post, read_reply
 
 GOOD = raw_post("/v1/completions", {"prompt": "hi", "max_tokens": 2, "temperature": 0})
 
@@ -229,6 +230,41 @@ def test_a_unix_socket(start, tmp_path):
     assert not path.exists()
 
 
+def test_a_socket_file_in_use_is_left_alone(start, fake_program, tmp_path):
+    path = tmp_path / "socket"
+    first = start(host=f"unix:{path}", ready=False)
+    second = subprocess.run([fake_program, MODEL, "--host", f"unix:{path}"], capture_output=True, text=True, timeout=20)
+    assert second.returncode == 1 and "in use" in second.stderr
+    assert path.exists() and first.process.poll() is None
+    first.process.kill()
+    first.process.wait()
+    third = start(host=f"unix:{path}", ready=False)
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as client:
+        assert client.get("http://x/version").status_code == 200
+    start.running.remove(first)
+    assert third.stop() == 0
+
+
+def test_a_port_in_use_is_an_error(fake, fake_program):
+    command = [fake_program, MODEL, "--port", str(fake.port)]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert second.returncode == 1 and str(fake.port) in second.stderr and "in use" in second.stderr
+
+
+def test_when_descriptors_run_out(start):
+    server = start(descriptors=48)
+    held = []
+    for _ in range(80):
+        sock = server.connect()
+        sock.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        held.append(sock)
+    time.sleep(0.3)
+    for sock in held:
+        sock.close()
+    assert server.post("/v1/completions", {"prompt": "hi"}).status_code == 200
+    assert any("cannot accept" in line for line in server.log)
+
+
 def test_cors(start, fake):
     server = start("--cors-origin", "https://a.example", "--cors-origin", "http://localhost:3000")
     ask = {"origin": "https://a.example", "access-control-request-method": "POST",
@@ -281,6 +317,10 @@ def test_a_second_signal_ends_at_once(start):
         assert server.process.poll() is None
         server.signal(signal.SIGTERM)
         assert server.process.wait(5) == 0
+        rest = b""
+        while piece := sock.recv(65536):
+            rest += piece
+        assert b'"code":"canceled"' in rest and b"[DONE]" not in rest
 
 
 def test_comments_keep_a_slow_stream_open(start):

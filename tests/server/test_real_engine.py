@@ -207,3 +207,41 @@ def test_a_model_without_a_tokenizer_takes_token_ids(moed):
         assert reply.status_code == 400 and "no tokenizer" in reply.json()["error"]["message"]
     assert server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}).status_code == 400
     assert server.stop() == 0
+
+
+def test_keys_that_are_reread_and_kept_apart(moed, folder, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("one\ntwo\n")
+    server = serve(moed, folder, "--api-key-file", keys, "--prefix-per-key")
+
+    def cached(key):
+        body = {"prompt": "The same long beginning of a prompt, again and again and again.", "max_tokens": 1}
+        reply = server.post("/v1/completions", body, headers={"authorization": f"Bearer {key}"})
+        return reply.json()["usage"]["prompt_tokens_details"]["cached_tokens"] if reply.status_code == 200 else reply.status_code
+
+    assert [cached("one"), cached("two")] == [0, 0]
+    assert cached("one") >= 16 and cached("two") >= 16 and cached("three") == 401
+    keys.write_text("three\n")
+    server.signal(signal.SIGHUP)
+    end = time.monotonic() + 5
+    while cached("three") == 401:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert cached("one") == 401
+    assert server.stop() == 0
+
+
+def test_a_second_signal_ends_streams_at_once(moed, folder):
+    server = serve(moed, folder)
+    with server.connect() as sock:
+        body = {"prompt": "x", "max_tokens": 2000, "stream": True, "ignore_eos": True}
+        sock.sendall(raw_post("/v1/completions", body))
+        assert sock.recv(100)
+        server.signal(signal.SIGTERM)
+        time.sleep(0.1)
+        server.signal(signal.SIGTERM)
+        rest = b""
+        while piece := sock.recv(65536):
+            rest += piece
+    assert server.process.wait(10) == 0
+    assert rest.endswith(b"0\r\n\r\n")

@@ -119,7 +119,7 @@ static size_t scratch_bytes_of(uint64_t seed)
         free(scratch_);                                                                            \
     } while (0)
 
-struct outcome case_embed(uint64_t seed, const struct kern_cpu *k, int parts)
+struct outcome case_embed(uint64_t seed, const struct kern_cpu *k, int parts, int check)
 {
     struct rng r = {seed};
     int n = rng_int(&r, 1, 9), dim = rng_width(&r, 300), vocab = rng_int(&r, 1, 20);
@@ -140,7 +140,7 @@ struct outcome case_embed(uint64_t seed, const struct kern_cpu *k, int parts)
     return o;
 }
 
-struct outcome case_rmsnorm(uint64_t seed, const struct kern_cpu *k, int parts)
+struct outcome case_rmsnorm(uint64_t seed, const struct kern_cpu *k, int parts, int check)
 {
     struct rng r = {seed};
     int n = rng_int(&r, 1, 12), dim = rng_width(&r, 900), gap = rng_int(&r, 0, 5);
@@ -173,7 +173,7 @@ struct outcome case_rmsnorm(uint64_t seed, const struct kern_cpu *k, int parts)
     return o;
 }
 
-struct outcome case_linear(uint64_t seed, const struct kern_cpu *k, int parts)
+struct outcome case_linear(uint64_t seed, const struct kern_cpu *k, int parts, int check)
 {
     struct rng r = {seed};
     int n = rng_int(&r, 0, 1) ? rng_int(&r, 1, 9) : rng_int(&r, 1, 70);
@@ -214,7 +214,7 @@ struct outcome case_linear(uint64_t seed, const struct kern_cpu *k, int parts)
     return o;
 }
 
-struct outcome case_rope(uint64_t seed, const struct kern_cpu *k, int parts)
+struct outcome case_rope(uint64_t seed, const struct kern_cpu *k, int parts, int check)
 {
     struct rng r = {seed};
     int n = rng_int(&r, 1, 6), heads = rng_int(&r, 1, 5), half = rng_int(&r, 1, 70);
@@ -255,7 +255,7 @@ static size_t kv_at(const struct kern_kv *kv, int64_t slot, int h, int v)
                (size_t)kv->head_dim;
 }
 
-struct outcome case_kv_store(uint64_t seed, const struct kern_cpu *k, int parts)
+struct outcome case_kv_store(uint64_t seed, const struct kern_cpu *k, int parts, int check)
 {
     enum { BLOCKS = 3 };
     struct rng r = {seed};
@@ -331,7 +331,7 @@ static void attend_f64(const struct kern_attention *a, int row, int head, double
     free(e);
 }
 
-struct outcome case_attention(uint64_t seed, const struct kern_cpu *k, int parts)
+struct outcome case_attention(uint64_t seed, const struct kern_cpu *k, int parts, int check)
 {
     enum { SEQS = 3, BLOCKS = 64 };
     struct rng r = {seed};
@@ -369,7 +369,7 @@ struct outcome case_attention(uint64_t seed, const struct kern_cpu *k, int parts
                                .scale = 1 / sqrtf((float)kv.head_dim),
                                .max_context = highest + 1};
     RUN(k->attention, &a, parts);
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n && check; i++)
         for (int h = 0; h < heads; h++) {
             size_t at = (size_t)i * row + (size_t)h * (size_t)kv.head_dim;
             attend_f64(&a, i, h, o.want + at, o.tol + at);
@@ -384,7 +384,7 @@ static double silu_f64(double g)
     return g / (1 + exp(-g));
 }
 
-struct outcome case_silu_mul(uint64_t seed, const struct kern_cpu *k, int parts)
+struct outcome case_silu_mul(uint64_t seed, const struct kern_cpu *k, int parts, int check)
 {
     struct rng r = {seed};
     size_t n = (size_t)rng_width(&r, 900);
@@ -406,7 +406,7 @@ struct outcome case_silu_mul(uint64_t seed, const struct kern_cpu *k, int parts)
     return o;
 }
 
-struct outcome case_router(uint64_t seed, const struct kern_cpu *k, int parts)
+struct outcome case_router(uint64_t seed, const struct kern_cpu *k, int parts, int check)
 {
     struct rng r = {seed};
     int n = rng_int(&r, 1, 30), in = rng_width(&r, 600), experts = rng_int(&r, 1, 70);
@@ -458,7 +458,7 @@ struct outcome case_router(uint64_t seed, const struct kern_cpu *k, int parts)
 }
 
 /* Both expert ops; the result is hidden, then y. */
-struct outcome case_experts(uint64_t seed, const struct kern_cpu *k, int parts)
+struct outcome case_experts(uint64_t seed, const struct kern_cpu *k, int parts, int check)
 {
     enum { ROWS = 24, GROUPS = 5, TOP_K = 2, PAIRS = ROWS * TOP_K };
     struct rng r = {seed};
@@ -486,7 +486,7 @@ struct outcome case_experts(uint64_t seed, const struct kern_cpu *k, int parts)
     struct kern_experts a = {&cls, group, GROUPS, x, h, y};
     RUN(k->experts_gate_up, &a, parts);
     RUN(k->experts_down, &a, parts);
-    for (int g = 0; g < GROUPS; g++)
+    for (int g = 0; g < GROUPS && check; g++)
         for (int i = 0; i < group[g].n; i++) {
             const char *record = records[g];
             size_t p = (size_t)pair[g][i];
@@ -516,7 +516,7 @@ struct outcome case_experts(uint64_t seed, const struct kern_cpu *k, int parts)
     return o;
 }
 
-struct outcome case_combine(uint64_t seed, const struct kern_cpu *k, int parts)
+struct outcome case_combine(uint64_t seed, const struct kern_cpu *k, int parts, int check)
 {
     struct rng r = {seed};
     int n = rng_int(&r, 1, 9), top_k = rng_int(&r, 1, 9), dim = rng_width(&r, 600);

@@ -26,7 +26,8 @@ struct outcome {
 };
 void outcome_free(struct outcome *o);
 
-typedef struct outcome op_case(uint64_t seed, const struct kern_cpu *k, int parts);
+/* check 0: want and tol are not needed (and may be left out where they take long). */
+typedef struct outcome op_case(uint64_t seed, const struct kern_cpu *k, int parts, int check);
 
 op_case case_embed, case_rmsnorm, case_linear, case_rope, case_kv_store, case_attention,
     case_silu_mul, case_router, case_experts, case_combine;

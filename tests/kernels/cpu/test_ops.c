@@ -22,14 +22,14 @@ static void check_op(const char *op, op_case *run)
 {
     static const int parts[] = {1, 2, 3, 7, 40};
     for (uint64_t seed = 1; seed <= SEEDS; seed++) {
-        struct outcome base = run(seed, kern_cpu(KERN_ISA_SCALAR), 1);
+        struct outcome base = run(seed, kern_cpu(KERN_ISA_SCALAR), 1, 1);
         check_values(op, seed, &base);
         for (int isa = KERN_ISA_SCALAR; isa < KERN_ISA_COUNT; isa++) {
             const struct kern_cpu *k = kern_cpu((enum kern_isa)isa);
             if (!k)
                 continue;
             int n_parts = parts[(seed + (uint64_t)isa) % 5];
-            struct outcome o = run(seed, k, n_parts);
+            struct outcome o = run(seed, k, n_parts, 0);
             assert_int_equal(o.n, base.n);
             for (size_t i = 0; i < o.n; i++)
                 if (memcmp(&o.got[i], &base.got[i], sizeof(float)) != 0)

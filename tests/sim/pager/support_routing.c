@@ -47,6 +47,7 @@ static float normal(uint64_t *s)
 struct stream {
     float *s, *f; /* [n_keys] */
     int left;     /* tokens of this conversation */
+    int tokens;   /* of this step */
 };
 
 static void new_conversation(struct stream *st, const struct routing *r, int32_t n_keys,
@@ -81,7 +82,7 @@ static void route_layer(const struct routing *r, const float *g, struct stream *
 }
 
 void routing_make(struct trace *out, const struct routing *r, int n_layers, int streams,
-                  size_t n_steps, uint32_t seed32)
+                  int prompt_tokens, size_t n_steps, uint32_t seed32)
 {
     if (n_layers == 0)
         n_layers = r->n_layers;
@@ -98,13 +99,18 @@ void routing_make(struct trace *out, const struct routing *r, int n_layers, int 
         st[i].f = mem_new((size_t)n_keys, sizeof(float));
     }
     for (size_t t = 0; t < n_steps; t++) {
-        for (int i = 0; i < streams; i++)
-            if (st[i].left-- <= 0)
-                new_conversation(&st[i], r, n_keys, &seed);
+        for (int i = 0; i < streams; i++) {
+            st[i].tokens = 1;
+            if (st[i].left-- > 0)
+                continue;
+            new_conversation(&st[i], r, n_keys, &seed);
+            st[i].tokens = prompt_tokens;
+        }
         for (int layer = 0; layer < n_layers; layer++) {
             memset(rows, 0, (size_t)r->n_experts * sizeof rows[0]);
             for (int i = 0; i < streams; i++)
-                route_layer(r, g, &st[i], layer * r->n_experts, &seed, rows);
+                for (int token = 0; token < st[i].tokens; token++)
+                    route_layer(r, g, &st[i], layer * r->n_experts, &seed, rows);
             for (int e = 0; e < r->n_experts; e++)
                 if (rows[e])
                     trace_use(out, layer, e, rows[e]);

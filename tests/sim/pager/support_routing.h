@@ -20,11 +20,12 @@ extern const size_t n_routings;
 const struct routing *routing_find(const char *name);
 
 /*
- * Decode steps of `streams` conversations side by side, `n_steps` of them. n_layers 0: the model's
- * own. The same arguments give the same trace.
+ * Steps of `streams` conversations side by side, `n_steps` of them, each a token of every stream;
+ * the first step of a conversation takes prompt_tokens at once. n_layers 0: the model's own. The
+ * same arguments give the same trace.
  */
 void routing_make(struct trace *out, const struct routing *r, int n_layers, int streams,
-                  size_t n_steps, uint32_t seed);
+                  int prompt_tokens, size_t n_steps, uint32_t seed);
 
 /* Reads a recorded trace (tab-separated, packed with xz, read through the xz program). Returns 0,
  * or -1 when it cannot be read. */

@@ -50,7 +50,7 @@ static void synthetic_routing(void **state)
     head();
     for (size_t i = 0; i < n_routings; i++) {
         struct trace t;
-        routing_make(&t, &routings[i], 8, 1, 3000, 1);
+        routing_make(&t, &routings[i], 8, 1, 1, 3000, 1);
         row(&t, routings[i].name, 300, &lru, &lfru);
         trace_fini(&t);
     }
@@ -64,8 +64,25 @@ static void synthetic_routing_of_eight_streams(void **state)
     head();
     for (size_t i = 0; i < n_routings; i++) {
         struct trace t;
-        routing_make(&t, &routings[i], 4, 8, 1500, 2);
+        routing_make(&t, &routings[i], 4, 8, 1, 1500, 2);
         row(&t, routings[i].name, 300, &lru, &lfru);
+        trace_fini(&t);
+    }
+    print_message("misses of lfru / lru, mean of all: %.3f\n", lfru / lru);
+    assert_true(lfru < lru);
+}
+
+/* A chat: prompts of 200 tokens, answers of about as many. */
+static void synthetic_routing_with_prompts(void **state)
+{
+    double lru = 0, lfru = 0;
+    head();
+    for (size_t i = 0; i < n_routings; i++) {
+        struct trace t;
+        struct routing r = routings[i];
+        r.conversation = 200;
+        routing_make(&t, &r, 3, 1, 200, 2000, 3);
+        row(&t, r.name, 300, &lru, &lfru);
         trace_fini(&t);
     }
     print_message("misses of lfru / lru, mean of all: %.3f\n", lfru / lru);
@@ -92,6 +109,7 @@ static void recorded_routing(void **state)
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(synthetic_routing),
     cmocka_unit_test(synthetic_routing_of_eight_streams),
+    cmocka_unit_test(synthetic_routing_with_prompts),
     cmocka_unit_test(recorded_routing),
 };
 CHECK_MAIN(tests)

@@ -16,16 +16,16 @@ static void events_carry_copies_of_their_parts(void **state)
     struct moed_top top[2] = {{5, -0.5f}, {7, -1.5f}};
     struct moed_token tokens[2] = {{.id = 5, .logprob = -0.5f, .rank = 1, .n_top = 2, .top = top},
                                    {.id = 9, .logprob = -3, .rank = 4, .n_top = 1, .top = top + 1}};
-    outbox_push(box, event_new(&(struct event_parts){.kind = MOED_EVENT_TOKENS,
-                                                     .user = &top,
-                                                     .choice = 3,
-                                                     .text = text,
-                                                     .text_bytes = 3,
-                                                     .tokens = tokens,
-                                                     .n_tokens = 2,
-                                                     .finish = MOED_FINISH_STOP,
-                                                     .stop_reason = reason,
-                                                     .stop_token = -1}));
+    outbox_push(box, outbox_event_new(&(struct event_parts){.kind = MOED_EVENT_TOKENS,
+                                                            .user = &top,
+                                                            .choice = 3,
+                                                            .text = text,
+                                                            .text_bytes = 3,
+                                                            .tokens = tokens,
+                                                            .n_tokens = 2,
+                                                            .finish = MOED_FINISH_STOP,
+                                                            .stop_reason = reason,
+                                                            .stop_token = -1}));
     memset(text, 0, sizeof text);
     memset(reason, 0, sizeof reason);
     memset(top, 0, sizeof top);
@@ -53,10 +53,10 @@ static void a_closed_outbox_swallows_events(void **state)
     assert_ok(moed_outbox_open(&box, &err), &err);
     struct moed_outbox *engine_side = box;
     outbox_ref(engine_side);
-    outbox_push(box, event_new(&(struct event_parts){.kind = MOED_EVENT_DONE}));
+    outbox_push(box, outbox_event_new(&(struct event_parts){.kind = MOED_EVENT_DONE}));
     moed_outbox_close(&box);
     assert_true(outbox_closed(engine_side));
-    outbox_push(engine_side, event_new(&(struct event_parts){.kind = MOED_EVENT_DONE}));
+    outbox_push(engine_side, outbox_event_new(&(struct event_parts){.kind = MOED_EVENT_DONE}));
     outbox_unref(engine_side);
 }
 

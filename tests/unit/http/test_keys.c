@@ -16,8 +16,14 @@ static void a_key_is_found_by_its_exact_bytes(void **state)
     assert_int_equal(keys_find(keys, 3, slice("Bearer alpha")), 0);
     assert_int_equal(keys_find(keys, 3, slice("BEARER alphabet")), 1);
     assert_int_equal(keys_find(keys, 3, slice("Bearer   b")), 2);
-    static const char *const wrong[] = {"",      "Bearer",      "Bearer ",      "Bearer alph",
-                                        "alpha", "Basic alpha", "Bearer Alpha", "Bearer bb",
+    static const char *const wrong[] = {"",
+                                        "Bearer",
+                                        "Bearer ",
+                                        "Bearer alph",
+                                        "alpha",
+                                        "Basic alpha",
+                                        "Bearer Alpha",
+                                        "Bearer bb",
                                         "Bearer alpha "};
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
         assert_int_equal(keys_find(keys, 3, slice(wrong[i])), -1);
@@ -57,6 +63,11 @@ static void a_key_file_may_have_comments_but_not_be_empty(void **state)
     assert_ok(keys_load(&keys, &n, &cfg, &err), &err);
     assert_int_equal(n, 1);
     keys_free(keys, n);
+    const char *const empty[] = {"given", ""};
+    cfg.api_keys = empty;
+    cfg.n_api_keys = 2;
+    assert_int_equal(keys_load(&keys, &n, &cfg, &err), MOED_EINVAL);
+    cfg.n_api_keys = 1;
     unlink(path);
     assert_int_equal(keys_load(&keys, &n, &cfg, &err), MOED_EIO);
     assert_null(keys);

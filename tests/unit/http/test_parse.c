@@ -72,11 +72,8 @@ static void faults_are_told_as_early_as_they_show(void **state)
         const char *text;
         int status;
     } cases[] = {
-        {"\x16\x03", 400},
-        {"GET / HTTP/1.1\n", 400},
-        {"GET /\r\n", 400},
-        {"GET / HTTP/3.0\r\n", 505},
-        {"G\xC3T / HTTP/1.1\r\n", 400},
+        {"\x16\x03", 400},           {"GET / HTTP/1.1\n", 400},      {"GET /\r\n", 400},
+        {"GET / HTTP/3.0\r\n", 505}, {"G\xC3T / HTTP/1.1\r\n", 400},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct http_head head;

@@ -50,6 +50,17 @@ static void special_tokens_and_defaults_are_variables(void **state)
     assert_null(f);
 }
 
+static void numbers_too_large_for_an_integer_do_not_matter(void **state)
+{
+    static const char large[] = "{\"model_max_length\": 1000000000000000019884624838656, "
+                                "\"chat_template\": \"x\"}";
+    struct chat_format *f;
+    struct moed_error err;
+    assert_ok(chat_format_parse(&f, large, sizeof large - 1, NULL, 0, &err), &err);
+    assert_non_null(f);
+    chat_format_close(&f);
+}
+
 static void tools_choose_the_tool_use_template(void **state)
 {
     struct chat_format *f = parse(config, NULL);
@@ -204,6 +215,7 @@ static void files_come_before_the_config(void **state)
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(special_tokens_and_defaults_are_variables),
+    cmocka_unit_test(numbers_too_large_for_an_integer_do_not_matter),
     cmocka_unit_test(tools_choose_the_tool_use_template),
     cmocka_unit_test(kwargs_win_but_for_messages_and_tools),
     cmocka_unit_test(messages_arrive_as_they_were_sent),

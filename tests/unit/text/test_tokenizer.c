@@ -1,6 +1,9 @@
 /* The tokenizer's promises, on vocabularies small enough to read. */
 #include "check.h"
 
+#include <pthread.h>
+#include <unistd.h>
+
 #include "base/utf8.h"
 #include "unit/text/support_tokenizer.h"
 
@@ -152,6 +155,82 @@ static void invalid_bytes_become_replacement_characters(void **state)
     tokenizer_close(&t);
 }
 
+struct reader {
+    const struct tokenizer *t;
+    pthread_t thread;
+    size_t n_ids;
+};
+
+static void *read_long_text(void *arg)
+{
+    struct reader *r = arg;
+    struct tokens ids = {0};
+    struct buf text = {0}, decoded = {0};
+    struct moed_error err;
+    for (int i = 0; i < 400; i++)
+        buf_puts(&text, "hi hihi hi<tool>! hi");
+    for (int i = 0; i < 10; i++) {
+        ids.n = 0;
+        buf_truncate(&decoded, 0);
+        tokenizer_encode(r->t, buf_str(&text), text.len, TOKENIZER_PARSE_SPECIAL, 0, &ids, &err);
+        tokenizer_decode(r->t, ids.ids, ids.n, 0, &decoded);
+    }
+    r->n_ids = decoded.len == text.len ? ids.n : 0;
+    tokens_fini(&ids);
+    buf_fini(&text);
+    buf_fini(&decoded);
+    return NULL;
+}
+
+static void serves_several_threads_at_once(void **state)
+{
+    struct tokenizer *t = open_text(byte_level, NULL);
+    struct reader readers[4];
+    for (int i = 0; i < 4; i++) {
+        readers[i] = (struct reader){.t = t};
+        assert_int_equal(pthread_create(&readers[i].thread, NULL, read_long_text, &readers[i]), 0);
+    }
+    for (int i = 0; i < 4; i++)
+        pthread_join(readers[i].thread, NULL);
+    assert_int_equal(readers[0].n_ids, 400 * 7);
+    for (int i = 1; i < 4; i++)
+        assert_int_equal(readers[i].n_ids, readers[0].n_ids);
+    tokenizer_close(&t);
+}
+
+static void finds_the_tokenizer_of_a_folder(void **state)
+{
+    char folder[] = "/tmp/moed-tokenizer-XXXXXX", path[128];
+    struct tokenizer *t;
+    struct moed_error err = {0};
+    assert_non_null(mkdtemp(folder));
+    assert_int_equal(tokenizer_open(&t, folder, &err), MOED_ENOTFOUND);
+    assert_null(t);
+    const struct {
+        const char *name, *text;
+    } files[] = {
+        {"tokenizer.json", byte_level},
+        {"tokenizer_config.json", "{\"eos_token\":\"<tool>\"}"},
+        {"other.tiktoken", "damaged"},
+    };
+    for (int i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "%s/%s", folder, files[i].name);
+        FILE *f = fopen(path, "w");
+        fputs(files[i].text, f);
+        fclose(f);
+    }
+    assert_ok(tokenizer_open(&t, folder, &err), &err);
+    assert_int_equal(tokenizer_eos(t), 11);
+    tokenizer_close(&t);
+    assert_int_equal(tokenizer_open(&t, path, &err), MOED_EFORMAT); /* the last, damaged one */
+    assert_non_null(strstr(err.text, "other.tiktoken"));
+    for (int i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "%s/%s", folder, files[i].name);
+        remove(path);
+    }
+    remove(folder);
+}
+
 static void refuses_what_it_cannot_do(void **state)
 {
     static const struct {
@@ -191,6 +270,8 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(takes_bos_and_eos_from_the_configuration),
     cmocka_unit_test(streams_whole_characters),
     cmocka_unit_test(invalid_bytes_become_replacement_characters),
+    cmocka_unit_test(serves_several_threads_at_once),
+    cmocka_unit_test(finds_the_tokenizer_of_a_folder),
     cmocka_unit_test(refuses_what_it_cannot_do),
 };
 CHECK_MAIN(tests)
