@@ -101,7 +101,7 @@ KERNEL __launch_bounds__(CU_ROUTER_ROWS * 32) router_select(const __grid_constan
     const int row = (int)blockIdx.x * CU_ROUTER_ROWS + warp;
     if (row >= a.n)
         return;
-    volatile float *logit = a.logit + (int64_t)row * a.experts;
+    float *logit = a.logit + (int64_t)row * a.experts;
     int32_t *id = chosen_id[warp];
     uint64_t taken = 0;
     float max = 0;
@@ -131,6 +131,7 @@ KERNEL __launch_bounds__(CU_ROUTER_ROWS * 32) router_select(const __grid_constan
     if (lane)
         return;
     float sum = 0, chosen = 0;
+#pragma unroll 16
     for (int e = 0; e < a.experts; e++)
         sum = __fadd_rn(sum, logit[e]);
     float *weight = a.weight + (int64_t)row * a.top_k;

@@ -22,20 +22,21 @@
 #define COPIES 16
 
 /* The kernels: name, and the image that holds it. */
-#define DTYPED(X, image, name)                                                                     \
-    X(image, name##_f32_1)                                                                         \
-    X(image, name##_f32_4) X(image, name##_f32_any) X(image, name##_bf16_1)                        \
-        X(image, name##_bf16_2) X(image, name##_bf16_4) X(image, name##_bf16_8)                    \
-            X(image, name##_bf16_any) X(image, name##_f16_1) X(image, name##_f16_4)                \
-                X(image, name##_f16_any)
-#define FUNCTIONS(X)                                                                               \
-    X(elementwise, embed)                                                                          \
-    X(elementwise, rmsnorm) X(elementwise, rope) X(elementwise, kv_store) X(elementwise, silu_mul) \
-        X(elementwise, combine) X(elementwise, router_select) X(attention, attention_f32)          \
-            X(attention, attention_f32_any) X(attention, attention_bf16)                           \
-                X(attention, attention_bf16_any) DTYPED(X, linear, linear)                         \
-                    DTYPED(X, experts, gate_up) DTYPED(X, experts, down)
+/* clang-format off */
+#define DTYPED(X, image, name)                                                             \
+    X(image, name##_f32_1) X(image, name##_f32_4) X(image, name##_f32_any)                 \
+    X(image, name##_bf16_1) X(image, name##_bf16_2) X(image, name##_bf16_4)                \
+    X(image, name##_bf16_8) X(image, name##_bf16_any)                                      \
+    X(image, name##_f16_1) X(image, name##_f16_4) X(image, name##_f16_any)
+#define FUNCTIONS(X)                                                                       \
+    X(elementwise, embed) X(elementwise, rmsnorm) X(elementwise, rope)                     \
+    X(elementwise, kv_store) X(elementwise, silu_mul) X(elementwise, combine)              \
+    X(elementwise, router_select)                                                          \
+    X(attention, attention_f32) X(attention, attention_f32_any)                            \
+    X(attention, attention_bf16) X(attention, attention_bf16_any)                          \
+    DTYPED(X, linear, linear) DTYPED(X, experts, gate_up) DTYPED(X, experts, down)
 #define IMAGES(X) X(elementwise) X(attention) X(linear) X(experts)
+/* clang-format on */
 
 enum function {
 #define X(image, name) FN_##name,

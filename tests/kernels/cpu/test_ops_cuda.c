@@ -271,8 +271,8 @@ static void compare(const char *op, op_case *run)
     int bad = 0;
     dev = cuda_open_or_skip();
     for (uint64_t seed = 1; seed <= SEEDS; seed++) {
-        struct outcome want = run(seed, kern_cpu(KERN_ISA_SCALAR), 1);
-        struct outcome got = run(seed, &through_cuda, 1);
+        struct outcome want = run(seed, kern_cpu(KERN_ISA_SCALAR), 1, 1);
+        struct outcome got = run(seed, &through_cuda, 1, 1);
         size_t differ = 0, first = 0;
         assert_int_equal(got.n, want.n);
         for (size_t i = 0; i < got.n; i++)
