@@ -341,7 +341,7 @@ int cli_bench(const struct options *o)
     struct moed_error err = {0};
     struct bench b = {.random = 20260101};
     struct bench_result *result = mem_new(1, sizeof *result);
-    int32_t batches[BENCH_MAX_CASES - 1];
+    int32_t batches[BENCH_MAX_CASES - 1] = {0};
     int status = CLI_USAGE;
     const char *dir = cli_model(o);
     if (!dir)

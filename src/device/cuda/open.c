@@ -98,8 +98,8 @@ static int find_device(CUdevice *out, int ordinal, struct moed_error *err)
 
 static int plugin_memory(struct dev_memory *out, int ordinal, struct moed_error *err)
 {
-    CUdevice device;
-    CUcontext context;
+    CUdevice device = 0;
+    CUcontext context = NULL;
     size_t free_bytes = 0, total_bytes = 0;
     *out = (struct dev_memory){0};
     int rc = find_device(&device, ordinal, err);
@@ -161,7 +161,7 @@ static int open_context(struct dev_cuda *d, struct moed_error *err)
 {
     /* Refused while another part of the process holds the context: then its own flags do. */
     cuDevicePrimaryCtxSetFlags(d->device, CU_CTX_SCHED_SPIN);
-    CUcontext context;
+    CUcontext context = NULL;
     CUresult r = cuDevicePrimaryCtxRetain(&context, d->device);
     if (r != CUDA_SUCCESS)
         return fail_driver(err, r, "cannot open the device");
