@@ -65,14 +65,9 @@ deep() {
     sh tests/lint/tidy.sh build/release
     say "build fuzz"
     build fuzz
-    for target in build/fuzz/tests/fuzz_*; do
-        [ -x "$target" ] && [ -f "$target" ] || continue
-        name=$(basename "$target" | sed 's/^fuzz_//')
-        say "fuzz $name for $fuzz_seconds s"
-        mkdir -p build/fuzz/found/"$name"
-        "$target" -max_total_time="$fuzz_seconds" -timeout=10 -rss_limit_mb=4096 -print_final_stats=0 -verbosity=0 \
-            -artifact_prefix=build/fuzz/found/"$name"- build/fuzz/found/"$name" tests/fuzz/corpus/"$name"
-    done
+    say "each fuzzer for $fuzz_seconds s"
+    find build/fuzz/tests -maxdepth 1 -type f -perm -u+x -name 'fuzz_*' | sort |
+        xargs -P "$jobs" -n 1 sh tests/fuzz/run.sh "$fuzz_seconds"
 }
 
 mkdir -p build

@@ -17,7 +17,7 @@
 #include "store/store.h"
 
 /* Several times the last-level cache of current machines, so that plain reads come from memory. */
-#define READ_PROBE_BYTES ((size_t)1 << 30)
+#define READ_PROBE_BYTES ((size_t)512 << 20)
 
 struct bench {
     struct model *model;
@@ -142,13 +142,14 @@ static int measure(struct bench *b, struct bench_case *c, struct moed_error *err
         if (run < 0)
             continue;
         c->seconds[run] = seconds;
+        c->read_gb_per_s[run] = dev_cpu_read_gb_per_s(b->cpu, READ_PROBE_BYTES);
         stages[run] = after;
         subtract_stats(&stages[run], &before);
         experts[run] = count_after;
         subtract_counters(&experts[run], &count_before);
     }
     c->n_runs = b->runs;
-    double median = bench_median(c);
+    double median = bench_median(c->seconds, c->n_runs);
     for (int run = 0; run < b->runs; run++) {
         if (c->seconds[run] == median) {
             c->stages = stages[run];
@@ -311,17 +312,9 @@ static void describe(struct bench *b, const struct options *o, struct bench_resu
     }
 }
 
-static void probe_reads(struct bench *b, struct bench_result *r)
-{
-    double speed = dev_cpu_read_gb_per_s(b->cpu, READ_PROBE_BYTES);
-    if (speed > r->read_gb_per_s)
-        r->read_gb_per_s = speed;
-}
-
 static int run_cases(struct bench *b, struct bench_result *r, const int32_t *batches, int n_batches,
                      struct moed_error *err)
 {
-    probe_reads(b, r);
     struct bench_case *c = &r->cases[r->n_cases++];
     *c = (struct bench_case){.prefill = true, .batch = 1, .tokens = b->prompt_tokens};
     int rc = measure(b, c, err);
@@ -332,7 +325,6 @@ static int run_cases(struct bench *b, struct bench_result *r, const int32_t *bat
         *c = (struct bench_case){.batch = batches[i], .tokens = (int64_t)batches[i] * b->steps};
         rc = measure(b, c, err);
     }
-    probe_reads(b, r);
     return rc < 0 ? rc : 0;
 }
 

@@ -20,7 +20,10 @@ struct bench_case {
     int64_t tokens; /* computed in a run */
     int n_runs;
     double seconds[BENCH_MAX_RUNS]; /* in the order measured */
-    struct model_stats stages;      /* of the median run: differences, not totals */
+    /* Plain reads by the same threads right after each run, GB/s: machines change their speed, so a
+     * ratio needs both at the same time. */
+    double read_gb_per_s[BENCH_MAX_RUNS];
+    struct model_stats stages; /* of the median run: differences, not totals */
     struct pager_counters experts;
 };
 
@@ -32,13 +35,11 @@ struct bench_result {
     uint64_t parameters, active_parameters, cache_bytes;
     int32_t slots, records;
     int32_t context, prompt_tokens;
-    double read_gb_per_s; /* plain reads by the same threads in this run: the best of before and
-                             after */
     struct bench_case cases[BENCH_MAX_CASES];
     int n_cases;
 };
 
-double bench_median(const struct bench_case *c);
+double bench_median(const double *values, int n);
 void bench_print_table(const struct bench_result *r, FILE *out);
 void bench_print_json(const struct bench_result *r, FILE *out);
 

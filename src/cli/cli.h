@@ -29,6 +29,9 @@ const char *cli_model(const struct options *o);
 struct moed_engine_config cli_engine_config(const struct options *o, const char *model_dir);
 /* Prints "moed: <text>" on standard error; returns the exit status that fits the code. */
 int cli_report(const struct moed_error *err);
+/* "30.53 G parameters, 3.35 G active": in millions where there are fewer than a thousand of them.
+ */
+void cli_parameters_text(char *out, size_t size, uint64_t total, uint64_t active);
 /* The whole help of one command, or the reference page of all (Markdown). */
 void cli_print_help(unsigned command, FILE *out);
 void cli_print_reference(FILE *out);

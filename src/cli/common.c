@@ -80,3 +80,11 @@ void cli_progress_show(void *user, uint64_t done_bytes, uint64_t total_bytes, do
         log_info("loading: %.2f of %.2f GB (%.0f %%), %.2f GB/s", gb, total_gb, part * 100, speed);
     }
 }
+
+void cli_parameters_text(char *out, size_t size, uint64_t total, uint64_t active)
+{
+    double unit = total < 1000000000 ? 1e6 : 1e9;
+    char letter = total < 1000000000 ? 'M' : 'G';
+    snprintf(out, size, "%.2f %c parameters, %.2f %c active", (double)total / unit, letter,
+             (double)active / unit, letter);
+}

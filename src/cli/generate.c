@@ -198,6 +198,7 @@ int cli_generate(const struct options *o)
             rc = stream(outbox, &usage, &first_us, &err);
         if (rc == 0) {
             fputc('\n', stdout);
+            fflush(stdout);
             if (options_flag(o, "stats"))
                 print_stats(engine, &usage, start_us, first_us);
         }

@@ -34,10 +34,11 @@ static void print_text(const struct model_config *c, const struct engine_plan *p
 {
     struct buf text = {0};
     uint64_t total, active;
+    char parameters[80];
     model_config_parameters(c, &total, &active);
+    cli_parameters_text(parameters, sizeof parameters, total, active);
     engine_plan_text(p, &text);
-    printf("%s: %.2f G parameters, %.2f G active\n%s", c->architecture, (double)total / 1e9,
-           (double)active / 1e9, buf_str(&text));
+    printf("%s: %s\n%s", c->architecture, parameters, buf_str(&text));
     buf_fini(&text);
 }
 

@@ -56,7 +56,7 @@ static void request_started(struct moed_engine *e, struct request *r)
     r->started = true;
 }
 
-void request_prompt_event(struct moed_engine *e, struct request *r)
+static void prompt_event(struct moed_engine *e, struct request *r)
 {
     size_t n = r->spec->n_prompt;
     if (!r->prompt || r->prompt_sent || r->prompt_done < (int32_t)n)
@@ -120,7 +120,7 @@ void choice_no_tokens(struct moed_engine *e, struct choice *first)
 {
     struct request *r = first->request;
     request_started(e, r);
-    request_prompt_event(e, r);
+    prompt_event(e, r);
     for (int32_t i = 0; i < r->spec->n; i++)
         request_push(r, &(struct event_parts){.kind = MOED_EVENT_TOKENS,
                                               .choice = i,
@@ -150,7 +150,7 @@ void choice_token(struct moed_engine *e, struct choice *c, const struct job *job
     const struct moed_sampling *s = &c->request->spec->sampling;
     int32_t token = job->token;
     count_token(e, c, token);
-    request_prompt_event(e, c->request);
+    prompt_event(e, c->request);
     bool by_stop_id = in_list(s->stop_id, s->n_stop_id, token);
     bool by_eos =
         !by_stop_id && !s->ignore_eos && in_list(e->setup.eos, (size_t)e->setup.n_eos, token);

@@ -128,7 +128,6 @@ void choice_close(struct moed_engine *e, struct choice *c);
 void choice_token(struct moed_engine *e, struct choice *c, const struct job *job);
 /* The prompt is computed and no token is wanted. */
 void choice_no_tokens(struct moed_engine *e, struct choice *c);
-void request_prompt_event(struct moed_engine *e, struct request *r);
 /* Where memory for the event cannot be had, the request is marked lost. */
 void request_push(struct request *r, const struct event_parts *parts);
 struct moed_usage request_usage(const struct request *r);

@@ -123,7 +123,7 @@ static int describe(struct described *d, const struct moed_engine_config *cfg,
     rc = model_config_parse(&d->config, json, err);
     json_decref(json);
     if (rc < 0)
-        return moed_fail_in(err, rc, "%s/config.json", cfg->model_dir);
+        return moed_fail_in(err, rc, "%s", cfg->model_dir);
     json = NULL;
     rc = store_read_json(&json, cfg->model_dir, "generation_config.json", err);
     if (rc < 0 && rc != MOED_ENOTFOUND)
@@ -131,7 +131,7 @@ static int describe(struct described *d, const struct moed_engine_config *cfg,
     rc = model_generation_parse(&d->generation, json, err);
     json_decref(json);
     if (rc < 0)
-        return moed_fail_in(err, rc, "%s/generation_config.json", cfg->model_dir);
+        return moed_fail_in(err, rc, "%s", cfg->model_dir);
     if ((rc = open_store(d, cfg, err)) < 0)
         return rc;
     d->weight_dtype = model_weight_dtype(&d->config, d->store);

@@ -193,11 +193,6 @@ void model_close(struct model **model)
     *model = NULL;
 }
 
-const struct model_config *model_config(const struct model *m)
-{
-    return &m->c;
-}
-
 struct pager *model_pager(struct model *m)
 {
     return m->pager;

@@ -61,7 +61,6 @@ int model_open(struct model **out, const struct model_config *c, const struct mo
                struct store *store, struct dev *dev, struct moed_error *err);
 void model_close(struct model **m);
 
-const struct model_config *model_config(const struct model *m);
 struct pager *model_pager(struct model *m); /* NULL for a model without experts */
 
 /* A sequence as a pass sees it. */

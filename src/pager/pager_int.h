@@ -101,7 +101,4 @@ static inline struct layer_counters *counters_of(struct pager *p, int32_t key)
     return &p->counters[key / p->map->n_experts];
 }
 
-/* Takes a load that came back in: its slot becomes RESIDENT or FREE. Between steps only. */
-void pager_settle(struct pager *p, struct load *load);
-
 #endif

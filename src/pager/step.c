@@ -44,8 +44,8 @@ static void start_in_free_slot(struct pager *p, int32_t key, enum load_class cla
     start_load(p, &p->slots[p->free_slot[--p->n_free]], key, class);
 }
 
-/* LOADING -> RESIDENT or FREE. */
-void pager_settle(struct pager *p, struct load *load)
+/* Takes a load that came back in: LOADING -> RESIDENT or FREE. Between steps only. */
+static void settle(struct pager *p, struct load *load)
 {
     struct slot *s = &p->slots[load->slot];
     struct layer_counters *c = counters_of(p, load->key);
@@ -72,10 +72,10 @@ static void settle_all(struct pager *p)
 {
     struct load *load;
     for (int32_t i = 0; i < p->n_finished; i++)
-        pager_settle(p, p->finished[i]);
+        settle(p, p->finished[i]);
     p->n_finished = 0;
     while ((load = loader_take(p->loader)))
-        pager_settle(p, load);
+        settle(p, load);
 }
 
 /* RESIDENT or LEAVING -> FREE, off the table, not yet on the free stack. */
@@ -187,7 +187,7 @@ void pager_step_end(struct pager *p)
     loader_kick(p->loader);
     while (p->cfg.synchronous &&
            atomic_load_explicit(&p->n_loading, memory_order_relaxed) > p->n_finished)
-        pager_settle(p, loader_wait(p->loader));
+        settle(p, loader_wait(p->loader));
     if (p->cfg.synchronous)
         settle_all(p);
 }

@@ -43,12 +43,6 @@ void sched_close(struct sched **out)
     *out = NULL;
 }
 
-const char *sched_state_name(enum sched_state state)
-{
-    static const char *const names[] = {"held", "waiting", "prefill", "decode", "ended"};
-    return names[state];
-}
-
 static void list_remove(struct seq_list *l, struct sched_seq *q)
 {
     if (q->prev)

@@ -137,6 +137,5 @@ void sched_end(struct sched *s, struct sched_seq *seq);
 void sched_remove(struct sched *s, struct sched_request **r);
 
 void sched_stats(const struct sched *s, struct sched_stats *out);
-const char *sched_state_name(enum sched_state state);
 
 #endif

@@ -143,6 +143,8 @@ static void add_stretch(struct buf *out, struct chars *c, const char *s, size_t 
     c->n = 0;
     for (size_t i = 0, len; i < n; i += len)
         add_decomposed(c, unicode_at(s + i, n - i, &len), compat);
+    if (c->n == 0)
+        return;
     order_marks(c);
     size_t n_out = c->n;
     if (compose) {

@@ -140,11 +140,14 @@ static int read_byte_level(struct tokenizer *t, const struct gguf_meta *m,
 {
     char *pre = gguf_string(m, KEY("pre"));
     const struct split_family *family = split_family_find(pre ? pre : "gpt-2");
-    int rc = family ? 0
-                    : moed_fail(err, MOED_EUNSUPPORTED,
-                                "tokenizer.ggml.pre '%.60s' is not supported", pre);
+    int rc;
+    if (!family) {
+        rc = moed_fail(err, MOED_EUNSUPPORTED, "tokenizer.ggml.pre '%.60s' is not supported", pre);
+        free(pre);
+        return rc;
+    }
     free(pre);
-    if (rc < 0 || (rc = split_family_add(family, &t->pretokenizer, err)) < 0 ||
+    if ((rc = split_family_add(family, &t->pretokenizer, err)) < 0 ||
         (rc = read_pieces(t, v, err)) < 0 || (rc = read_merges(t, v, err)) < 0)
         return rc;
     t->bpe.plain_bytes = 1;

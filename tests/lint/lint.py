@@ -140,9 +140,23 @@ def check_reference(program):
         yield "docs/options.md differs from the output of `moed reference`"
 
 
+def check_unit():
+    """The systemd unit is exposed by at most 2.5 of 10, as systemd-analyze counts."""
+    program = shutil.which("systemd-analyze")
+    if not program:
+        print("systemd-analyze is not installed [  SKIPPED ]")
+        return
+    unit = ROOT / "examples/systemd/moed.service"
+    done = subprocess.run([program, "security", "--no-pager", "--offline=true", "--threshold=25", str(unit)],
+                          capture_output=True, text=True)
+    if done.returncode:
+        yield f"{unit.relative_to(ROOT)}: {(done.stdout + done.stderr).strip()}"
+
+
 CHECKS = {
     "layers": check_layers, "sizes": check_sizes, "environment": check_environment, "docs": check_docs,
     "words": check_words, "format": check_format, "reference": check_reference,
+    "unit": check_unit,
 }
 
 

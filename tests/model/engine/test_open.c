@@ -242,6 +242,9 @@ static void what_cannot_run_is_refused_by_name(void **state)
     BAD(threads, 1, MOED_EFORMAT, "", "tokenizer.json");
     put(d.config, "{\"architectures\": [\"T5ForConditionalGeneration\"]}");
     BAD(threads, 1, MOED_EUNSUPPORTED, "architectures", "T5");
+    char words[600];
+    snprintf(words, sizeof words, "%s: config.json: architectures", d.dir);
+    BAD(threads, 1, MOED_EUNSUPPORTED, "architectures", words);
     folder_drop(&d);
 }
 

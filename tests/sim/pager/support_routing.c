@@ -204,3 +204,114 @@ int trace_read(struct trace *out, const char *path)
     free(uses);
     return rc;
 }
+
+#define SEQUENCES_MAGIC "moed routing trace 1\n"
+
+struct sequence {
+    const uint8_t *ids; /* of the next token */
+    uint32_t prompt_tokens, tokens_left;
+};
+
+struct sequences {
+    const uint8_t *at, *end;
+    uint32_t n_layers, n_experts, top_k, n_left;
+};
+
+static uint32_t take_u32(struct sequences *s)
+{
+    uint32_t v = 0;
+    if (s->end - s->at >= 4)
+        v = (uint32_t)s->at[0] | (uint32_t)s->at[1] << 8 | (uint32_t)s->at[2] << 16 |
+            (uint32_t)s->at[3] << 24;
+    s->at += s->end - s->at >= 4 ? 4 : s->end - s->at;
+    return v;
+}
+
+/* 1: there is one more; 0: none; -1: the file is not what it says. */
+static int next_sequence(struct sequences *s, struct sequence *out)
+{
+    if (s->n_left == 0)
+        return s->at == s->end ? 0 : -1;
+    s->n_left--;
+    out->prompt_tokens = take_u32(s);
+    out->tokens_left = take_u32(s);
+    out->ids = s->at;
+    size_t token_bytes = (size_t)s->n_layers * s->top_k;
+    if (out->prompt_tokens == 0 || out->prompt_tokens > out->tokens_left ||
+        (size_t)(s->end - s->at) / token_bytes < out->tokens_left)
+        return -1;
+    s->at += out->tokens_left * token_bytes;
+    return 1;
+}
+
+/* Adds what the first tokens of each stream chose, tokens[i] of stream i, as one step. */
+static int add_step(struct trace *out, const struct sequences *s, struct sequence *st,
+                    const uint32_t *tokens, int streams)
+{
+    size_t token_bytes = (size_t)s->n_layers * s->top_k;
+    for (uint32_t layer = 0; layer < s->n_layers; layer++) {
+        int rows[256] = {0};
+        for (int i = 0; i < streams; i++)
+            for (uint32_t t = 0; t < tokens[i]; t++)
+                for (uint32_t k = 0; k < s->top_k; k++)
+                    rows[st[i].ids[t * token_bytes + layer * s->top_k + k]]++;
+        for (int e = 0; e < 256; e++) {
+            if (rows[e] && e >= (int)s->n_experts)
+                return -1;
+            if (rows[e])
+                trace_use(out, (int)layer, e, rows[e]);
+        }
+    }
+    for (int i = 0; i < streams; i++) {
+        st[i].ids += tokens[i] * token_bytes;
+        st[i].tokens_left -= tokens[i];
+    }
+    trace_end_step(out);
+    return 0;
+}
+
+static int run_sequences(struct trace *out, struct sequences *s, int streams)
+{
+    struct sequence *st = mem_new((size_t)streams, sizeof st[0]);
+    uint32_t *tokens = mem_new((size_t)streams, sizeof tokens[0]);
+    int rc = 0;
+    for (;;) {
+        int busy = 0;
+        for (int i = 0; i < streams && rc >= 0; i++) {
+            tokens[i] = st[i].tokens_left > 0;
+            if (tokens[i] == 0 && (rc = next_sequence(s, &st[i])) == 1)
+                tokens[i] = st[i].prompt_tokens;
+            busy += tokens[i] > 0;
+        }
+        if (rc < 0 || busy == 0 || (rc = add_step(out, s, st, tokens, streams)) < 0)
+            break;
+    }
+    free(st);
+    free(tokens);
+    return rc;
+}
+
+int trace_read_sequences(struct trace *out, const char *path, int streams)
+{
+    static const size_t limit_bytes = 16 << 20;
+    size_t magic_bytes = strlen(SEQUENCES_MAGIC);
+    FILE *in = fopen(path, "rb");
+    if (!in)
+        return -1;
+    uint8_t *data = mem_new(limit_bytes, 1);
+    size_t n = fread(data, 1, limit_bytes, in);
+    fclose(in);
+    int rc = -1;
+    if (n > magic_bytes && n < limit_bytes && memcmp(data, SEQUENCES_MAGIC, magic_bytes) == 0) {
+        struct sequences s = {.at = data + magic_bytes, .end = data + n};
+        s.n_layers = take_u32(&s);
+        s.n_experts = take_u32(&s);
+        s.top_k = take_u32(&s);
+        s.n_left = take_u32(&s);
+        *out = (struct trace){.n_layers = (int)s.n_layers, .n_experts = (int)s.n_experts};
+        if (s.n_layers - 1 < 512 && s.n_experts - 1 < 256 && s.top_k - 1 < s.n_experts)
+            rc = run_sequences(out, &s, streams);
+    }
+    free(data);
+    return rc;
+}

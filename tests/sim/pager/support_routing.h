@@ -31,4 +31,11 @@ void routing_make(struct trace *out, const struct routing *r, int n_layers, int 
  * or -1 when it cannot be read. */
 int trace_read(struct trace *out, const char *path);
 
+/*
+ * Reads a trace of whole sequences (tests/data/story/README.md has the format) as a server would
+ * run them: `streams` side by side, a sequence's prompt in one step, then a token a step; the next
+ * sequence takes the place of one that ended. Returns 0, or -1 when it cannot be read.
+ */
+int trace_read_sequences(struct trace *out, const char *path, int streams);
+
 #endif

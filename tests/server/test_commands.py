@@ -1,0 +1,127 @@
+"""The commands beside serve, exit statuses and signals, as a user at a terminal or a supervisor sees them."""
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+
+from conftest import ROOT, Server
+
+MODEL = ROOT / "examples" / "models" / "storyteller"
+
+
+@pytest.fixture(scope="module")
+def run(moed):
+    if not moed.exists() or not MODEL.exists():
+        pytest.skip(f"{moed} or {MODEL} is not there")
+
+    def run_one(*words, **kwargs):
+        return subprocess.run([moed, *map(str, words)], capture_output=True, text=True, timeout=120, **kwargs)
+
+    return run_one
+
+
+@pytest.fixture
+def serve(moed):
+    running = []
+
+    def serve_one(*options, **kwargs):
+        running.append(Server([moed, "serve", MODEL, "--port", "0", *map(str, options)], **kwargs))
+        return running[-1]
+
+    yield serve_one
+    for server in running:
+        assert server.stop() == 0, "".join(server.log)
+
+
+def test_wrong_words_exit_with_2(run, tmp_path):
+    for words, says in (((), "moed COMMAND --help"), (("frob",), "no command 'frob'"), (("serve",), "which model"),
+                        (("serve", MODEL, "--frob"), "no option --frob"), (("serve", MODEL, "--port"), "needs a value"),
+                        (("serve", MODEL, "--port", "66000"), "0 to 65535"), (("plan", MODEL, "--expert-cache", "12x"), "12x")):
+        done = run(*words)
+        assert done.returncode == 2 and says in done.stdout + done.stderr, (words, done)
+
+
+def test_what_fails_at_start_exits_with_1(run, serve, tmp_path):
+    server = serve()
+    for words, says in ((("plan", tmp_path), "config.json"), (("serve", MODEL, "--port", server.port), "already in use"),
+                        (("serve", MODEL, "--port", 0, "--kv-cache-memory", "100TiB"), "does not fit"),
+                        (("serve", MODEL, "--port", 0, "--api-key-file", tmp_path / "none"), "none")):
+        done = run(*words)
+        assert done.returncode == 1 and says in done.stderr, (words, done)
+
+
+def test_plan(run):
+    plan = json.loads(run("plan", MODEL, "--json", "--expert-cache", "1MiB").stdout)
+    parts = plan["bytes"]
+    whole = sum(v for k, v in parts.items() if k not in ("expert_record", "kv_block", "total"))
+    assert parts["total"] == whole and parts["expert_cache"] == 14 * parts["expert_record"]
+    assert plan["expert_records"] * parts["expert_record"] == parts["experts"] and plan["fits"]
+    assert "9.62 M parameters, 3.43 M active" in run("plan", MODEL).stdout
+
+
+def test_generate(run, tmp_path):
+    ask = ("generate", MODEL, "-p", "Once upon a time", "-n", 30, "--seed", 5, "--temperature", 1, "--log-level", "error")
+    text = run(*ask).stdout
+    assert len(text) > 40 and text.endswith("\n")
+    for options in (("--expert-cache", "0"), ("--expert-cache", "1MiB", "--expert-policy", "lru"), ("-t", 1, "--isa", "scalar")):
+        assert run(*ask, *options).stdout == text
+    # The text ends before the figures begin, also where both go to one pipe.
+    both = subprocess.run([*map(str, run(*ask).args), "--stats"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          timeout=120).stdout
+    assert both.startswith(text + "prompt 4 tokens")
+    # A folder of links, as a download leaves it.
+    (tmp_path / "snapshot").mkdir()
+    for file in MODEL.iterdir():
+        os.symlink(file, tmp_path / "snapshot" / file.name)
+    assert run("generate", tmp_path / "snapshot", *ask[2:]).stdout == text
+
+
+def test_bench(run):
+    case, = [c for c in json.loads(run("bench", MODEL, "--json", "--batch", 2, "--runs", 1, "--decode-tokens", 2,
+                                       "--prompt-tokens", 16, "--log-level", "error").stdout)["cases"] if c["kind"] == "decode"]
+    assert case["batch"] == 2 and case["tokens"] == 4 and case["tokens_per_s"] > 0
+
+
+def test_a_second_signal_stops_at_once(serve):
+    server = serve("--max-num-seqs", 1)
+    server.wait_ready()
+    for _ in range(6):
+        sock = socket.create_connection(("127.0.0.1", server.port))
+        body = json.dumps({"prompt": "Once", "max_tokens": 1000, "ignore_eos": True, "n": 60})
+        sock.sendall(f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                     f"Content-Length: {len(body)}\r\n\r\n{body}".encode())
+    while server.metrics()["moed_sequences_running"] == 0:
+        time.sleep(0.01)
+    server.signal(signal.SIGTERM)
+    time.sleep(0.3)
+    assert server.process.poll() is None
+    server.signal(signal.SIGTERM)
+    assert server.process.wait(timeout=20) == 0
+    assert any("second signal" in line for line in server.log)
+
+
+def test_a_stop_while_loading(moed, tmp_path):
+    shape = json.loads((MODEL / "config.json").read_text())
+    shape |= {"moe_intermediate_size": 8192, "num_experts": 128}
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    server = Server([moed, "serve", tmp_path, "--load-format", "dummy", "--port", "0", "--max-model-len", "64"])
+    reply = server.get("/health")
+    assert reply.status_code == 503 and reply.json()["status"] == "loading" and reply.json()["total_bytes"] > 1 << 30
+    server.signal(signal.SIGTERM)
+    assert server.process.wait(timeout=20) == 0
+
+
+def test_supervisor(serve, tmp_path):
+    path = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(path)
+        notify.settimeout(60)
+        server = serve(env={"NOTIFY_SOCKET": path}.items())
+        assert notify.recv(200) == b"STATUS=loading"
+        assert notify.recv(200) == b"READY=1\nSTATUS=serving"
+        server.signal(signal.SIGTERM)
+        assert notify.recv(200) == b"STOPPING=1\nSTATUS=draining"
