@@ -15,11 +15,13 @@
 
 #include <cmocka.h>
 
-/* Path of a file of this repository; the result lives until the next call on this thread. */
+/* Path of a file of this repository (MOED_SOURCE where a build was brought along); the result lives
+ * until the next call on this thread. */
 static inline const char *repo_path(const char *relative)
 {
     static _Thread_local char path[1024];
-    snprintf(path, sizeof path, "%s/%s", MOED_SOURCE_DIR, relative);
+    const char *root = getenv("MOED_SOURCE");
+    snprintf(path, sizeof path, "%s/%s", root ? root : MOED_SOURCE_DIR, relative);
     return path;
 }
 

@@ -18,11 +18,13 @@ struct tokenizer;
 /* Zero or NULL means: the default. Strings are copied. */
 struct moed_engine_config {
     const char *model_dir;
+    const char *device;         /* "auto", "cpu", "cuda", "cuda:N" */
+    double device_memory_ratio; /* share of a GPU's free memory that may be used; 0: 0.75 */
     const char *load_format;    /* "auto", "safetensors", "dummy" */
     const char *isa;            /* "auto", "scalar", "avx2", "avx512" */
     const char *kv_dtype;       /* "auto" (bf16), "bf16", "fp32" */
     const char *expert_policy;  /* "lfru", "lfu", "lru" */
-    int64_t expert_cache_bytes; /* -1: in place; 0: no slots */
+    int64_t expert_cache_bytes; /* -1: in place on the CPU, what fits on a GPU; 0: no slots */
     uint64_t link_bytes_per_s;  /* 0: no limit */
     int32_t stage_min_rows;     /* 0: never */
     int32_t threads;            /* 0: what cgroup and affinity leave */

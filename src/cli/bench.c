@@ -9,9 +9,11 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "cli/cli.h"
 #include "device/device.h"
+#include "engine/plan.h"
 #include "store/store.h"
 
 /* Several times the last-level cache of current machines, so that plain reads come from memory. */
@@ -19,7 +21,8 @@
 
 struct bench {
     struct model *model;
-    struct dev *dev;
+    struct dev_choice choice;
+    struct dev *dev, *cpu; /* cpu: for the yardstick of reads; dev itself on the CPU */
     struct model_config config;
     int32_t context, steps, runs, prompt_tokens, max_batch, max_rows;
     int32_t blocks_per_seq;
@@ -139,7 +142,7 @@ static int measure(struct bench *b, struct bench_case *c, struct moed_error *err
         if (run < 0)
             continue;
         c->seconds[run] = seconds;
-        c->read_gb_per_s[run] = dev_cpu_read_gb_per_s(b->dev, READ_PROBE_BYTES);
+        c->read_gb_per_s[run] = dev_cpu_read_gb_per_s(b->cpu, READ_PROBE_BYTES);
         stages[run] = after;
         subtract_stats(&stages[run], &before);
         experts[run] = count_after;
@@ -195,6 +198,8 @@ static void allocate(struct bench *b)
 static void release(struct bench *b)
 {
     model_close(&b->model);
+    if (b->cpu != b->dev)
+        dev_close(&b->cpu);
     dev_close(&b->dev);
     free(b->block_table);
     free(b->seqs);
@@ -202,6 +207,31 @@ static void release(struct bench *b)
     free(b->pos);
     free(b->seq);
     free(b->logits);
+}
+
+static int open_devices(struct bench *b, const struct moed_engine_config *cfg,
+                        const struct dev_cpu_config *cpu, struct moed_error *err)
+{
+    int rc = dev_choose(&b->choice, cfg->device, err);
+    if (rc < 0 || (rc = dev_open(&b->dev, &b->choice, cpu, err)) < 0)
+        return rc;
+    log_info("device: %s", b->choice.why);
+    if (b->choice.cuda)
+        return dev_cpu_open(&b->cpu, cpu, err);
+    b->cpu = b->dev;
+    return 0;
+}
+
+/* As many expert slots as the device's memory leaves. */
+static void plan_slots(struct bench *b, const struct moed_engine_config *cfg,
+                       const struct store *store, struct model_options *mo)
+{
+    struct model_memory memory;
+    mo->device_logits = true;
+    mo->pager.mode = PAGER_CACHED;
+    model_memory(&b->config, model_weight_dtype(&b->config, store), mo, &memory);
+    mo->pager.cache_bytes = engine_cache_bytes(
+        engine_device_budget(b->choice.memory.free_bytes, cfg->device_memory_ratio), &memory);
 }
 
 /* Opens device and model as the engine would, with KV for the largest case. */
@@ -245,10 +275,12 @@ static int open_model(struct bench *b, const struct options *o, const char *dir,
         .user = &progress,
     };
     cli_progress_init(&progress);
-    rc = dev_cpu_open(&b->dev, &dev, err);
+    rc = open_devices(b, &cfg, &dev, err);
     if (rc == 0)
         rc = strcmp(cfg.load_format, "dummy") == 0 ? store_open_dummy(&store, err)
                                                    : store_open(&store, dir, err);
+    if (rc == 0 && b->choice.cuda && cfg.expert_cache_bytes < 0)
+        plan_slots(b, &cfg, store, &mo);
     if (rc == 0)
         rc = model_open(&b->model, &b->config, &mo, store, b->dev, err);
     if (rc == 0)
@@ -261,7 +293,8 @@ out:
 
 static void describe(struct bench *b, const struct options *o, struct bench_result *r)
 {
-    struct dev_cpu_info dev = dev_cpu_info(b->dev);
+    struct dev_cpu_info dev = dev_cpu_info(b->cpu);
+    r->device = b->choice.cuda ? b->choice.memory.name : "cpu";
     r->architecture = b->config.architecture;
     r->isa = dev.isa;
     r->threads = dev.threads;

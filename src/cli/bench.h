@@ -29,6 +29,7 @@ struct bench_case {
 
 struct bench_result {
     const char *architecture, *isa, *policy;
+    const char *device; /* "cpu", or the name of a GPU */
     int threads;
     bool in_place;
     uint64_t parameters, active_parameters, cache_bytes;

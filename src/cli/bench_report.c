@@ -89,7 +89,8 @@ void bench_print_table(const struct bench_result *r, FILE *out)
 {
     char parameters[80];
     cli_parameters_text(parameters, sizeof parameters, r->parameters, r->active_parameters);
-    fprintf(out, "%s: %s; %d threads, %s\n", r->architecture, parameters, r->threads, r->isa);
+    fprintf(out, "%s: %s; device %s; %d threads, %s\n", r->architecture, parameters, r->device,
+            r->threads, r->isa);
     if (r->records && r->in_place)
         fprintf(out, "experts: %d, used in place\n", r->records);
     else if (r->records)
@@ -141,12 +142,12 @@ void bench_print_json(const struct bench_result *r, FILE *out)
     for (int i = 0; i < r->n_cases; i++)
         json_array_append_new(cases, case_json(&r->cases[i]));
     json_t *all = json_pack(
-        "{s:s, s:I, s:I, s:i, s:s, s:s, s:b, s:I, s:i, s:i, s:i, s:i, s:o}", "architecture",
-        r->architecture, "parameters", (json_int_t)r->parameters, "active_parameters",
-        (json_int_t)r->active_parameters, "threads", r->threads, "isa", r->isa, "policy", r->policy,
-        "in_place", (int)r->in_place, "cache_bytes", (json_int_t)r->cache_bytes, "slots",
-        (int)r->slots, "records", (int)r->records, "context", (int)r->context, "prompt_tokens",
-        (int)r->prompt_tokens, "cases", cases);
+        "{s:s, s:s, s:I, s:I, s:i, s:s, s:s, s:b, s:I, s:i, s:i, s:i, s:i, s:o}", "architecture",
+        r->architecture, "device", r->device, "parameters", (json_int_t)r->parameters,
+        "active_parameters", (json_int_t)r->active_parameters, "threads", r->threads, "isa", r->isa,
+        "policy", r->policy, "in_place", (int)r->in_place, "cache_bytes",
+        (json_int_t)r->cache_bytes, "slots", (int)r->slots, "records", (int)r->records, "context",
+        (int)r->context, "prompt_tokens", (int)r->prompt_tokens, "cases", cases);
     json_dumpf(all, out, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
     fputc('\n', out);
     json_decref(all);

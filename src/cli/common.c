@@ -32,6 +32,8 @@ struct moed_engine_config cli_engine_config(const struct options *o, const char 
 {
     return (struct moed_engine_config){
         .model_dir = model_dir,
+        .device = options_string(o, "device"),
+        .device_memory_ratio = options_real(o, "device-memory-ratio"),
         .load_format = options_string(o, "load-format"),
         .isa = options_string(o, "isa"),
         .kv_dtype = options_string(o, "kv-cache-dtype"),

@@ -8,17 +8,22 @@ const struct option_row cli_rows[] = {
     {"load-format", 0, OPTION_CHOICE, "auto|safetensors|dummy", "auto", 0, 0, CLI_MODEL_COMMANDS,
      NULL,
      "Where weights come from. dummy needs only config.json and makes seeded random weights."},
-    {"device", 0, OPTION_CHOICE, "auto|cpu", "auto", 0, 0, CLI_MODEL_COMMANDS, NULL,
-     "Where the model computes. auto takes the best device of this build."},
+    {"device", 0, OPTION_STRING, "auto|cpu|cuda|cuda:N", "auto", 0, 0, CLI_MODEL_COMMANDS,
+     "MOED_DEVICE",
+     "Where the model computes. auto takes a CUDA GPU where there is one, else the CPU, and the "
+     "log "
+     "says why."},
+    {"device-memory-ratio", 0, OPTION_REAL, "PART", "0.75", 0.01, 1, CLI_MODEL_COMMANDS, NULL,
+     "Share of a GPU's free memory that may be used: dense weights, KV cache, activations, expert "
+     "slots."},
     {"threads", 't', OPTION_INT, "N", NULL, 0, 1024, CLI_MODEL_COMMANDS, "MOED_THREADS",
      "Compute threads. Without it: the cores that affinity and the cgroup leave."},
     {"isa", 0, OPTION_CHOICE, "auto|scalar|avx2|avx512", "auto", 0, 0, CLI_MODEL_COMMANDS, NULL,
      "Instruction set of the CPU kernels. All give the same bits."},
     {"expert-cache", 0, OPTION_BYTES, "SIZE", NULL, 0, 0, CLI_MODEL_COMMANDS, "MOED_EXPERT_CACHE",
-     "Bytes of device memory for expert slots. On the CPU device a copying link and an arena stand "
-     "in for a GPU; "
-     "without this option experts are used in place. Below the size of one expert there are no "
-     "slots."},
+     "Bytes of device memory for expert slots. Without it a GPU gets as many as fit; the CPU uses "
+     "experts in place. With it a copying link and an arena stand in for a GPU on the CPU. "
+     "Below the size of one expert there are no slots."},
     {"expert-policy", 0, OPTION_CHOICE, "lfru|lfu|lru", "lfru", 0, 0, CLI_MODEL_COMMANDS, NULL,
      "Which expert leaves the cache. Changes speed, never output."},
     {"link-speed", 0, OPTION_BYTES, "BYTES", NULL, 0, 0, CLI_MODEL_COMMANDS, NULL,

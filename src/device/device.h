@@ -1,7 +1,13 @@
 /*
  * A device: memory, copies, events and compute. device_cpu.c is the CPU; a CUDA device comes as a
- * shared object with the same tables. A device is opened once and used by two threads: compute by
- * the engine thread only, copies by the pager thread only; memory and events by both.
+ * shared object with the same tables (cuda/, plugin.h). A device is opened once and used by two
+ * threads: compute by the engine thread only, copies by the pager thread only; memory and events by
+ * both. Before the pager thread runs, the opening thread may copy as well.
+ *
+ * What the arguments of an op may point to: weights, activations, the KV cache and RoPE tables lie
+ * in memory of alloc (or, records of experts, in registered host memory); a router's id in memory
+ * of alloc_shared; the plan of a step (token, pos, seq, slot, block tables, groups, rows, pairs) in
+ * host memory of any kind, which the op has read when it returns.
  */
 #ifndef MOED_DEVICE_H
 #define MOED_DEVICE_H
@@ -24,18 +30,27 @@ struct dev_event {
 /* Memory and copies: all the pager needs. */
 struct dev_ops {
     const char *name; /* "cpu", "cuda" */
-    /* Device memory, zeroed, 4 KiB aligned or better; NULL when it cannot be had. */
+    /* Memory of alloc is host memory and ops take host pointers everywhere: nothing has to move. */
+    bool uses_host_memory;
+    /* Device memory, zeroed, at least 256-byte aligned; NULL when it cannot be had. */
     void *(*alloc)(struct dev *, size_t bytes);
     void (*free)(struct dev *, void *p, size_t bytes);
-    /* Makes host memory reachable for the device and its copy engine (page-locks it on CUDA). 0 or
-     * negative code. */
-    int (*host_register)(struct dev *, void *p, size_t bytes, struct moed_error *err);
+    /* Host memory, zeroed, that ops may write: the host reads it after sync. NULL as above. */
+    void *(*alloc_shared)(struct dev *, size_t bytes);
+    void (*free_shared)(struct dev *, void *p, size_t bytes);
+    /* Makes host memory readable for ops and the copy engine, at the same address (page-locks and
+     * maps it on CUDA, in pieces that end on multiples of edge_bytes from p: nothing that is read
+     * as one crosses such an edge). p and edge_bytes are multiples of 4 KiB. 0 or negative code. */
+    int (*host_register)(struct dev *, void *p, size_t bytes, size_t edge_bytes,
+                         struct moed_error *err);
     void (*host_unregister)(struct dev *, void *p);
     /* Starts copying host to device; copies run in order; ev tells the end. 0, or negative when the
      * queue is full. */
     int (*copy_in)(struct dev *, void *dst, const void *src, size_t bytes, struct dev_event *ev);
     /* Waits until ev is done or failed; returns 0 or MOED_EDEVICE. */
     int (*event_wait)(struct dev *, struct dev_event *ev);
+    /* Engine thread: waits for all ops so far, then copies device to host. 0 or MOED_EDEVICE. */
+    int (*copy_out)(struct dev *, void *dst, const void *src, size_t bytes);
     void (*close)(struct dev *);
 };
 
@@ -69,12 +84,36 @@ struct dev_cpu_config {
 };
 
 int dev_cpu_open(struct dev **out, const struct dev_cpu_config *cfg, struct moed_error *err);
+
+/* Memory of a device apart from the host's. */
+struct dev_memory {
+    char name[64]; /* of the product */
+    uint64_t total_bytes, free_bytes;
+};
+
+/* Where to compute, settled once: then plan, then open. */
+struct dev_choice {
+    bool cuda;
+    int ordinal;              /* of the CUDA device */
+    struct dev_memory memory; /* cuda only */
+    char why[256];            /* for people: what was chosen and why */
+};
+
+/*
+ * name: "auto", "cpu", "cuda", "cuda:N"; NULL and "" mean auto, which takes CUDA where the plugin
+ * opens and a GPU is there, and otherwise the CPU. Errors: MOED_EINVAL for other names,
+ * MOED_EUNSUPPORTED where CUDA was asked for and cannot be had.
+ */
+int dev_choose(struct dev_choice *out, const char *name, struct moed_error *err);
+/* Opens what was chosen; cpu is read for the CPU only. */
+int dev_open(struct dev **out, const struct dev_choice *choice, const struct dev_cpu_config *cpu,
+             struct moed_error *err);
 void dev_close(struct dev **dev);
 
 /* Cores this process may use: affinity and the cgroup's cpu quota, rounded up, at least 1. */
 int dev_usable_cores(void);
 
-/* What a CPU device is: for logs and bench. */
+/* What a CPU device is: for logs and bench. This and what follows take CPU devices only. */
 struct dev_cpu_info {
     int threads;
     const char *isa;

@@ -63,7 +63,8 @@ static void cpu_free(struct dev *dev, void *p, size_t bytes)
     mem_unmap(p, bytes);
 }
 
-static int cpu_host_register(struct dev *dev, void *p, size_t bytes, struct moed_error *err)
+static int cpu_host_register(struct dev *dev, void *p, size_t bytes, size_t edge_bytes,
+                             struct moed_error *err)
 {
     return 0;
 }
@@ -81,6 +82,12 @@ static int cpu_copy_in(struct dev *dev, void *dst, const void *src, size_t bytes
 static int cpu_event_wait(struct dev *dev, struct dev_event *ev)
 {
     return link_wait(self_of(dev)->link, ev);
+}
+
+static int cpu_copy_out(struct dev *dev, void *dst, const void *src, size_t bytes)
+{
+    memcpy(dst, src, bytes);
+    return 0;
 }
 
 static void cpu_close(struct dev *dev)
@@ -306,12 +313,16 @@ static int cpu_sync(struct dev *dev)
 
 static const struct dev_ops cpu_ops = {
     .name = "cpu",
+    .uses_host_memory = true,
     .alloc = cpu_alloc,
     .free = cpu_free,
+    .alloc_shared = cpu_alloc,
+    .free_shared = cpu_free,
     .host_register = cpu_host_register,
     .host_unregister = cpu_host_unregister,
     .copy_in = cpu_copy_in,
     .event_wait = cpu_event_wait,
+    .copy_out = cpu_copy_out,
     .close = cpu_close,
 };
 
@@ -365,13 +376,6 @@ out:
     if (d)
         cpu_close(&d->dev);
     return rc;
-}
-
-void dev_close(struct dev **dev)
-{
-    if (*dev)
-        (*dev)->ops->close(*dev);
-    *dev = NULL;
 }
 
 struct dev_cpu_info dev_cpu_info(const struct dev *dev)

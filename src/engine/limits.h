@@ -10,6 +10,8 @@ struct memory_limits {
     uint64_t machine_bytes;   /* MemAvailable */
     uint64_t container_bytes; /* the tightest cgroup limit less what counts against it and cannot be
                                  dropped; UINT64_MAX: no limit */
+    uint64_t device_bytes;    /* free memory of the device apart from the host's; 0: there is none.
+                                 The caller's to fill */
 };
 
 void memory_limits_read(struct memory_limits *out);

@@ -17,7 +17,9 @@
 
 /* What a running engine stands on; the backend's self. */
 struct loaded {
-    struct dev *dev;
+    struct dev_choice choice;
+    struct dev *dev; /* computes the model */
+    struct dev *cpu; /* samples; dev itself on the CPU */
     struct model *model;
     struct tokenizer *tokenizer;
 };
@@ -53,15 +55,16 @@ static void pass_end(void *self)
 
 static void parallel(void *self, void (*fn)(void *arg, int part, int parts), void *arg, int parts)
 {
-    dev_cpu_parallel(((struct loaded *)self)->dev, fn, arg, parts);
+    dev_cpu_parallel(((struct loaded *)self)->cpu, fn, arg, parts);
 }
 
 static void loaded_close(void *self)
 {
     struct loaded *l = self;
     model_close(&l->model);
-    if (l->dev)
-        dev_close(&l->dev);
+    if (l->cpu != l->dev)
+        dev_close(&l->cpu);
+    dev_close(&l->dev);
     tokenizer_close(&l->tokenizer);
     free(l);
 }
@@ -135,11 +138,16 @@ static int describe(struct described *d, const struct moed_engine_config *cfg,
     return 0;
 }
 
-static int plan_described(struct engine_plan *p, const struct described *d,
-                          const struct moed_engine_config *cfg, struct moed_error *err)
+static int plan_described(struct engine_plan *p, struct dev_choice *choice,
+                          const struct described *d, const struct moed_engine_config *cfg,
+                          struct moed_error *err)
 {
     struct memory_limits limits;
     memory_limits_read(&limits);
+    int rc = dev_choose(choice, cfg->device, err);
+    if (rc < 0)
+        return rc;
+    limits.device_bytes = choice->cuda ? choice->memory.free_bytes : 0;
     if (cfg->expert_policy && *cfg->expert_policy && !policy_find(cfg->expert_policy))
         return moed_fail_param(err, MOED_EINVAL, "expert-policy",
                                "expert-policy must be one of %s, not \"%s\"", policy_names(),
@@ -151,11 +159,12 @@ int engine_plan_model(struct engine_plan *out, struct model_config *config,
                       const struct moed_engine_config *cfg, struct moed_error *err)
 {
     struct described d;
+    struct dev_choice choice;
     int rc = describe(&d, cfg, err);
     if (rc >= 0) {
         if (config)
             *config = d.config;
-        rc = plan_described(out, &d, cfg, err);
+        rc = plan_described(out, &choice, &d, cfg, err);
     }
     store_close(&d.store);
     return rc;
@@ -185,7 +194,17 @@ static int open_device(struct loaded *l, const struct moed_engine_config *cfg,
                                  .isa = (enum kern_isa)isa,
                                  .link_bytes_per_s = cfg->link_bytes_per_s,
                                  .max_context = p->max_model_len};
-    return dev_cpu_open(&l->dev, &dev, err);
+    int rc = dev_open(&l->dev, &l->choice, &dev, err);
+    if (rc < 0)
+        return rc;
+    log_info("device: %s", l->choice.why);
+    if (!l->choice.cuda)
+        l->cpu = l->dev;
+    else if ((rc = dev_cpu_open(&l->cpu, &dev, err)) < 0)
+        return rc;
+    struct dev_cpu_info cpu = dev_cpu_info(l->cpu);
+    log_info("cpu: %d threads, %s", cpu.threads, cpu.isa);
+    return 0;
 }
 
 /* A folder without a tokenizer runs on token ids alone; one that is broken is an error. */
@@ -213,8 +232,6 @@ static int load(struct loaded *l, const struct described *d, const struct moed_e
     if ((rc = open_tokenizer(l, cfg, &d->config, err)) < 0 ||
         (rc = open_device(l, cfg, p, err)) < 0)
         return rc;
-    struct dev_cpu_info dev = dev_cpu_info(l->dev);
-    log_info("device: cpu, %d threads, %s", dev.threads, dev.isa);
     if (d->config.n_experts == 0 && cfg->expert_cache_bytes >= 0)
         log_info("this model has no experts: --expert-cache has no effect");
     struct model_options o = p->options;
@@ -294,7 +311,7 @@ static void set_up(struct engine_setup *s, struct loaded *l, const struct descri
                                          .logits = pass_logits,
                                          .end = pass_end,
                                          .parallel = parallel,
-                                         .threads = dev_cpu_info(l->dev).threads,
+                                         .threads = dev_cpu_info(l->cpu).threads,
                                          .pager = model_pager(l->model),
                                          .close = loaded_close};
     if (l->tokenizer)
@@ -322,7 +339,7 @@ int engine_open_hooked(struct moed_engine **out, const struct moed_engine_config
     struct loaded *l = mem_new(1, sizeof *l);
     *out = NULL;
     int rc = describe(&d, cfg, err);
-    if (rc < 0 || (rc = plan_described(&plan, &d, cfg, err)) < 0)
+    if (rc < 0 || (rc = plan_described(&plan, &l->choice, &d, cfg, err)) < 0)
         goto out;
     log_plan(&plan);
     if ((rc = load(l, &d, cfg, &plan, err)) < 0)

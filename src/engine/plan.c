@@ -18,6 +18,10 @@
 #define BLOCK_TABLE_BYTES 192
 #define MAX_BLOCKS        ((uint64_t)1 << 26)
 
+#define DEVICE_RATIO      0.75
+/* Beside what model_memory counts: buffers of plans, the router's logits. Measured below this. */
+#define DEVICE_OTHER_BYTES (64 * MIB)
+
 static uint64_t min_u64(uint64_t a, uint64_t b)
 {
     return a < b ? a : b;
@@ -54,12 +58,12 @@ static int plan_pager(struct engine_plan *p, const struct moed_engine_config *cf
 {
     struct pager_config *g = &p->options.pager;
     g->policy = cfg->expert_policy && *cfg->expert_policy ? cfg->expert_policy : "lfru";
-    if (c->n_experts == 0 || cfg->expert_cache_bytes < 0) {
+    if (c->n_experts == 0 || (cfg->expert_cache_bytes < 0 && !p->device_budget_bytes)) {
         g->mode = PAGER_IN_PLACE;
         return 0;
     }
     g->mode = PAGER_CACHED;
-    g->cache_bytes = (uint64_t)cfg->expert_cache_bytes;
+    g->cache_bytes = cfg->expert_cache_bytes < 0 ? 0 : (uint64_t)cfg->expert_cache_bytes;
     g->stage_min_rows = cfg->stage_min_rows;
     g->staging_slots = cfg->stage_min_rows > 0 ? PAGER_STAGING_SLOTS : 0;
     return range("stage-min-rows", cfg->stage_min_rows, 0, MODEL_MAX_ROWS, err);
@@ -88,7 +92,28 @@ static int plan_limits(struct engine_plan *p, const struct moed_engine_config *c
     return 0;
 }
 
-/* All but the KV cache. */
+uint64_t engine_device_budget(uint64_t free_bytes, double ratio)
+{
+    double bytes = (double)free_bytes * (ratio > 0 ? ratio : DEVICE_RATIO);
+    return bytes > (double)DEVICE_OTHER_BYTES ? (uint64_t)bytes - DEVICE_OTHER_BYTES : 1;
+}
+
+/* What lies on a device apart from the host. */
+static uint64_t on_device(const struct model_memory *m)
+{
+    return m->dense_bytes + m->kv_bytes + m->activation_bytes + m->cache_bytes;
+}
+
+uint64_t engine_cache_bytes(uint64_t device_budget_bytes, const struct model_memory *m)
+{
+    uint64_t rest = on_device(m) - m->cache_bytes;
+    uint64_t room = device_budget_bytes > rest ? device_budget_bytes - rest : 0;
+    uint64_t slots = m->expert_record_bytes ? room / m->expert_record_bytes : 0;
+    return min_u64(slots, m->expert_records) * m->expert_record_bytes;
+}
+
+/* All but the KV cache, on the host. Dense weights pass through the host also where they go to a
+ * device. */
 static uint64_t fixed_bytes(struct engine_plan *p, const struct model_config *c, enum dtype dtype)
 {
     uint64_t vocab = (uint64_t)c->vocab_size;
@@ -98,12 +123,28 @@ static uint64_t fixed_bytes(struct engine_plan *p, const struct model_config *c,
     p->sampling_bytes = (uint64_t)p->options.max_logits * vocab * sizeof(float) +
                         (uint64_t)p->threads * vocab * (2 * sizeof(float) + 2 * sizeof(uint64_t));
     p->other_bytes = OTHER_BYTES;
-    return p->memory.total_bytes - p->memory.kv_bytes + p->sampling_bytes + p->other_bytes;
+    uint64_t model = p->device_budget_bytes ? p->memory.dense_bytes + p->memory.expert_host_bytes
+                                            : p->memory.total_bytes - p->memory.kv_bytes;
+    return model + p->sampling_bytes + p->other_bytes;
+}
+
+static int too_large_for_device(const struct engine_plan *p, uint64_t kv_bytes,
+                                struct moed_error *err)
+{
+    const struct model_memory *m = &p->memory;
+    return moed_fail(err, MOED_ENOMEM,
+                     "the model does not fit the device: %.1f MiB of dense weights, %.1f of expert "
+                     "cache, %.1f of activations and at least %.1f of KV cache are more than the "
+                     "%.1f MiB that may be used (--device-memory-ratio; %.1f MiB are free)",
+                     mib(m->dense_bytes), mib(m->cache_bytes), mib(m->activation_bytes),
+                     mib(kv_bytes), mib(p->device_budget_bytes), mib(p->limits.device_bytes));
 }
 
 static int too_large(const struct engine_plan *p, uint64_t kv_bytes, struct moed_error *err)
 {
     const struct model_memory *m = &p->memory;
+    if (p->device_budget_bytes && on_device(m) - m->kv_bytes + kv_bytes > p->device_budget_bytes)
+        return too_large_for_device(p, kv_bytes, err);
     return moed_fail(err, MOED_ENOMEM,
                      "the model does not fit: %.1f MiB of dense weights, %.1f of experts, %.1f of "
                      "expert cache, %.1f of activations, %.1f of logits, %.1f of other tables and "
@@ -116,13 +157,14 @@ static int too_large(const struct engine_plan *p, uint64_t kv_bytes, struct moed
                                                                          : "");
 }
 
-/* Blocks for the KV cache, and the length of a sequence where the model's own does not fit. */
-static int plan_kv(struct engine_plan *p, const struct moed_engine_config *cfg, uint64_t fixed,
-                   struct moed_error *err)
+/* Blocks for the KV cache, and the length of a sequence where the model's own does not fit. `fixed`
+ * of `budget` bytes are spoken for. */
+static int plan_kv(struct engine_plan *p, const struct moed_engine_config *cfg, uint64_t budget,
+                   uint64_t fixed, struct moed_error *err)
 {
     uint64_t block = p->memory.kv_block_bytes + BLOCK_TABLE_BYTES;
     uint64_t full = ((uint64_t)p->max_model_len + SCHED_BLOCK_TOKENS - 1) / SCHED_BLOCK_TOKENS;
-    uint64_t room = p->budget_bytes > fixed ? (p->budget_bytes - fixed) / block : 0;
+    uint64_t room = budget > fixed ? (budget - fixed) / block : 0;
     uint64_t blocks;
     if (cfg->kv_cache_bytes) {
         blocks = min_u64(cfg->kv_cache_bytes / p->memory.kv_block_bytes, MAX_BLOCKS);
@@ -134,7 +176,7 @@ static int plan_kv(struct engine_plan *p, const struct moed_engine_config *cfg, 
         if (blocks > room)
             return too_large(p, blocks * p->memory.kv_block_bytes, err);
     } else {
-        uint64_t share = p->budget_bytes / KV_PARTS / block;
+        uint64_t share = budget / KV_PARTS / block;
         blocks = min_u64(full * (uint64_t)p->max_seqs, share > full ? share : full);
         blocks = min_u64(min_u64(blocks, room), MAX_BLOCKS);
         if (blocks == 0)
@@ -155,12 +197,38 @@ static int plan_kv(struct engine_plan *p, const struct moed_engine_config *cfg, 
     return 0;
 }
 
+/* The KV cache and, unless its size is given, the expert slots on a device apart from the host. */
+static int plan_device(struct engine_plan *p, const struct moed_engine_config *cfg,
+                       const struct model_config *c, enum dtype weight_dtype, uint64_t host_fixed,
+                       struct moed_error *err)
+{
+    uint64_t other = p->other_bytes;
+    int rc =
+        plan_kv(p, cfg, p->device_budget_bytes, on_device(&p->memory) - p->memory.kv_bytes, err);
+    if (rc < 0)
+        return rc;
+    model_memory(c, weight_dtype, &p->options, &p->memory);
+    if (cfg->expert_cache_bytes < 0 && p->options.pager.mode == PAGER_CACHED) {
+        p->options.pager.cache_bytes = engine_cache_bytes(p->device_budget_bytes, &p->memory);
+        model_memory(c, weight_dtype, &p->options, &p->memory);
+    }
+    p->device_bytes = on_device(&p->memory);
+    p->total_bytes = host_fixed + p->other_bytes - other;
+    return p->device_bytes > p->device_budget_bytes
+               ? too_large_for_device(p, p->memory.kv_bytes, err)
+               : 0;
+}
+
 int engine_plan(struct engine_plan *p, const struct moed_engine_config *cfg,
                 const struct model_config *c, enum dtype weight_dtype, int cores,
                 const struct memory_limits *limits, struct moed_error *err)
 {
     *p = (struct engine_plan){.limits = *limits};
     p->budget_bytes = limits->available_bytes - limits->available_bytes / RESERVE_PARTS;
+    if (limits->device_bytes)
+        p->device_budget_bytes =
+            engine_device_budget(limits->device_bytes, cfg->device_memory_ratio);
+    p->options.device_logits = p->device_budget_bytes > 0;
     int rc;
     if ((rc = plan_kv_dtype(p, cfg->kv_dtype, err)) < 0 || (rc = plan_pager(p, cfg, c, err)) < 0 ||
         (rc = plan_limits(p, cfg, c, cores, err)) < 0)
@@ -169,7 +237,9 @@ int engine_plan(struct engine_plan *p, const struct moed_engine_config *cfg,
     p->total_bytes = fixed;
     if (p->memory.total_bytes == UINT64_MAX || fixed > p->budget_bytes)
         return too_large(p, p->memory.kv_block_bytes, err);
-    if ((rc = plan_kv(p, cfg, fixed, err)) < 0)
+    if (p->device_budget_bytes)
+        return plan_device(p, cfg, c, weight_dtype, fixed, err);
+    if ((rc = plan_kv(p, cfg, p->budget_bytes, fixed, err)) < 0)
         return rc;
     model_memory(c, weight_dtype, &p->options, &p->memory);
     p->total_bytes = p->memory.total_bytes + p->sampling_bytes + p->other_bytes;
@@ -199,8 +269,12 @@ void engine_plan_text(const struct engine_plan *p, struct buf *out)
     buf_printf(out, "logits          %10.1f MiB  %d rows\n", mib(p->sampling_bytes),
                p->options.max_logits);
     buf_printf(out, "other           %10.1f MiB\n", mib(p->other_bytes));
-    buf_printf(out, "total           %10.1f MiB  of %.1f MiB that may be used\n",
-               mib(p->total_bytes), mib(p->budget_bytes));
+    if (p->device_budget_bytes)
+        buf_printf(out, "on the device   %10.1f MiB  of %.1f MiB that may be used\n",
+                   mib(p->device_bytes), mib(p->device_budget_bytes));
+    buf_printf(out, "%s           %10.1f MiB  of %.1f MiB that may be used\n",
+               p->device_budget_bytes ? "host " : "total", mib(p->total_bytes),
+               mib(p->budget_bytes));
     buf_printf(out, "context of %d tokens, %d sequences, %d tokens a pass, %d threads\n",
                p->max_model_len, p->max_seqs, p->max_batched_tokens, p->threads);
 }

@@ -23,6 +23,9 @@ struct engine_plan {
     uint64_t other_bytes;    /* tables of blocks and sequences, text, streams */
     uint64_t total_bytes;
     uint64_t budget_bytes; /* what may be used: 95 % of what is available */
+    /* With a device apart from the host total and budget are the host's, and these the device's:
+     * dense weights, KV, activations, slots. 0 without one. */
+    uint64_t device_bytes, device_budget_bytes;
     struct memory_limits limits;
 };
 
@@ -33,6 +36,11 @@ struct engine_plan {
 int engine_plan(struct engine_plan *out, const struct moed_engine_config *cfg,
                 const struct model_config *c, enum dtype weight_dtype, int cores,
                 const struct memory_limits *limits, struct moed_error *err);
+
+/* What of `free_bytes` of a device a ratio (0: the default) leaves to us. */
+uint64_t engine_device_budget(uint64_t free_bytes, double ratio);
+/* What a budget leaves for expert slots beside the rest of m, in whole records, at most all. */
+uint64_t engine_cache_bytes(uint64_t device_budget_bytes, const struct model_memory *m);
 
 /* The plan for a model folder, for `moed plan`. Reads headers only. config may be NULL. */
 int engine_plan_model(struct engine_plan *out, struct model_config *config,

@@ -76,7 +76,7 @@ static int attend(struct model *m, int32_t layer)
                                   .v = m->a.v,
                                   .k_stride = kv_dim,
                                   .v_stride = kv_dim,
-                                  .slot = m->a.slot,
+                                  .slot = m->slot,
                                   .n = b->n_rows};
     struct kern_attention attention = {.kv = kv,
                                        .q = m->a.q,

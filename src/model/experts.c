@@ -15,7 +15,7 @@ static int32_t group_rows(struct model *m)
     struct expert_groups *g = &m->groups;
     const int32_t experts = m->c.n_experts, top_k = m->c.top_k;
     const int32_t pairs = m->pass.batch.n_rows * top_k;
-    const int32_t *id = m->a.id;
+    const int32_t *id = m->id;
     int32_t n = 0;
     memset(g->first, 0, ((size_t)experts + 1) * sizeof *g->first);
     for (int32_t i = 0; i < pairs; i++) {
@@ -48,12 +48,22 @@ static int route(struct model *m, const struct layer_weights *l)
                                  .experts = c->n_experts,
                                  .top_k = c->top_k,
                                  .renormalize = c->norm_topk,
-                                 .id = a->id,
+                                 .id = m->id,
                                  .weight = a->weight};
     int rc = norm_run(m, &l->ffn_norm, router.n, c->hidden, a->x, a->h);
     if (rc < 0 || (rc = m->dev->kern->router(m->dev, &router)) < 0)
         return rc;
     return m->dev->kern->sync(m->dev);
+}
+
+/* Slots that a lease holds are refilled after the pass at the earliest, but staging slots at once.
+ */
+static bool reused_at_once(const struct expert_groups *g, int32_t n_groups)
+{
+    for (int32_t i = 0; i < n_groups; i++)
+        if (g->lease[i].kind == LEASE_STAGED)
+            return true;
+    return false;
 }
 
 static int compute(struct model *m, int32_t n_groups)
@@ -87,7 +97,7 @@ static int compute(struct model *m, int32_t n_groups)
         (rc = kern->experts_down(m->dev, &experts)) < 0 ||
         (rc = kern->combine(m->dev, &combine)) < 0)
         return rc;
-    return kern->sync(m->dev);
+    return reused_at_once(g, n_groups) ? kern->sync(m->dev) : 0;
 }
 
 int experts_run(struct model *m, int32_t layer, struct moed_error *err)

@@ -111,7 +111,7 @@ int model_pass_begin(struct model *m, const struct model_batch *batch, struct mo
     for (int32_t i = 0; i < batch->n_rows; i++) {
         int32_t pos = batch->pos[i];
         int64_t block = m->block_table[batch->seq[i]][pos / KV_BLOCK_TOKENS];
-        m->a.slot[i] = block * KV_BLOCK_TOKENS + pos % KV_BLOCK_TOKENS;
+        m->slot[i] = block * KV_BLOCK_TOKENS + pos % KV_BLOCK_TOKENS;
     }
     rc = m->dev->kern->embed(m->dev, &(struct kern_embed){.table = m->w.embed.data,
                                                           .dtype = m->w.embed.dtype,
@@ -171,7 +171,7 @@ int model_pass_logits(struct model *m, const int32_t *rows, int32_t n, float *lo
     struct kern_linear head = {.w = m->w.head.data,
                                .w_dtype = m->w.head.dtype,
                                .x = m->a.last,
-                               .y = logits,
+                               .y = m->a.logits ? m->a.logits : logits,
                                .x_stride = (size_t)c->hidden,
                                .y_stride = (size_t)c->vocab_size,
                                .n = n,
@@ -179,7 +179,10 @@ int model_pass_logits(struct model *m, const int32_t *rows, int32_t n, float *lo
                                .out = c->vocab_size};
     if (kern->embed(m->dev, &pick) < 0 ||
         norm_run(m, &m->w.norm, n, c->hidden, m->a.last, m->a.last) < 0 ||
-        kern->linear(m->dev, &head) < 0 || kern->sync(m->dev) < 0)
+        kern->linear(m->dev, &head) < 0 || kern->sync(m->dev) < 0 ||
+        (m->a.logits &&
+         m->dev->ops->copy_out(m->dev, logits, m->a.logits,
+                               (size_t)n * (size_t)c->vocab_size * sizeof *logits) < 0))
         return moed_fail(err, MOED_EDEVICE, "the device failed in the logits");
     m->stats.bytes_logits +=
         (uint64_t)c->vocab_size * (uint64_t)c->hidden * (uint64_t)dtype_bytes(m->w.head.dtype);

@@ -54,12 +54,12 @@ uint64_t activations_layout(struct activations *a, uint8_t *base, const struct m
     a->att = cut(&k, rows, q_dim, sizeof(float));
     a->gate = cut(&k, rows, (uint64_t)c->intermediate, sizeof(float));
     a->up = cut(&k, rows, (uint64_t)c->intermediate, sizeof(float));
-    a->id = cut(&k, pairs, 1, sizeof(int32_t));
     a->weight = cut(&k, pairs, 1, sizeof(float));
     a->hidden = cut(&k, pairs, (uint64_t)c->moe_intermediate, sizeof(float));
     a->y = cut(&k, pairs, hidden, sizeof(float));
     a->last = cut(&k, (uint64_t)o->max_logits, hidden, sizeof(float));
-    a->slot = cut(&k, rows, 1, sizeof(int64_t));
+    a->logits = cut(&k, o->device_logits ? (uint64_t)o->max_logits : 0, (uint64_t)c->vocab_size,
+                    sizeof(float));
     a->cos = cut(&k, (uint64_t)o->max_context, half, sizeof(float));
     a->sin = cut(&k, (uint64_t)o->max_context, half, sizeof(float));
     return k.used;

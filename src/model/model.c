@@ -35,20 +35,55 @@ static int check_options(const struct model_config *c, const struct model_option
     return 0;
 }
 
-/* Weights are read by the device where they lie. */
-static int register_weights(struct model *m, struct moed_error *err)
+/* Copies host memory to the device, in order, and waits. */
+static int send(struct model *m, void *dst, const void *src, uint64_t bytes, struct moed_error *err)
+{
+    struct dev_event event = {0};
+    int rc = m->dev->ops->copy_in(m->dev, dst, src, bytes, &event);
+    if (rc >= 0)
+        rc = m->dev->ops->event_wait(m->dev, &event);
+    return rc < 0 ? moed_fail(err, MOED_EDEVICE, "the device failed in a copy of weights") : 0;
+}
+
+/* Dense weights to the device, unless it uses host memory; records stay and become readable. */
+static int place_weights(struct model *m, struct moed_error *err)
 {
     const struct dev_ops *ops = m->dev->ops;
-    int rc = ops->host_register(m->dev, m->w.dense, m->w.dense_bytes, err);
-    if (rc < 0)
-        return rc;
-    m->registered_dense = true;
+    int rc;
+    if (!ops->uses_host_memory) {
+        m->dense = ops->alloc(m->dev, m->w.dense_bytes);
+        m->dense_bytes = m->w.dense_bytes;
+        if (!m->dense)
+            return moed_fail(err, MOED_ENOMEM, "no device memory for %llu bytes of dense weights",
+                             (unsigned long long)m->dense_bytes);
+        if ((rc = send(m, m->dense, m->w.dense, m->dense_bytes, err)) < 0)
+            return rc;
+        weights_move_dense(&m->w, &m->c, m->dense);
+    }
     if (!m->w.arena)
         return 0;
-    if ((rc = ops->host_register(m->dev, m->w.arena, m->w.arena_bytes, err)) < 0)
-        return rc;
-    m->registered_arena = true;
-    return 0;
+    rc = ops->host_register(m->dev, m->w.arena, m->w.arena_bytes, m->w.cls.bytes, err);
+    m->registered_arena = rc >= 0;
+    return rc < 0 ? rc : 0;
+}
+
+/* cos and sin, made on the host. */
+static int place_tables(struct model *m, struct moed_error *err)
+{
+    size_t floats = (size_t)m->o.max_context * (size_t)(m->c.head_dim / 2);
+    if (m->dev->ops->uses_host_memory) {
+        rope_tables(&m->c, m->o.max_context, m->a.cos, m->a.sin);
+        return 0;
+    }
+    float *table = mem_try(2 * floats, sizeof *table);
+    if (!table)
+        return moed_fail(err, MOED_ENOMEM, "no memory for the RoPE tables");
+    rope_tables(&m->c, m->o.max_context, table, table + floats);
+    int rc = send(m, m->a.cos, table, floats * sizeof *table, err);
+    if (rc == 0)
+        rc = send(m, m->a.sin, table + floats, floats * sizeof *table, err);
+    free(table);
+    return rc;
 }
 
 static int alloc_buffers(struct model *m, struct moed_error *err)
@@ -66,11 +101,20 @@ static int alloc_buffers(struct model *m, struct moed_error *err)
         return moed_fail(err, MOED_ENOMEM, "no memory for %llu bytes of activations",
                          (unsigned long long)m->activation_bytes);
     activations_layout(&m->a, m->activation_block, c, &m->o);
-    rope_tables(c, m->o.max_context, m->a.cos, m->a.sin);
+    int rc = place_tables(m, err);
+    if (rc < 0)
+        return rc;
 
     size_t rows = (size_t)m->o.max_rows, pairs = rows * (size_t)c->top_k;
     size_t experts = (size_t)c->n_experts;
     struct expert_groups *g = &m->groups;
+    if (pairs) {
+        m->id_bytes = pairs * sizeof *m->id;
+        m->id = m->dev->ops->alloc_shared(m->dev, m->id_bytes);
+        if (!m->id)
+            return moed_fail(err, MOED_ENOMEM, "no memory for the experts of %zu rows", rows);
+    }
+    m->slot = mem_try(rows, sizeof *m->slot);
     m->block_table = mem_try(rows, sizeof *m->block_table);
     g->need = mem_try(experts, sizeof *g->need);
     g->lease = mem_try(experts, sizeof *g->lease);
@@ -78,7 +122,8 @@ static int alloc_buffers(struct model *m, struct moed_error *err)
     g->first = mem_try(experts + 1, sizeof *g->first);
     g->row = mem_try(pairs, sizeof *g->row);
     g->pair = mem_try(pairs, sizeof *g->pair);
-    if (!m->block_table || !g->need || !g->lease || !g->group || !g->first || !g->row || !g->pair)
+    if (!m->slot || !m->block_table || !g->need || !g->lease || !g->group || !g->first || !g->row ||
+        !g->pair)
         return moed_fail(err, MOED_ENOMEM, "no memory for the lists of a pass of %zu rows", rows);
     return 0;
 }
@@ -105,10 +150,10 @@ int model_open(struct model **out, const struct model_config *c, const struct mo
     struct model *m = mem_new(1, sizeof *m);
     m->c = *c;
     m->o = *o;
+    m->o.device_logits = !dev->ops->uses_host_memory;
     m->dev = dev;
-    if ((rc = weights_load(&m->w, c, store, &load, err)) < 0 ||
-        (rc = register_weights(m, err)) < 0 || (rc = alloc_buffers(m, err)) < 0 ||
-        (rc = open_pager(m, err)) < 0) {
+    if ((rc = weights_load(&m->w, c, store, &load, err)) < 0 || (rc = place_weights(m, err)) < 0 ||
+        (rc = alloc_buffers(m, err)) < 0 || (rc = open_pager(m, err)) < 0) {
         model_close(&m);
         return rc;
     }
@@ -125,14 +170,17 @@ void model_close(struct model **model)
         model_pass_end(m);
     if (m->pager)
         pager_close(&m->pager);
-    if (m->registered_dense)
-        m->dev->ops->host_unregister(m->dev, m->w.dense);
     if (m->registered_arena)
         m->dev->ops->host_unregister(m->dev, m->w.arena);
     if (m->kv)
         m->dev->ops->free(m->dev, m->kv, m->kv_bytes);
     if (m->activation_block)
         m->dev->ops->free(m->dev, m->activation_block, m->activation_bytes);
+    if (m->dense)
+        m->dev->ops->free(m->dev, m->dense, m->dense_bytes);
+    if (m->id)
+        m->dev->ops->free_shared(m->dev, m->id, m->id_bytes);
+    free(m->slot);
     free(m->groups.need);
     free(m->groups.lease);
     free(m->groups.group);

@@ -22,6 +22,8 @@ struct model_options {
     int32_t max_logits;  /* rows of one model_pass_logits call, 1 to max_rows */
     int32_t kv_blocks;   /* blocks of 16 tokens, all sequences together, at least 1 */
     enum dtype kv_dtype; /* F32 or BF16 */
+    bool device_logits; /* logits are made in device memory and copied out: model_open sets it where
+                           the device does not use host memory; planners do beforehand */
     struct pager_config pager;
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes,
                      double seconds); /* loading; may be NULL */

@@ -17,12 +17,11 @@ struct activations {
     float *att;       /* [max_rows][q_dim] */
     float *gate;      /* [max_rows][intermediate]; NULL without dense layers */
     float *up;        /* [max_rows][intermediate] */
-    int32_t *id;      /* [max_rows][top_k] chosen experts; NULL without experts */
-    float *weight;    /* [max_rows][top_k] */
+    float *weight;    /* [max_rows][top_k]; NULL without experts */
     float *hidden;    /* [pairs][moe_intermediate] */
     float *y;         /* [pairs][hidden] */
     float *last;      /* [max_logits][hidden] rows whose logits are wanted */
-    int64_t *slot;    /* [max_rows] place in the KV cache */
+    float *logits;    /* [max_logits][vocab]; NULL where ops write host memory */
     float *cos, *sin; /* [max_context][head_dim / 2] */
 };
 
@@ -62,8 +61,13 @@ struct model {
     uint64_t activation_bytes;
     struct activations a;
     struct expert_groups groups;
-    const int32_t **block_table; /* [max_rows] of the pass's sequences */
-    bool registered_dense, registered_arena;
+    uint8_t *dense; /* the dense weights on a device that does not use host memory, or NULL */
+    uint64_t dense_bytes;
+    int32_t *id; /* [max_rows][top_k] chosen experts, in shared memory; NULL without experts */
+    size_t id_bytes;
+    int64_t *slot;               /* [max_rows] place in the KV cache; host */
+    const int32_t **block_table; /* [max_rows] of the pass's sequences; host */
+    bool registered_arena;
     struct pass pass;
     struct model_stats stats;
 };

@@ -187,6 +187,28 @@ out:
     return rc;
 }
 
+struct move {
+    uint8_t *from, *to;
+};
+
+static int move_one(void *arg, const struct weight_spec *s)
+{
+    const struct move *m = arg;
+    s->into->data = m->to + ((const uint8_t *)s->into->data - m->from);
+    return 0;
+}
+
+void weights_move_dense(struct weights *w, const struct model_config *c, void *to)
+{
+    struct move m = {w->dense, to};
+    weights_each_dense(c, false, w, move_one, &m);
+    if (c->tied_embeddings)
+        w->head = w->embed;
+    mem_unmap(w->dense, w->dense_bytes);
+    w->dense = NULL;
+    w->dense_bytes = 0;
+}
+
 void weights_fini(struct weights *w)
 {
     mem_unmap(w->dense, w->dense_bytes);

@@ -4,6 +4,7 @@
 
 #include "base/mem.h"
 #include "check.h"
+#include "gpu.h"
 #include "store/store.h"
 
 #define RIG_CONTEXT 512
@@ -15,6 +16,9 @@ void rig_open(struct rig *r, const struct rig_options *o)
     json_t *json;
     struct store *store;
     *r = (struct rig){0};
+    struct dev_choice choice = {0};
+    if (o->cuda)
+        cuda_or_skip(&choice);
     if (o->dummy) {
         r->c = *o->dummy;
         assert_ok(store_open_dummy(&store, &err), &err);
@@ -26,7 +30,7 @@ void rig_open(struct rig *r, const struct rig_options *o)
     }
     struct dev_cpu_config dev = {
         .threads = o->threads ? o->threads : 2, .isa = o->isa, .max_context = RIG_CONTEXT};
-    assert_ok(dev_cpu_open(&r->dev, &dev, &err), &err);
+    assert_ok(dev_open(&r->dev, &choice, &dev, &err), &err);
     int32_t rows = o->max_rows ? o->max_rows : 64;
     struct model_options options = {
         .max_rows = rows,

@@ -15,6 +15,7 @@ struct rig_options {
     enum dtype kv_dtype;              /* F32 by default */
     enum kern_isa isa;                /* AUTO by default */
     int threads;                      /* 0: 2 */
+    bool cuda;                        /* skips the test where there is no CUDA */
     int32_t max_rows;                 /* 0: 64 */
     struct pager_config pager;        /* in place by default */
 };

@@ -36,12 +36,13 @@ static void fault_free(struct dev *dev, void *p, size_t bytes)
     self_of(dev)->inner->ops->free(self_of(dev)->inner, p, bytes);
 }
 
-static int fault_register(struct dev *dev, void *p, size_t bytes, struct moed_error *err)
+static int fault_register(struct dev *dev, void *p, size_t bytes, size_t edge_bytes,
+                          struct moed_error *err)
 {
     struct fault_dev *f = self_of(dev);
     if (fails(&f->allocs_left))
         return moed_fail(err, MOED_ENOMEM, "the fault device registers nothing");
-    return f->inner->ops->host_register(f->inner, p, bytes, err);
+    return f->inner->ops->host_register(f->inner, p, bytes, edge_bytes, err);
 }
 
 static void fault_unregister(struct dev *dev, void *p)
@@ -54,6 +55,12 @@ static int fault_copy_in(struct dev *dev, void *dst, const void *src, size_t byt
 {
     struct fault_dev *f = self_of(dev);
     return f->inner->ops->copy_in(f->inner, dst, src, bytes, ev);
+}
+
+static int fault_copy_out(struct dev *dev, void *dst, const void *src, size_t bytes)
+{
+    struct fault_dev *f = self_of(dev);
+    return fails(&f->ops_left) ? MOED_EDEVICE : f->inner->ops->copy_out(f->inner, dst, src, bytes);
 }
 
 static int fault_event_wait(struct dev *dev, struct dev_event *ev)
@@ -98,10 +105,13 @@ static const struct dev_ops fault_ops = {
     .name = "fault",
     .alloc = fault_alloc,
     .free = fault_free,
+    .alloc_shared = fault_alloc,
+    .free_shared = fault_free,
     .host_register = fault_register,
     .host_unregister = fault_unregister,
     .copy_in = fault_copy_in,
     .event_wait = fault_event_wait,
+    .copy_out = fault_copy_out,
 };
 static const struct dev_kern fault_kern = {
     .embed = fault_embed,

@@ -129,6 +129,51 @@ static void slots_of_the_expert_cache_count(void **state)
     buf_fini(&text);
 }
 
+/* A device of so much free memory beside a host with plenty. */
+static int plan_on_device(struct engine_plan *p, const struct moed_engine_config *cfg,
+                          uint64_t device_bytes, struct moed_error *err)
+{
+    struct model_config c = qwen3();
+    struct memory_limits limits = {64 * GIB, 64 * GIB, UINT64_MAX, device_bytes};
+    int rc = engine_plan(p, cfg, &c, DTYPE_BF16, 2, &limits, err);
+    if (rc == 0) {
+        assert_true(p->device_bytes <= p->device_budget_bytes);
+        assert_true(p->device_budget_bytes < device_bytes);
+        assert_true(p->device_bytes == p->memory.dense_bytes + p->memory.kv_bytes +
+                                           p->memory.activation_bytes + p->memory.cache_bytes);
+        assert_true(p->total_bytes >= p->memory.dense_bytes + p->memory.expert_host_bytes);
+    }
+    return rc;
+}
+
+static void a_device_gets_the_slots_that_fit(void **state)
+{
+    struct engine_plan p;
+    struct moed_error err;
+    struct moed_engine_config cfg = in_place;
+    assert_ok(plan_on_device(&p, &cfg, 80 * GIB, &err), &err); /* all of them */
+    assert_int_equal(p.options.pager.mode, PAGER_CACHED);
+    assert_true(p.options.device_logits);
+    assert_int_equal(p.memory.cache_bytes, 4 * 128 * record_bytes);
+    assert_ok(plan_on_device(&p, &cfg, 8 * GIB, &err), &err); /* some */
+    assert_true(p.memory.cache_bytes > 0 && p.memory.cache_bytes < 4 * 128 * record_bytes);
+    assert_true(p.device_budget_bytes - p.device_bytes < record_bytes);
+    uint64_t some = p.memory.cache_bytes;
+    cfg.device_memory_ratio = 0.9;
+    assert_ok(plan_on_device(&p, &cfg, 8 * GIB, &err), &err);
+    assert_true(p.memory.cache_bytes > some);
+    cfg.expert_cache_bytes = 0; /* none */
+    assert_ok(plan_on_device(&p, &cfg, 8 * GIB, &err), &err);
+    assert_int_equal(p.memory.cache_bytes, 0);
+    assert_int_equal(p.options.pager.mode, PAGER_CACHED);
+    cfg.expert_cache_bytes = (int64_t)(4 * GIB); /* more than there is */
+    assert_int_equal(plan_on_device(&p, &cfg, 4 * GIB, &err), MOED_ENOMEM);
+    assert_non_null(strstr(err.text, "does not fit the device"));
+    cfg = in_place;
+    assert_int_equal(plan_on_device(&p, &cfg, GIB, &err), MOED_ENOMEM);
+    assert_non_null(strstr(err.text, "does not fit the device"));
+}
+
 static void put(const char *root, const char *path, const char *text)
 {
     char full[512];
@@ -185,6 +230,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(little_memory_shortens_the_context),
     cmocka_unit_test(what_does_not_fit_is_refused_with_the_numbers),
     cmocka_unit_test(slots_of_the_expert_cache_count),
+    cmocka_unit_test(a_device_gets_the_slots_that_fit),
     cmocka_unit_test(containers_say_what_is_left),
 };
 CHECK_MAIN(tests)

@@ -1,0 +1,186 @@
+// What the CUDA kernels share: loads of weights, kern_exp, the sums of the FMA class.
+#ifndef MOED_KERNELS_CUDA_COMMON_CUH
+#define MOED_KERNELS_CUDA_COMMON_CUH
+
+#include "args.h"
+#include "base/dtype.h"
+#include "exp_constants.h"
+
+#define KERNEL extern "C" __global__ void
+
+__device__ __forceinline__ float from_bf16(uint32_t v)
+{
+    return __uint_as_float(v << 16);
+}
+
+// Exact for every half, subnormals too.
+__device__ __forceinline__ float from_f16(uint16_t v)
+{
+    float f;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(v));
+    return f;
+}
+
+__device__ __forceinline__ uint16_t to_bf16(float v)
+{
+    uint32_t u = __float_as_uint(v);
+    if ((u & 0x7fffffffu) > 0x7f800000u)
+        return (uint16_t)(u >> 16 | 0x40);
+    return (uint16_t)((u + 0x7fffu + (u >> 16 & 1)) >> 16);
+}
+
+template <int DT> __device__ __forceinline__ float load_as(const void *p, int64_t i)
+{
+    if (DT == DTYPE_BF16)
+        return from_bf16(((const uint16_t *)p)[i]);
+    if (DT == DTYPE_F16)
+        return from_f16(((const uint16_t *)p)[i]);
+    return ((const float *)p)[i];
+}
+
+__device__ __forceinline__ float load_any(const void *p, int dtype, int64_t i)
+{
+    return dtype == DTYPE_BF16  ? load_as<DTYPE_BF16>(p, i)
+           : dtype == DTYPE_F16 ? load_as<DTYPE_F16>(p, i)
+                                : load_as<DTYPE_F32>(p, i);
+}
+
+__device__ __forceinline__ float exp_fixed(float x)
+{
+    if (isnan(x))
+        return x;
+    if (x > EXP_HI)
+        return __uint_as_float(0x7f800000u);
+    if (x < EXP_LO)
+        return 0;
+    float n = __fsub_rn(__fmaf_rn(x, EXP_LOG2E, EXP_MAGIC), EXP_MAGIC);
+    float r = __fmaf_rn(n, -EXP_LN2_LO, __fmaf_rn(n, -EXP_LN2_HI, x));
+    float q = __fmaf_rn(EXP_Q4, r, EXP_Q3);
+    q = __fmaf_rn(q, r, EXP_Q2);
+    q = __fmaf_rn(q, r, EXP_Q1);
+    q = __fmaf_rn(q, r, EXP_Q0);
+    float p = __fmaf_rn(__fmaf_rn(q, r, 1.0f), r, 1.0f);
+    int whole = (int)n, half = whole >> 1;
+    float scale0 = __uint_as_float((uint32_t)(half + 127) << 23);
+    float scale1 = __uint_as_float((uint32_t)(whole - half + 127) << 23);
+    return __fmul_rn(__fmul_rn(p, scale0), scale1);
+}
+
+__device__ __forceinline__ float silu_mul_1(float gate, float up)
+{
+    return __fmul_rn(__fdiv_rn(gate, __fadd_rn(1.0f, exp_fixed(-gate))), up);
+}
+
+// 16 bytes of weights, each read once by this block: kept out of L1, where the activations live.
+__device__ __forceinline__ uint4 load_stream(const void *p)
+{
+    uint4 v;
+    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+        : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+        : "l"(p));
+    return v;
+}
+
+__device__ __forceinline__ void widen_bf16(uint32_t two, float *w)
+{
+    w[0] = __uint_as_float(two << 16);
+    w[1] = __uint_as_float(two & 0xffff0000u);
+}
+
+__device__ __forceinline__ void widen_f16(uint32_t two, float *w)
+{
+    w[0] = from_f16((uint16_t)two);
+    w[1] = from_f16((uint16_t)(two >> 16));
+}
+
+// Weights k..k+7 of a row; row + k is on a 16-byte edge.
+template <int DT> __device__ __forceinline__ void load8(const uint8_t *row, int k, float (&w)[8])
+{
+    if (DT == DTYPE_F32) {
+        uint4 a = load_stream(row + (size_t)k * 4), b = load_stream(row + (size_t)k * 4 + 16);
+        w[0] = __uint_as_float(a.x), w[1] = __uint_as_float(a.y);
+        w[2] = __uint_as_float(a.z), w[3] = __uint_as_float(a.w);
+        w[4] = __uint_as_float(b.x), w[5] = __uint_as_float(b.y);
+        w[6] = __uint_as_float(b.z), w[7] = __uint_as_float(b.w);
+        return;
+    }
+    uint4 a = load_stream(row + (size_t)k * 2);
+    const uint32_t q[4] = {a.x, a.y, a.z, a.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        if (DT == DTYPE_BF16)
+            widen_bf16(q[i], w + 2 * i);
+        else
+            widen_f16(q[i], w + 2 * i);
+    }
+}
+
+// The tree of the FMA class over the 256 partial sums of a warp; every lane gets the result (an
+// addition gives the same bits either way round).
+__device__ __forceinline__ float tree(const float (&p)[8])
+{
+    float s = __fadd_rn(__fadd_rn(__fadd_rn(p[0], p[1]), __fadd_rn(p[2], p[3])),
+                        __fadd_rn(__fadd_rn(p[4], p[5]), __fadd_rn(p[6], p[7])));
+#pragma unroll
+    for (int distance = 16; distance; distance /= 2)
+        s = __fadd_rn(s, __shfl_xor_sync(0xffffffffu, s, distance));
+    return s;
+}
+
+// R weight rows times NB activation rows, `count` of which are there; lane l holds the partial sums
+// 8l..8l+7. VEC: all rows begin on 16-byte edges and `in` is a multiple of 8.
+template <int DT, int R, int NB, bool VEC>
+__device__ __forceinline__ void dots(const uint8_t *const (&w)[R], const float *const (&x)[NB],
+                                     int count, int in, float (&out)[R][NB])
+{
+    float acc[R][NB][8];
+#pragma unroll
+    for (int r = 0; r < R; r++)
+#pragma unroll
+        for (int b = 0; b < NB; b++)
+#pragma unroll
+            for (int e = 0; e < 8; e++)
+                acc[r][b][e] = 0;
+    const int unrolled = NB == 1 ? 4 : NB <= 4 ? 2 : 1;
+#pragma unroll unrolled
+    for (int k = (threadIdx.x & 31) * 8; k < in; k += 256) {
+        if (VEC) {
+            float wide[R][8];
+#pragma unroll
+            for (int r = 0; r < R; r++)
+                load8<DT>(w[r], k, wide[r]);
+#pragma unroll
+            for (int b = 0; b < NB; b++) {
+                if (NB > 1 && b >= count)
+                    break;
+                float4 lo = __ldg((const float4 *)(x[b] + k));
+                float4 hi = __ldg((const float4 *)(x[b] + k) + 1);
+                const float xs[8] = {lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w};
+#pragma unroll
+                for (int r = 0; r < R; r++)
+#pragma unroll
+                    for (int e = 0; e < 8; e++)
+                        acc[r][b][e] = __fmaf_rn(wide[r][e], xs[e], acc[r][b][e]);
+            }
+        } else {
+#pragma unroll
+            for (int e = 0; e < 8; e++)
+                if (k + e < in)
+#pragma unroll
+                    for (int r = 0; r < R; r++) {
+                        float one = load_as<DT>(w[r], k + e);
+#pragma unroll
+                        for (int b = 0; b < NB; b++)
+                            if (b < count)
+                                acc[r][b][e] = __fmaf_rn(one, x[b][k + e], acc[r][b][e]);
+                    }
+        }
+    }
+#pragma unroll
+    for (int r = 0; r < R; r++)
+#pragma unroll
+        for (int b = 0; b < NB; b++)
+            out[r][b] = tree(acc[r][b]);
+}
+
+#endif

@@ -1,0 +1,168 @@
+/*
+ * The CUDA device, inside. Over the driver API alone; compiled into libmoed_cuda.so.
+ *
+ * Threads: the engine thread owns everything here but `copies` (guarded by its lock) and `failed`.
+ * Each entry point makes the context current on its thread.
+ */
+#ifndef MOED_DEVICE_CUDA_INT_H
+#define MOED_DEVICE_CUDA_INT_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include <cuda.h>
+
+#include "device/device.h"
+
+/* Every wait ends after this: what has not come by then never will. */
+#define WAIT_SECONDS 120
+
+/* Copies in flight at most; the pager keeps two. */
+#define COPIES 16
+
+/* The kernels: name, and the image that holds it. */
+/* clang-format off */
+#define DTYPED(X, image, name)                                                             \
+    X(image, name##_f32_1) X(image, name##_f32_4) X(image, name##_f32_any)                 \
+    X(image, name##_bf16_1) X(image, name##_bf16_2) X(image, name##_bf16_4)                \
+    X(image, name##_bf16_8) X(image, name##_bf16_any)                                      \
+    X(image, name##_f16_1) X(image, name##_f16_4) X(image, name##_f16_any)
+#define FUNCTIONS(X)                                                                       \
+    X(elementwise, embed) X(elementwise, rmsnorm) X(elementwise, rope)                     \
+    X(elementwise, kv_store) X(elementwise, silu_mul) X(elementwise, combine)              \
+    X(elementwise, router_select)                                                          \
+    X(attention, attention_f32) X(attention, attention_f32_any)                            \
+    X(attention, attention_bf16) X(attention, attention_bf16_any)                          \
+    DTYPED(X, linear, linear) DTYPED(X, experts, gate_up) DTYPED(X, experts, down)
+#define IMAGES(X) X(elementwise) X(attention) X(linear) X(experts)
+/* clang-format on */
+
+enum function {
+#define X(image, name) FN_##name,
+    FUNCTIONS(X)
+#undef X
+        FN_COUNT
+};
+
+enum image {
+#define X(name) IMAGE_##name,
+    IMAGES(X)
+#undef X
+        IMAGE_COUNT
+};
+
+/* The embedded fat binaries (images.c). */
+#define X(name) extern const unsigned char moed_image_##name[];
+IMAGES(X)
+#undef X
+
+/*
+ * A plan array as the device last saw it: a pinned copy on the host, compared before each use, and
+ * one on the device. Within a pass most are sent once and used by every layer.
+ */
+struct mirror {
+    uint8_t *host; /* pinned, capacity bytes */
+    CUdeviceptr device;
+    size_t bytes, capacity;
+    bool under_way; /* the copy from host may not be over: cleared by a wait for the stream */
+};
+
+enum mirror_kind {
+    MIRROR_TOKEN,
+    MIRROR_POS,
+    MIRROR_SEQ,
+    MIRROR_SLOT,
+    MIRROR_TABLE,
+    MIRROR_LIST,
+    MIRROR_COUNT
+};
+
+struct copy {
+    CUevent event;
+    struct dev_event *owner; /* NULL: free */
+};
+
+struct copies {
+    pthread_mutex_t lock; /* guards owner of each, next */
+    struct copy copy[COPIES];
+    unsigned next;
+};
+
+/* A piece of registered host memory. */
+struct registered {
+    struct registered *next;
+    uint8_t *range, *piece; /* the range as the caller gave it; this piece of it */
+};
+
+struct grown {
+    void *p;
+    size_t bytes;
+};
+
+struct dev_cuda {
+    struct dev dev;
+    CUdevice device;
+    CUcontext context; /* the primary one */
+    CUstream compute, copy;
+    CUmodule module[IMAGE_COUNT];
+    CUfunction function[FN_COUNT];
+    struct mirror mirror[MIRROR_COUNT];
+    struct copies copies;
+    struct registered *registered;
+    CUdeviceptr logits; /* of the router */
+    size_t logits_bytes;
+    struct grown table, list; /* flat block tables; lists of expert calls: host memory */
+    uint8_t *bounce;          /* pinned, for copy_out */
+    _Atomic bool failed;      /* sticky */
+    void (*warn)(const char *text);
+};
+
+static inline struct dev_cuda *cuda_of(struct dev *dev)
+{
+    return (struct dev_cuda *)dev; /* dev is its first member */
+}
+
+/* The driver's words for a result. */
+const char *cuda_words(CUresult r);
+/* 0, or MOED_EDEVICE once anything has failed: the first failure is said aloud and sticks. */
+int cuda_check(struct dev_cuda *d, CUresult r, const char *what);
+/* Makes the context current; 0 or MOED_EDEVICE when the device has failed before. */
+int cuda_enter(struct dev_cuda *d);
+/* Waits for all ops so far, bounded. */
+int cuda_wait_compute(struct dev_cuda *d);
+
+/* Brings a plan array to the device, if it is not there already. 0 or MOED_EDEVICE. */
+int cuda_mirror(struct dev_cuda *d, enum mirror_kind kind, const void *p, size_t bytes,
+                CUdeviceptr *out);
+/* Makes *g hold at least so many bytes. */
+int cuda_grow(struct dev_cuda *d, struct grown *g, size_t bytes);
+
+/* The verbs of dev_ops (memory.c) and of dev_kern (ops.c). */
+void *cuda_alloc(struct dev *dev, size_t bytes);
+void cuda_free(struct dev *dev, void *p, size_t bytes);
+void *cuda_alloc_shared(struct dev *dev, size_t bytes);
+void cuda_free_shared(struct dev *dev, void *p, size_t bytes);
+int cuda_host_register(struct dev *dev, void *p, size_t bytes, size_t edge_bytes,
+                       struct moed_error *err);
+void cuda_host_unregister(struct dev *dev, void *p);
+int cuda_copy_in(struct dev *dev, void *dst, const void *src, size_t bytes, struct dev_event *ev);
+int cuda_event_wait(struct dev *dev, struct dev_event *ev);
+int cuda_copy_out(struct dev *dev, void *dst, const void *src, size_t bytes);
+
+int cuda_embed(struct dev *dev, const struct kern_embed *a);
+int cuda_rmsnorm(struct dev *dev, const struct kern_rmsnorm *a);
+int cuda_linear(struct dev *dev, const struct kern_linear *a);
+int cuda_rope(struct dev *dev, const struct kern_rope *a);
+int cuda_kv_store(struct dev *dev, const struct kern_kv_store *a);
+int cuda_attention(struct dev *dev, const struct kern_attention *a);
+int cuda_silu_mul(struct dev *dev, const struct kern_silu_mul *a);
+int cuda_router(struct dev *dev, const struct kern_router *a);
+int cuda_experts_gate_up(struct dev *dev, const struct kern_experts *a);
+int cuda_experts_down(struct dev *dev, const struct kern_experts *a);
+int cuda_combine(struct dev *dev, const struct kern_combine *a);
+
+int cuda_memory_open(struct dev_cuda *d, struct moed_error *err);
+void cuda_memory_close(struct dev_cuda *d);
+
+#endif

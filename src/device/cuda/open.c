@@ -1,0 +1,256 @@
+/* Opening and closing the CUDA device; errors; waiting. */
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "cuda_int.h"
+#include "device/plugin.h"
+
+const char *cuda_words(CUresult r)
+{
+    const char *text = NULL;
+    return cuGetErrorString(r, &text) == CUDA_SUCCESS && text ? text : "unknown error";
+}
+
+int cuda_check(struct dev_cuda *d, CUresult r, const char *what)
+{
+    if (r == CUDA_SUCCESS)
+        return 0;
+    if (!atomic_exchange(&d->failed, true)) {
+        char text[256];
+        snprintf(text, sizeof text, "%s failed: %s (%d)", what, cuda_words(r), (int)r);
+        d->warn(text);
+    }
+    return MOED_EDEVICE;
+}
+
+int cuda_enter(struct dev_cuda *d)
+{
+    if (atomic_load_explicit(&d->failed, memory_order_relaxed))
+        return MOED_EDEVICE;
+    return cuda_check(d, cuCtxSetCurrent(d->context), "making the context current");
+}
+
+static double seconds_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+int cuda_wait_compute(struct dev_cuda *d)
+{
+    double end = 0;
+    for (unsigned turn = 0;; turn++) {
+        CUresult r = cuStreamQuery(d->compute);
+        if (r == CUDA_SUCCESS)
+            break;
+        if (r != CUDA_ERROR_NOT_READY)
+            return cuda_check(d, r, "waiting for the compute stream");
+        if (turn % 256 == 255) {
+            double now = seconds_now();
+            end = end == 0 ? now + WAIT_SECONDS : end;
+            if (now > end)
+                return cuda_check(d, CUDA_ERROR_LAUNCH_TIMEOUT, "waiting for the compute stream");
+        }
+    }
+    for (int k = 0; k < MIRROR_COUNT; k++)
+        d->mirror[k].under_way = false;
+    return 0;
+}
+
+static int fail_driver(struct moed_error *err, CUresult r, const char *what)
+{
+    return moed_fail(err, MOED_EUNSUPPORTED, "%s: %s (CUDA error %d)", what, cuda_words(r), (int)r);
+}
+
+/* The device and whether it can do what the code relies on. */
+static int find_device(CUdevice *out, int ordinal, struct moed_error *err)
+{
+    static const struct {
+        CUdevice_attribute attribute;
+        const char *name;
+    } needs[] = {
+        {CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING, "unified addressing"},
+        {CU_DEVICE_ATTRIBUTE_CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM,
+         "registered host memory at its own address"},
+    };
+    int count = 0, value = 0;
+    CUresult r = cuInit(0);
+    if (r == CUDA_SUCCESS)
+        r = cuDeviceGetCount(&count);
+    if (r != CUDA_SUCCESS)
+        return fail_driver(err, r, "no CUDA driver at work");
+    if (ordinal >= count)
+        return moed_fail(err, MOED_EUNSUPPORTED, "there is no CUDA device %d, of %d", ordinal,
+                         count);
+    if ((r = cuDeviceGet(out, ordinal)) != CUDA_SUCCESS)
+        return fail_driver(err, r, "cannot get the device");
+    for (size_t i = 0; i < sizeof needs / sizeof needs[0]; i++) {
+        r = cuDeviceGetAttribute(&value, needs[i].attribute, *out);
+        if (r != CUDA_SUCCESS || !value)
+            return moed_fail(err, MOED_EUNSUPPORTED, "CUDA device %d has no %s", ordinal,
+                             needs[i].name);
+    }
+    return 0;
+}
+
+static int plugin_memory(struct dev_memory *out, int ordinal, struct moed_error *err)
+{
+    CUdevice device = 0;
+    CUcontext context = NULL;
+    size_t free_bytes = 0, total_bytes = 0;
+    *out = (struct dev_memory){0};
+    int rc = find_device(&device, ordinal, err);
+    if (rc < 0)
+        return rc;
+    CUresult r = cuDeviceGetName(out->name, (int)sizeof out->name, device);
+    if (r == CUDA_SUCCESS)
+        r = cuDevicePrimaryCtxRetain(&context, device);
+    if (r != CUDA_SUCCESS)
+        return fail_driver(err, r, "cannot open the device");
+    r = cuCtxSetCurrent(context);
+    if (r == CUDA_SUCCESS)
+        r = cuMemGetInfo(&free_bytes, &total_bytes);
+    cuCtxSetCurrent(NULL);
+    cuDevicePrimaryCtxRelease(device);
+    if (r != CUDA_SUCCESS)
+        return fail_driver(err, r, "cannot ask for the device's memory");
+    out->free_bytes = free_bytes;
+    out->total_bytes = total_bytes;
+    return 0;
+}
+
+/* All kernels, loaded now: one that loads at its first launch would wait for the whole device. */
+static int load_functions(struct dev_cuda *d, struct moed_error *err)
+{
+    static const unsigned char *const images[IMAGE_COUNT] = {
+#define X(name) [IMAGE_##name] = moed_image_##name,
+        IMAGES(X)
+#undef X
+    };
+    static const struct {
+        const char *name;
+        enum image image;
+    } functions[FN_COUNT] = {
+#define X(image, name) [FN_##name] = {#name, IMAGE_##image},
+        FUNCTIONS(X)
+#undef X
+    };
+    for (int i = 0; i < IMAGE_COUNT; i++) {
+        CUresult r = cuModuleLoadData(&d->module[i], images[i]);
+        if (r != CUDA_SUCCESS)
+            return fail_driver(err, r, "cannot load the kernels");
+    }
+    for (int i = 0; i < FN_COUNT; i++) {
+        int registers;
+        CUresult r =
+            cuModuleGetFunction(&d->function[i], d->module[functions[i].image], functions[i].name);
+        /* Asking for an attribute loads a function that the driver would load lazily. */
+        if (r == CUDA_SUCCESS)
+            r = cuFuncGetAttribute(&registers, CU_FUNC_ATTRIBUTE_NUM_REGS, d->function[i]);
+        if (r != CUDA_SUCCESS)
+            return moed_fail(err, MOED_EUNSUPPORTED, "cannot load the kernel %s: %s",
+                             functions[i].name, cuda_words(r));
+    }
+    return 0;
+}
+
+static int open_context(struct dev_cuda *d, struct moed_error *err)
+{
+    /* Refused while another part of the process holds the context: then its own flags do. */
+    cuDevicePrimaryCtxSetFlags(d->device, CU_CTX_SCHED_SPIN);
+    CUcontext context = NULL;
+    CUresult r = cuDevicePrimaryCtxRetain(&context, d->device);
+    if (r != CUDA_SUCCESS)
+        return fail_driver(err, r, "cannot open the device");
+    d->context = context;
+    if ((r = cuCtxSetCurrent(context)) != CUDA_SUCCESS ||
+        (r = cuStreamCreate(&d->compute, CU_STREAM_NON_BLOCKING)) != CUDA_SUCCESS ||
+        (r = cuStreamCreate(&d->copy, CU_STREAM_NON_BLOCKING)) != CUDA_SUCCESS)
+        return fail_driver(err, r, "cannot make streams");
+    return 0;
+}
+
+static void cuda_close(struct dev *dev)
+{
+    struct dev_cuda *d = cuda_of(dev);
+    if (d->context) {
+        cuCtxSetCurrent(d->context);
+        if (d->compute && !atomic_load(&d->failed))
+            cuda_wait_compute(d);
+        cuda_memory_close(d);
+        for (int i = 0; i < IMAGE_COUNT; i++)
+            if (d->module[i])
+                cuModuleUnload(d->module[i]);
+        if (d->compute)
+            cuStreamDestroy(d->compute);
+        if (d->copy)
+            cuStreamDestroy(d->copy);
+        cuCtxSetCurrent(NULL);
+        cuDevicePrimaryCtxRelease(d->device);
+    }
+    free(d);
+}
+
+static int cuda_sync(struct dev *dev)
+{
+    struct dev_cuda *d = cuda_of(dev);
+    int rc = cuda_enter(d);
+    return rc < 0 ? rc : cuda_wait_compute(d);
+}
+
+static const struct dev_kern cuda_kern = {
+    .embed = cuda_embed,
+    .rmsnorm = cuda_rmsnorm,
+    .linear = cuda_linear,
+    .rope = cuda_rope,
+    .kv_store = cuda_kv_store,
+    .attention = cuda_attention,
+    .silu_mul = cuda_silu_mul,
+    .router = cuda_router,
+    .experts_gate_up = cuda_experts_gate_up,
+    .experts_down = cuda_experts_down,
+    .combine = cuda_combine,
+    .sync = cuda_sync,
+};
+
+static const struct dev_ops cuda_ops = {
+    .name = "cuda",
+    .alloc = cuda_alloc,
+    .free = cuda_free,
+    .alloc_shared = cuda_alloc_shared,
+    .free_shared = cuda_free_shared,
+    .host_register = cuda_host_register,
+    .host_unregister = cuda_host_unregister,
+    .copy_in = cuda_copy_in,
+    .event_wait = cuda_event_wait,
+    .copy_out = cuda_copy_out,
+    .close = cuda_close,
+};
+
+static int plugin_open(struct dev **out, int ordinal, void (*warn)(const char *text),
+                       struct moed_error *err)
+{
+    struct dev_cuda *d = calloc(1, sizeof *d);
+    if (!d)
+        return moed_fail(err, MOED_ENOMEM, "no memory for a device");
+    d->dev = (struct dev){&cuda_ops, &cuda_kern};
+    d->warn = warn;
+    int rc;
+    if ((rc = find_device(&d->device, ordinal, err)) < 0 || (rc = open_context(d, err)) < 0 ||
+        (rc = load_functions(d, err)) < 0 || (rc = cuda_memory_open(d, err)) < 0) {
+        cuda_close(&d->dev);
+        return rc;
+    }
+    *out = &d->dev;
+    return 0;
+}
+
+extern const struct dev_plugin moed_device_plugin;
+const struct dev_plugin moed_device_plugin __attribute__((visibility("default"))) = {
+    .tag = DEV_PLUGIN_TAG,
+    .open = plugin_open,
+    .memory = plugin_memory,
+};

@@ -1,0 +1,378 @@
+/* The ops: checks what a kernel needs, brings plan arrays over, launches. */
+#include <string.h>
+
+#include "cuda/args.h"
+#include "cuda_int.h"
+
+#define WORDS_ALIGN 16 /* of the loads of the wide kernels */
+
+static const void *at(CUdeviceptr p)
+{
+    return (const void *)(uintptr_t)p;
+}
+
+static bool aligned(const void *p)
+{
+    return (uintptr_t)p % WORDS_ALIGN == 0;
+}
+
+static int launch(struct dev_cuda *d, enum function f, size_t x, size_t y, unsigned threads,
+                  size_t shared_bytes, const void *args)
+{
+    void *params[] = {(void *)args};
+    if (x == 0 || y == 0)
+        return 0;
+    if (x > INT32_MAX || y > UINT16_MAX)
+        return cuda_check(d, CUDA_ERROR_INVALID_VALUE, "an op too large for one launch");
+    return cuda_check(d,
+                      cuLaunchKernel(d->function[f], (unsigned)x, (unsigned)y, 1, threads, 1, 1,
+                                     (unsigned)shared_bytes, d->compute, params, NULL),
+                      "launching a kernel");
+}
+
+static size_t blocks(size_t n, size_t each)
+{
+    return (n + each - 1) / each;
+}
+
+/* A plan array of n elements, as the device sees it. */
+static int plan_array(struct dev_cuda *d, enum mirror_kind kind, const void *p, size_t bytes,
+                      const void **out)
+{
+    CUdeviceptr device = 0;
+    int rc = cuda_mirror(d, kind, p, bytes, &device);
+    *out = at(device);
+    return rc;
+}
+
+int cuda_embed(struct dev *dev, const struct kern_embed *a)
+{
+    struct dev_cuda *d = cuda_of(dev);
+    const void *token;
+    int rc;
+    if ((rc = cuda_enter(d)) < 0 ||
+        (rc = plan_array(d, MIRROR_TOKEN, a->token, (size_t)a->n * sizeof *a->token, &token)) < 0)
+        return rc;
+    struct cu_embed args = {a->table, token, a->x, a->n, a->dim, (int32_t)a->dtype};
+    return launch(d, FN_embed, (size_t)a->n, 1, CU_THREADS, 0, &args);
+}
+
+int cuda_rmsnorm(struct dev *dev, const struct kern_rmsnorm *a)
+{
+    struct dev_cuda *d = cuda_of(dev);
+    struct cu_rmsnorm args = {.x = a->x,
+                              .y = a->y,
+                              .w = a->w,
+                              .x_stride = (int64_t)a->x_stride,
+                              .y_stride = (int64_t)a->y_stride,
+                              .dim = a->dim,
+                              .w_dtype = (int32_t)a->w_dtype,
+                              .eps = a->eps};
+    int rc = cuda_enter(d);
+    return rc < 0 ? rc : launch(d, FN_rmsnorm, (size_t)a->n, 1, CU_THREADS, 0, &args);
+}
+
+/* One op over weights comes in sizes by rows per reading of the weights. */
+struct sizes {
+    enum function one, two, four, eight, any;
+};
+
+#define SIZES(name)                                                                                \
+    {                                                                                              \
+        [DTYPE_F32] = {FN_##name##_f32_1, FN_##name##_f32_4, FN_##name##_f32_4, FN_##name##_f32_4, \
+                       FN_##name##_f32_any},                                                       \
+        [DTYPE_BF16] = {FN_##name##_bf16_1, FN_##name##_bf16_2, FN_##name##_bf16_4,                \
+                        FN_##name##_bf16_8, FN_##name##_bf16_any},                                 \
+        [DTYPE_F16] = {FN_##name##_f16_1, FN_##name##_f16_4, FN_##name##_f16_4, FN_##name##_f16_4, \
+                       FN_##name##_f16_any},                                                       \
+    }
+
+struct size {
+    enum function f;
+    int rows;
+};
+
+/* For n rows; wide: the loads of 16 bytes are possible. */
+static struct size size_for(const struct sizes *of, enum dtype dtype, int n, bool wide)
+{
+    const struct sizes *s = &of[dtype];
+    if (!wide)
+        return (struct size){s->any, 1};
+    if (n == 1)
+        return (struct size){s->one, 1};
+    if (dtype != DTYPE_BF16)
+        return (struct size){s->four, 4};
+    return n == 2   ? (struct size){s->two, 2}
+           : n <= 4 ? (struct size){s->four, 4}
+                    : (struct size){s->eight, 8};
+}
+
+int cuda_linear(struct dev *dev, const struct kern_linear *a)
+{
+    static const struct sizes sizes[DTYPE_COUNT] = SIZES(linear);
+    struct dev_cuda *d = cuda_of(dev);
+    bool wide = a->in % 8 == 0 && aligned(a->w) && aligned(a->x) && a->x_stride % 4 == 0;
+    struct size s = size_for(sizes, a->w_dtype, a->n, wide);
+    struct cu_linear args = {.w = a->w,
+                             .bias = a->bias,
+                             .x = a->x,
+                             .residual = a->residual,
+                             .y = a->y,
+                             .x_stride = (int64_t)a->x_stride,
+                             .y_stride = (int64_t)a->y_stride,
+                             .n = a->n,
+                             .in = a->in,
+                             .out = a->out,
+                             .bias_dtype = (int32_t)a->bias_dtype};
+    int rc = cuda_enter(d);
+    return rc < 0 ? rc
+                  : launch(d, s.f, blocks((size_t)a->n, (size_t)s.rows),
+                           blocks((size_t)a->out, CU_BLOCK_OUTS), CU_THREADS, 0, &args);
+}
+
+int cuda_rope(struct dev *dev, const struct kern_rope *a)
+{
+    struct dev_cuda *d = cuda_of(dev);
+    const void *pos;
+    int rc;
+    if ((rc = cuda_enter(d)) < 0 ||
+        (rc = plan_array(d, MIRROR_POS, a->pos, (size_t)a->n * sizeof *a->pos, &pos)) < 0)
+        return rc;
+    struct cu_rope args = {.x = a->x,
+                           .x_stride = (int64_t)a->x_stride,
+                           .pos = pos,
+                           .cos = a->cos,
+                           .sin = a->sin,
+                           .n = a->n,
+                           .heads = a->heads,
+                           .half = a->head_dim / 2};
+    return launch(d, FN_rope, (size_t)a->n, 1, CU_THREADS, 0, &args);
+}
+
+static struct cu_kv kv_args(const struct kern_kv *kv)
+{
+    return (struct cu_kv){kv->blocks, (int64_t)kv->block_bytes, (int32_t)kv->dtype, kv->kv_heads,
+                          kv->head_dim};
+}
+
+int cuda_kv_store(struct dev *dev, const struct kern_kv_store *a)
+{
+    struct dev_cuda *d = cuda_of(dev);
+    const void *slot;
+    int rc;
+    if ((rc = cuda_enter(d)) < 0 ||
+        (rc = plan_array(d, MIRROR_SLOT, a->slot, (size_t)a->n * sizeof *a->slot, &slot)) < 0)
+        return rc;
+    struct cu_kv_store args = {.kv = kv_args(&a->kv),
+                               .k = a->k,
+                               .v = a->v,
+                               .k_stride = (int64_t)a->k_stride,
+                               .v_stride = (int64_t)a->v_stride,
+                               .slot = slot,
+                               .n = a->n};
+    return launch(d, FN_kv_store, (size_t)a->n, 1, CU_THREADS, 0, &args);
+}
+
+/* The block tables of the call's sequences as one array [sequences][stride]. */
+static int flat_tables(struct dev_cuda *d, const struct kern_attention *a, const void **out,
+                       size_t *stride)
+{
+    size_t each = blocks((size_t)a->max_context, KV_BLOCK_TOKENS), seqs = 0;
+    for (int i = 0; i < a->n; i++)
+        seqs = (size_t)a->seq[i] + 1 > seqs ? (size_t)a->seq[i] + 1 : seqs;
+    size_t bytes = seqs * each * sizeof(int32_t);
+    int rc = cuda_grow(d, &d->table, bytes);
+    if (rc < 0)
+        return rc;
+    memset(d->table.p, 0, bytes);
+    for (int i = 0; i < a->n; i++) {
+        bool last = i + 1 == a->n || a->seq[i + 1] != a->seq[i] || a->pos[i + 1] < a->pos[i];
+        if (last)
+            memcpy((int32_t *)d->table.p + (size_t)a->seq[i] * each, a->block_table[a->seq[i]],
+                   ((size_t)a->pos[i] / KV_BLOCK_TOKENS + 1) * sizeof(int32_t));
+    }
+    *stride = each;
+    return plan_array(d, MIRROR_TABLE, d->table.p, bytes, out);
+}
+
+int cuda_attention(struct dev *dev, const struct kern_attention *a)
+{
+    struct dev_cuda *d = cuda_of(dev);
+    const void *pos, *seq, *table;
+    size_t n = (size_t)a->n, stride;
+    int rc;
+    if (a->kv.head_dim > CU_MAX_DIM || (a->kv.dtype != DTYPE_F32 && a->kv.dtype != DTYPE_BF16))
+        return cuda_check(d, CUDA_ERROR_INVALID_VALUE, "attention of such heads");
+    if ((rc = cuda_enter(d)) < 0 ||
+        (rc = plan_array(d, MIRROR_POS, a->pos, n * sizeof *a->pos, &pos)) < 0 ||
+        (rc = plan_array(d, MIRROR_SEQ, a->seq, n * sizeof *a->seq, &seq)) < 0 ||
+        (rc = flat_tables(d, a, &table, &stride)) < 0)
+        return rc;
+    int scores = (a->max_context + 31) / 32 * 32;
+    struct cu_attention args = {.kv = kv_args(&a->kv),
+                                .q = a->q,
+                                .out = a->out,
+                                .q_stride = (int64_t)a->q_stride,
+                                .out_stride = (int64_t)a->out_stride,
+                                .pos = pos,
+                                .seq = seq,
+                                .table = table,
+                                .table_stride = (int64_t)stride,
+                                .heads = a->heads,
+                                .window = a->window,
+                                .scores = scores < CU_SCORES ? scores : CU_SCORES,
+                                .scale = a->scale};
+    bool wide =
+        a->kv.head_dim % 8 == 0 && aligned(a->kv.blocks) && a->kv.block_bytes % WORDS_ALIGN == 0;
+    enum function f = a->kv.dtype == DTYPE_BF16 ? wide ? FN_attention_bf16 : FN_attention_bf16_any
+                      : wide                    ? FN_attention_f32
+                                                : FN_attention_f32_any;
+    size_t floats = (size_t)(a->kv.head_dim + 31) / 32 * 32 + (size_t)args.scores;
+    return launch(d, f, n, (size_t)a->heads, CU_THREADS, floats * sizeof(float), &args);
+}
+
+int cuda_silu_mul(struct dev *dev, const struct kern_silu_mul *a)
+{
+    struct dev_cuda *d = cuda_of(dev);
+    struct cu_silu_mul args = {a->gate, a->up, a->y, (int64_t)a->n};
+    int rc = cuda_enter(d);
+    return rc < 0 ? rc : launch(d, FN_silu_mul, blocks(a->n, CU_THREADS), 1, CU_THREADS, 0, &args);
+}
+
+static int want_logits(struct dev_cuda *d, size_t bytes)
+{
+    if (bytes <= d->logits_bytes)
+        return 0;
+    int rc = cuda_wait_compute(d);
+    if (rc < 0)
+        return rc;
+    if (d->logits)
+        cuMemFree(d->logits);
+    d->logits = 0;
+    CUresult r = cuMemAlloc(&d->logits, bytes);
+    d->logits_bytes = r == CUDA_SUCCESS ? bytes : 0;
+    return cuda_check(d, r, "making room for the router");
+}
+
+int cuda_router(struct dev *dev, const struct kern_router *a)
+{
+    struct dev_cuda *d = cuda_of(dev);
+    if (a->top_k > CU_MAX_TOP_K || a->experts > CU_MAX_EXPERTS)
+        return cuda_check(d, CUDA_ERROR_INVALID_VALUE, "a router of so many experts");
+    int rc = cuda_enter(d);
+    if (rc < 0 || (rc = want_logits(d, (size_t)a->n * (size_t)a->experts * sizeof(float))) < 0)
+        return rc;
+    struct kern_linear logits = {.w = a->w,
+                                 .w_dtype = a->w_dtype,
+                                 .x = a->x,
+                                 .y = (float *)at(d->logits),
+                                 .x_stride = (size_t)a->in,
+                                 .y_stride = (size_t)a->experts,
+                                 .n = a->n,
+                                 .in = a->in,
+                                 .out = a->experts};
+    struct cu_select args = {.logit = (float *)at(d->logits),
+                             .id = a->id,
+                             .weight = a->weight,
+                             .n = a->n,
+                             .experts = a->experts,
+                             .top_k = a->top_k,
+                             .renormalize = a->renormalize};
+    if ((rc = cuda_linear(dev, &logits)) < 0)
+        return rc;
+    return launch(d, FN_router_select, blocks((size_t)a->n, CU_ROUTER_ROWS), 1, CU_ROUTER_ROWS * 32,
+                  0, &args);
+}
+
+/* The call's groups as items of at most `rows` rows, and its lists, where the kernel finds them. */
+static int expert_list(struct dev_cuda *d, const struct kern_experts *a, int rows,
+                       struct cu_experts *args)
+{
+    size_t items = 0, pairs = 0;
+    for (int g = 0; g < a->n_groups; g++) {
+        items += blocks((size_t)a->group[g].n, (size_t)rows);
+        pairs += (size_t)a->group[g].n;
+    }
+    size_t bytes = items * sizeof(struct cu_expert_item) + 2 * pairs * sizeof(int32_t);
+    int rc = cuda_grow(d, &d->list, bytes);
+    if (rc < 0)
+        return rc;
+    struct cu_expert_item *item = d->list.p;
+    int32_t *row = (int32_t *)(item + items), *pair = row + pairs;
+    size_t at_item = 0, at_pair = 0;
+    for (int g = 0; g < a->n_groups; g++) {
+        const struct kern_expert_group *group = &a->group[g];
+        for (int first = 0; first < group->n; first += rows)
+            item[at_item++] =
+                (struct cu_expert_item){group->record, (int32_t)at_pair + first,
+                                        group->n - first < rows ? group->n - first : rows};
+        for (int i = 0; i < group->n; i++, at_pair++) {
+            row[at_pair] = group->row[i];
+            pair[at_pair] = group->pair[i];
+        }
+    }
+    args->n_items = (int32_t)items;
+    args->pairs = (int32_t)pairs;
+    if (bytes <= CU_INLINE_BYTES) {
+        memcpy(args->inline_list, d->list.p, bytes);
+        return 0;
+    }
+    const void *list;
+    rc = plan_array(d, MIRROR_LIST, d->list.p, bytes, &list);
+    args->list = list;
+    return rc;
+}
+
+/* in: the width that dot products run over; outs: the number of blocks over outputs. */
+static int run_experts(struct dev *dev, const struct kern_experts *a, const struct sizes *sizes,
+                       int in, const float *x, size_t outs)
+{
+    struct dev_cuda *d = cuda_of(dev);
+    const struct record_class *c = a->cls;
+    bool wide =
+        in % 8 == 0 && aligned(x) && (c->gate_off | c->up_off | c->down_off) % WORDS_ALIGN == 0;
+    int most = 1;
+    for (int g = 0; g < a->n_groups; g++) {
+        most = a->group[g].n > most ? a->group[g].n : most;
+        wide = wide && aligned(a->group[g].record);
+    }
+    struct size s = size_for(sizes, c->dtype, most, wide);
+    struct cu_experts args;
+    memset(&args, 0, offsetof(struct cu_experts, inline_list));
+    args.x = a->x;
+    args.hidden = a->hidden;
+    args.y = a->y;
+    args.gate_off = (int64_t)c->gate_off;
+    args.up_off = (int64_t)c->up_off;
+    args.down_off = (int64_t)c->down_off;
+    args.width = c->hidden;
+    args.inner = c->intermediate;
+    int rc;
+    if ((rc = cuda_enter(d)) < 0 || (rc = expert_list(d, a, s.rows, &args)) < 0)
+        return rc;
+    return launch(d, s.f, (size_t)args.n_items, outs, CU_THREADS, 0, &args);
+}
+
+int cuda_experts_gate_up(struct dev *dev, const struct kern_experts *a)
+{
+    static const struct sizes sizes[DTYPE_COUNT] = SIZES(gate_up);
+    return run_experts(dev, a, sizes, a->cls->hidden, a->x,
+                       blocks((size_t)a->cls->intermediate, CU_WARPS));
+}
+
+int cuda_experts_down(struct dev *dev, const struct kern_experts *a)
+{
+    static const struct sizes sizes[DTYPE_COUNT] = SIZES(down);
+    return run_experts(dev, a, sizes, a->cls->intermediate, a->hidden,
+                       blocks((size_t)a->cls->hidden, CU_BLOCK_OUTS));
+}
+
+int cuda_combine(struct dev *dev, const struct kern_combine *a)
+{
+    struct dev_cuda *d = cuda_of(dev);
+    struct cu_combine args = {a->y, a->weight, a->x, a->n, a->top_k, a->dim};
+    int rc = cuda_enter(d);
+    return rc < 0 ? rc
+                  : launch(d, FN_combine, (size_t)a->n, blocks((size_t)a->dim, CU_THREADS),
+                           CU_THREADS, 0, &args);
+}
