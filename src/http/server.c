@@ -335,7 +335,8 @@ void http_stop(struct http_server **server)
         pthread_join(s->thread, NULL);
     }
     worker_close(&s->worker);
-    /* Before the outbox: its last reference may be the engine's, which then closes the descriptor. */
+    /* Before the outbox: its last reference may be the engine's, which then closes the descriptor.
+     */
     free_event(&s->outbox_event);
     moed_outbox_close(&s->outbox);
     generation_forget_all(s);
