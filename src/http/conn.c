@@ -495,8 +495,6 @@ static void timed_out(struct conn *c)
     case CONN_HEAD:
     case CONN_BODY:
         c->server->count.timeouts++;
-        if (!c->req.started_us)
-            c->req.started_us = c->state_us;
         route_fault(c, &(struct http_fault){408, "the request did not arrive in time"});
         break;
     case CONN_WORK:

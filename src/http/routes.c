@@ -211,6 +211,9 @@ void route_fault(struct conn *c, const struct http_fault *fault)
     for (size_t i = 0; i < sizeof codes / sizeof codes[0]; i++)
         if (codes[i].status == fault->status)
             code = codes[i].code;
+    /* What ends before its first line is whole counts from when the connection began to wait. */
+    if (!c->req.started_us)
+        c->req.started_us = c->state_us;
     if (!c->req.id[0])
         set_id(c, (struct http_slice){0});
     c->req.chunked_reply = true;

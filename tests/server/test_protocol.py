@@ -1,5 +1,6 @@
 """HTTP/1.1 on the wire: framing, limits, connections."""
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -204,6 +205,10 @@ def test_a_limit_on_connections(start):
         sock.close()
     server.wait_metric("moed_http_connections", 1)
     assert server.metrics()["moed_http_connections_refused_total"] == 2
+    # Logged with the time they took, not with that since the machine's start.
+    logged = [re.search(r" 503 in ([\d.]+) s", line) for line in server.log]
+    times = [float(found.group(1)) for found in logged if found]
+    assert len(times) == 2 and max(times) < 5, server.log
 
 
 @pytest.mark.parametrize("host", ["::1", "::", "localhost", "0.0.0.0"])
