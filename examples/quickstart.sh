@@ -18,11 +18,18 @@ if [ $# -gt 0 ] && [ -d "$1" ]; then
 else
     model=examples/models/storyteller
 fi
+port=8000
+last=
+for word in "$@"; do
+    case $word in --port=*) port=${word#--port=} ;; esac
+    [ "$last" != --port ] || port=$word
+    last=$word
+done
 cat <<TEXT
 
 Ask it, from another terminal:
 
-  curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' -N \\
+  curl http://127.0.0.1:$port/v1/chat/completions -H 'Content-Type: application/json' -N \\
     -d '{"messages": [{"role": "user", "content": "Tell me a story about a fox."}], "stream": true}'
 
 TEXT
