@@ -297,7 +297,8 @@ RULES = "41\t61\nFB01\t66 69\n2460\t31\nFF21\t61\n9\t20\nA0\t20\n3000\t20\nAD\t\
 
 
 def sentencepiece_model(name, **kw):
-    rules, text = os.path.join(HERE, "rules.tmp"), os.path.join(HERE, "text.tmp")
+    os.chdir(HERE)  # a model remembers the names of its inputs: keep them relative
+    rules, text = "rules.tmp", "text.tmp"
     with open(rules, "w") as f:
         f.write(RULES)
     with open(text, "w", encoding="utf-8") as f:
@@ -305,9 +306,9 @@ def sentencepiece_model(name, **kw):
     if kw.pop("rules", False):
         kw["normalization_rule_tsv"] = rules
     sentencepiece.SentencePieceTrainer.train(
-        input=text, model_prefix=os.path.join(HERE, name), minloglevel=2, num_threads=1,
+        input=text, model_prefix=name, minloglevel=2, num_threads=1,
         character_coverage=0.98, **kw)
-    for path in [rules, text, os.path.join(HERE, name + ".vocab")]:
+    for path in [rules, text, name + ".vocab"]:
         os.remove(path)
     sp = sentencepiece.SentencePieceProcessor(model_file=os.path.join(HERE, name + ".model"))
     cases = []
