@@ -37,6 +37,7 @@ struct serve {
     struct moed_error error;
     int rc;
     struct cli_progress progress; /* loader thread */
+    pthread_t loader;
 };
 
 static void on_progress(void *user, uint64_t done_bytes, uint64_t total_bytes, double seconds)
@@ -143,6 +144,7 @@ static int wait_loaded(struct serve *s)
             reload_keys(s);
         } else if (signal_number) {
             log_info("stopped while loading");
+            pthread_detach(s->loader);
             _exit(CLI_OK);
         } else {
             struct pollfd done = {.fd = s->loaded_fd, .events = POLLIN};
@@ -216,7 +218,6 @@ int cli_serve(const struct options *o)
 {
     struct serve s = {.options = o, .signal_fd = -1, .loaded_fd = -1};
     struct moed_error err = {0};
-    pthread_t loader;
     int status = CLI_FAILED;
     s.dir = cli_model(o);
     if (!s.dir)
@@ -228,12 +229,12 @@ int cli_serve(const struct options *o)
     if (rc == 0) {
         log_info("listening on %s, loading %s", http_url(s.http), s.dir);
         notify_supervisor("STATUS=loading");
-        if (pthread_create(&loader, NULL, load, &s))
+        if (pthread_create(&s.loader, NULL, load, &s))
             rc = moed_fail(&err, MOED_EIO, "cannot start the loader thread");
     }
     if (rc == 0) {
         rc = wait_loaded(&s);
-        pthread_join(loader, NULL);
+        pthread_join(s.loader, NULL);
         err = s.error;
     }
     if (rc == 0)
