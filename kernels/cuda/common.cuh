@@ -71,6 +71,55 @@ __device__ __forceinline__ float silu_mul_1(float gate, float up)
     return __fmul_rn(__fdiv_rn(gate, __fadd_rn(1.0f, exp_fixed(-gate))), up);
 }
 
+// A launch may begin before the one ahead has ended (recorded steps): nothing that an earlier launch
+// writes may be touched before the wait; and the next may begin from here on.
+__device__ __forceinline__ void grid_dependency_wait()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void grid_dependency_launch()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void grid_begin()
+{
+    grid_dependency_launch();
+    grid_dependency_wait();
+}
+
+// Words and numbers that the host writes while the kernel runs.
+__device__ __forceinline__ uint32_t load_system(const uint32_t *p)
+{
+    uint32_t v;
+    asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    return v;
+}
+
+__device__ __forceinline__ float load_system_float(const float *p)
+{
+    float v;
+    asm volatile("ld.relaxed.sys.global.f32 %0, [%1];" : "=f"(v) : "l"(p) : "memory");
+    return v;
+}
+
+__device__ __forceinline__ void store_system(uint32_t *p, uint32_t v)
+{
+    asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
+}
+
+__device__ __forceinline__ uint64_t global_timer_ns()
+{
+    uint64_t t;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t));
+    return t;
+}
+
 // 16 bytes of weights, each read once by this block: kept out of L1, where the activations live.
 __device__ __forceinline__ uint4 load_stream(const void *p)
 {
@@ -153,8 +202,7 @@ __device__ __forceinline__ void dots(const uint8_t *const (&w)[R], const float *
             for (int b = 0; b < NB; b++) {
                 if (NB > 1 && b >= count)
                     break;
-                float4 lo = __ldg((const float4 *)(x[b] + k));
-                float4 hi = __ldg((const float4 *)(x[b] + k) + 1);
+                float4 lo = ((const float4 *)(x[b] + k))[0], hi = ((const float4 *)(x[b] + k))[1];
                 const float xs[8] = {lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w};
 #pragma unroll
                 for (int r = 0; r < R; r++)
