@@ -43,6 +43,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __CUDACC__
+#define MAILBOX_FN static __host__ __device__ inline
+#else
+#define MAILBOX_FN static inline
+#endif
+
 /* Words of different writers are so far apart: two lines, since CPUs fetch pairs of lines. */
 #define MAILBOX_LINE_BYTES 128
 /* Of the arrays behind the header. */
@@ -107,7 +113,7 @@ struct mailbox_layout {
     size_t bytes;             /* of all, a multiple of 4 KiB */
 };
 
-static inline size_t mailbox_take(size_t *end, size_t bytes)
+MAILBOX_FN size_t mailbox_take(size_t *end, size_t bytes)
 {
     size_t at = *end;
     *end = (at + bytes + MAILBOX_ALIGN_BYTES - 1) / MAILBOX_ALIGN_BYTES * MAILBOX_ALIGN_BYTES;
@@ -116,8 +122,8 @@ static inline size_t mailbox_take(size_t *end, size_t bytes)
 
 /* The only place that computes the layout. All arguments are at least 1 and checked by the caller;
  * experts is the number per layer. */
-static inline struct mailbox_layout mailbox_layout(int32_t max_rows, int32_t top_k, int32_t experts,
-                                                   int32_t width, int32_t inner)
+MAILBOX_FN struct mailbox_layout mailbox_layout(int32_t max_rows, int32_t top_k, int32_t experts,
+                                                int32_t width, int32_t inner)
 {
     struct mailbox_layout l;
     size_t end = (sizeof(struct mailbox) + MAILBOX_ALIGN_BYTES - 1) / MAILBOX_ALIGN_BYTES *
@@ -144,7 +150,7 @@ static inline struct mailbox_layout mailbox_layout(int32_t max_rows, int32_t top
  * 0 for a share of 1024, `outputs` for a share of 0.
  */
 #define MAILBOX_SHARE_ONE 1024
-static inline int32_t mailbox_cpu_outputs(int32_t outputs, int32_t link_share)
+MAILBOX_FN int32_t mailbox_cpu_outputs(int32_t outputs, int32_t link_share)
 {
     int32_t units = (outputs + MAILBOX_GRAIN - 1) / MAILBOX_GRAIN;
     int32_t link =
