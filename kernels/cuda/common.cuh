@@ -7,6 +7,7 @@
 #include "exp_constants.h"
 
 #define KERNEL extern "C" __global__ void
+#define SHARED_DYNAMIC(type, name) extern __shared__ type name[]
 
 __device__ __forceinline__ float from_bf16(uint32_t v)
 {

@@ -4,6 +4,7 @@
 
 template <int DT, int NB, bool VEC> __device__ __forceinline__ void linear(const cu_linear &a)
 {
+    grid_begin();
     const int warp = threadIdx.x / 32, first = (int)blockIdx.y * CU_BLOCK_OUTS + warp * CU_OUTS;
     const int row = (int)blockIdx.x * NB, count = min(NB, a.n - row);
     const int64_t row_bytes = (int64_t)a.in * (DT == DTYPE_F32 ? 4 : 2);
