@@ -99,7 +99,8 @@ struct kern_kv {
     int kv_heads, head_dim;
 };
 
-/* Writes row i's K and V to slot[i] = block * 16 + offset. Splits over rows. */
+/* Writes row i's K and V to slot[i] = block * 16 + offset; a row whose slot is -1 is not written.
+ * Splits over rows. */
 struct kern_kv_store {
     struct kern_kv kv;
     const float *k, *v; /* [n][kv_heads][head_dim], stride floats between rows */
