@@ -177,7 +177,7 @@ struct kern_expert_group {
 /*
  * hidden[pair][:] = silu(gate x) * (up x) and y[pair][:] = down hidden[pair], all of the FMA class,
  * for all groups. Two ops, because a barrier lies between. Split over (group, outputs); one row
- * must run at memory bandwidth.
+ * must run at memory bandwidth. A caller may leave the outputs behind an end to someone else.
  */
 struct kern_experts {
     const struct record_class *cls;
@@ -186,6 +186,9 @@ struct kern_experts {
     const float *x; /* [rows][hidden] */
     float *hidden;  /* [pairs][intermediate] */
     float *y;       /* [pairs][hidden] */
+    /* The outputs to compute of each group: [0, inner_end) of gate/up, [0, width_end) of down;
+     * 0: all. The others are not written. Down reads all of hidden. */
+    int inner_end, width_end;
 };
 
 /* acc = +0; acc = fma(weight[i][k], y[i*top_k+k], acc) for k ascending; x[i] = x[i] + acc. Splits
