@@ -144,10 +144,21 @@ MAILBOX_FN struct mailbox_layout mailbox_layout(int32_t max_rows, int32_t top_k,
     return l;
 }
 
+/* Shares of the link are kept by the number of missed experts of a job: 1, 2, 3-4, 5-8, 9-16 and
+ * more. */
+#define MAILBOX_SHARE_CLASSES 6
+MAILBOX_FN int32_t mailbox_share_class(int32_t n_groups)
+{
+    int32_t c = 0;
+    while (c < MAILBOX_SHARE_CLASSES - 1 && n_groups > 1 << c)
+        c++;
+    return c;
+}
+
 /*
  * How many of `outputs` the CPU takes when the link's share is `link_share` / 1024: rounded to
- * MAILBOX_GRAIN. Both halves of a job use it, so that any share gives a split that both sides know.
- * 0 for a share of 1024, `outputs` for a share of 0.
+ * MAILBOX_GRAIN. 0 for a share of 1024, `outputs` for a share of 0. A job whose cpu_inner comes out
+ * as 0 is the link's alone and is not posted.
  */
 #define MAILBOX_SHARE_ONE 1024
 MAILBOX_FN int32_t mailbox_cpu_outputs(int32_t outputs, int32_t link_share)
