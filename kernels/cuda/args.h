@@ -87,6 +87,7 @@ struct cu_select {
     float *logit; /* [n][experts], overwritten */
     int32_t *id;
     float *weight;
+    const int32_t *forced; /* [n][top_k], or NULL */
     int32_t n, experts, top_k, renormalize;
 };
 

@@ -76,6 +76,9 @@ struct model_batch {
     const int32_t *seq;           /* [n_rows] index into seqs */
     int32_t n_seqs;               /* 1 to max_rows; one may have no row */
     const struct model_seq *seqs; /* [n_seqs] */
+    /* [n_layers][n_rows][top_k] experts that rows go to in place of the router's choice (struct
+     * kern_router), -1 in layers without experts; NULL: the router chooses. */
+    const int32_t *forced;
 };
 
 /*

@@ -75,6 +75,7 @@ enum mirror_kind {
     MIRROR_SLOT,
     MIRROR_TABLE,
     MIRROR_LIST,
+    MIRROR_FORCED,
     MIRROR_COUNT
 };
 
