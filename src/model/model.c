@@ -1,5 +1,6 @@
 #include "model/model.h"
 
+#include <assert.h>
 #include <stdlib.h>
 
 #include "base/mem.h"
@@ -191,6 +192,14 @@ void model_close(struct model **model)
     weights_fini(&m->w);
     free(m);
     *model = NULL;
+}
+
+int model_set_cache(struct model *m, const struct pager_config *cfg, struct moed_error *err)
+{
+    assert(!m->pass.open);
+    pager_close(&m->pager);
+    m->o.pager = *cfg;
+    return open_pager(m, err);
 }
 
 struct pager *model_pager(struct model *m)

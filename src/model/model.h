@@ -62,6 +62,10 @@ int model_open(struct model **out, const struct model_config *c, const struct mo
 void model_close(struct model **m);
 
 struct pager *model_pager(struct model *m); /* NULL for a model without experts */
+/* Between passes: another pager over the same records, with nothing resident; for measuring several
+ * cache sizes without loading again. After a failure the model takes nothing but model_close. Does
+ * nothing to a model without experts. */
+int model_set_cache(struct model *m, const struct pager_config *cfg, struct moed_error *err);
 
 /* A sequence as a pass sees it. */
 struct model_seq {

@@ -249,6 +249,42 @@ static void a_pass_may_end_at_any_layer(void **state)
     dev_close(&dev);
 }
 
+/* The same bits from each, and counters that begin anew. */
+static void the_cache_may_be_changed_between_passes(void **state)
+{
+    static const int32_t token[] = {3, 1, 4}, pos[] = {0, 1, 2}, seq[] = {0, 0, 0};
+    static const int32_t blocks[] = {5}, rows[] = {2};
+    const struct model_seq seqs[] = {{blocks}};
+    const struct model_batch batch = {3, token, pos, seq, 1, seqs};
+    const struct pager_config configs[] = {{.mode = PAGER_IN_PLACE},
+                                           {.mode = PAGER_CACHED, .cache_bytes = 5 * 4096},
+                                           {.mode = PAGER_CACHED}};
+    struct model_config c = small_config();
+    struct moed_error err;
+    float logits[3][64];
+    struct dev *dev;
+    struct model *m = open_dummy(&dev, &c, &small_options);
+    for (int k = 0; k < 3; k++) {
+        struct pager_counters count;
+        struct pager_info info;
+        assert_ok(model_set_cache(m, &configs[k], &err), &err);
+        assert_ok(model_pass_begin(m, &batch, &err), &err);
+        assert_ok(model_pass_run(m, c.n_layers, &err), &err);
+        assert_ok(model_pass_logits(m, rows, 1, logits[k], &err), &err);
+        model_pass_end(m);
+        assert_memory_equal(logits[k], logits[0], sizeof logits[0]);
+        pager_info(model_pager(m), &info);
+        pager_counters(model_pager(m), &count);
+        assert_int_equal(info.slots, k == 0 ? 32 : k == 1 ? 5 : 0);
+        assert_int_equal(count.activations, 2 * 3 * c.top_k);
+        assert_int_equal(count.misses, k == 0 ? 0 : count.uses);
+    }
+    struct pager_config wrong = {.policy = "none"};
+    assert_int_equal(model_set_cache(m, &wrong, &err), MOED_EINVAL);
+    model_close(&m);
+    dev_close(&dev);
+}
+
 static void weight_dtype_is_that_of_the_file(void **state)
 {
     struct model_config c = small_config();
@@ -271,6 +307,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(forced_choices_are_the_ones_used),
     cmocka_unit_test(a_wrong_batch_opens_no_pass),
     cmocka_unit_test(a_pass_may_end_at_any_layer),
+    cmocka_unit_test(the_cache_may_be_changed_between_passes),
     cmocka_unit_test(weight_dtype_is_that_of_the_file),
 };
 CHECK_MAIN(tests)
