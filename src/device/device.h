@@ -51,6 +51,9 @@ struct dev_ops {
     int (*event_wait)(struct dev *, struct dev_event *ev);
     /* Engine thread: waits for all ops so far, then copies device to host. 0 or MOED_EDEVICE. */
     int (*copy_out)(struct dev *, void *dst, const void *src, size_t bytes);
+    /* Engine thread: queues a copy within device memory, in order with the ops: the yardstick of
+     * that memory. 0 or MOED_EDEVICE. */
+    int (*copy_within)(struct dev *, void *dst, const void *src, size_t bytes);
     void (*close)(struct dev *);
 };
 

@@ -474,6 +474,29 @@ static void experts_of_real_models_cuda(void **state)
     dev_close(&dev);
 }
 
+static void copies_within_the_device_cuda(void **state)
+{
+    enum { BYTES = 300000, AT = 4096, N = 123457 };
+    static uint8_t sent[BYTES], got[BYTES];
+    struct dev_event event = {0};
+    struct rng r = {8};
+    dev = cuda_open_or_skip();
+    uint8_t *a = dev->ops->alloc(dev, BYTES), *b = dev->ops->alloc(dev, BYTES);
+    assert_true(a && b);
+    for (int i = 0; i < BYTES; i++)
+        sent[i] = (uint8_t)rng_int(&r, 1, 255);
+    assert_int_equal(dev->ops->copy_in(dev, a, sent, BYTES, &event), 0);
+    assert_int_equal(dev->ops->event_wait(dev, &event), 0);
+    assert_int_equal(dev->ops->copy_within(dev, b + AT, a, N), 0);
+    assert_int_equal(dev->ops->copy_out(dev, got, b, BYTES), 0);
+    assert_memory_equal(got + AT, sent, N);
+    assert_int_equal(got[AT - 1], 0);
+    assert_int_equal(got[AT + N], 0);
+    dev->ops->free(dev, a, BYTES);
+    dev->ops->free(dev, b, BYTES);
+    dev_close(&dev);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(embed_cuda),
     cmocka_unit_test(rmsnorm_cuda),
@@ -486,6 +509,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(experts_cuda),
     cmocka_unit_test(combine_cuda),
     cmocka_unit_test(silu_of_extremes_cuda),
+    cmocka_unit_test(copies_within_the_device_cuda),
     cmocka_unit_test(router_ties_and_nan_cuda),
     cmocka_unit_test(long_attention_cuda),
     cmocka_unit_test(experts_of_real_models_cuda),
