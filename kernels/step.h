@@ -10,6 +10,7 @@
 #define MOED_KERNELS_STEP_H
 
 #include "kernels.h"
+#include "mailbox.h"
 
 /* Rows of a recorded step at most. */
 #define STEP_MAX_ROWS 64
@@ -51,10 +52,6 @@ struct kern_turn {
     int n, heads;
 };
 
-/* Shares of misses, by the number of missed experts of a layer: 1, 2, 3-4, 5-8, 9-16, more. */
-#define STEP_SHARES    6
-#define STEP_SHARE_ONE 1024
-
 /*
  * The second half of a layer with experts, resolved by the device: the router's choice and weights
  * (kern_router, from its logits on), then each chosen expert from its slot where slot_of says that
@@ -70,8 +67,11 @@ struct kern_paged_experts {
     const void *slots;      /* device memory: slot i at i * slot_bytes; NULL: no slots */
     size_t slot_bytes;
     const void *const *host_of; /* device memory [experts]: records in registered host memory */
-    /* Plan array [STEP_SHARES]: of STEP_SHARE_ONE outputs so many come over the link. */
+    /* Plan array [MAILBOX_SHARE_CLASSES]: of MAILBOX_SHARE_ONE outputs so many come over the link. */
     const int32_t *link_share;
+    /* Where *forced_on is not 0 the choice is forced (kern_router): plan arrays, the first one of
+     * all layers, [layers][live rows][top_k]. */
+    const int32_t *forced, *forced_on;
     int32_t *id;   /* [n][top_k] shared memory: the choice, for the host to read after sync */
     float *weight; /* [n][top_k] */
     float *hidden; /* [n * top_k][intermediate] */

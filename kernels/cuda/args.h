@@ -89,6 +89,7 @@ struct cu_select {
     float *logit; /* [n][experts], overwritten */
     int32_t *id;
     float *weight;
+    const int32_t *forced; /* [n][top_k], or NULL */
     int32_t n, experts, top_k, renormalize;
 };
 
@@ -162,7 +163,7 @@ struct cu_paged {
     uint8_t *missed;      /* [n * top_k] */
     float *link_x;        /* [CU_LINK_BLOCKS][CU_MAX_ROWS][inner] */
     const float *logit, *h;
-    const int32_t *live, *slot_of, *link_share;
+    const int32_t *live, *slot_of, *link_share, *forced, *forced_on;
     const uint8_t *slots;
     const uint8_t *const *host_of;
     int64_t slot_bytes, gate_off, up_off, down_off;

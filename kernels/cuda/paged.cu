@@ -14,17 +14,18 @@ __device__ __forceinline__ uint32_t order_of(float v)
 
 // A warp chooses for one row, as router_select does: top_k times the largest, ties to the lower id.
 // e holds the row's exponentials [experts], of this warp alone.
-__device__ __forceinline__ void choose(const cu_paged &a, int row, float *e)
+__device__ __forceinline__ void choose(const cu_paged &a, int row, int live, float *e)
 {
     const int lane = threadIdx.x & 31;
     const float *logit = a.logit + (int64_t)row * a.experts;
+    const int32_t *forced =
+        *a.forced_on ? a.forced + ((int64_t)a.layer * live + row) * a.top_k : nullptr;
     int32_t *chosen = a.chosen + row * a.top_k;
-    uint32_t best = 0;
-    int best_e = 0x7fffffff;
     uint64_t taken = 0;
     float max = 0;
-    for (int k = 0; k < a.top_k; k++) {
-        best = 0, best_e = 0x7fffffff;
+    for (int k = 0; k < (forced ? 1 : a.top_k); k++) {
+        uint32_t best = 0;
+        int best_e = 0x7fffffff;
         for (int i = lane, n = 0; i < a.experts; i += 32, n++) {
             const uint32_t o = order_of(logit[i]);
             if (!(taken >> n & 1) && (best_e == 0x7fffffff || o > best))
@@ -40,6 +41,8 @@ __device__ __forceinline__ void choose(const cu_paged &a, int row, float *e)
         if (k == 0)
             max = logit[id];
     }
+    for (int k = lane; k < a.top_k && forced; k += 32)
+        chosen[k] = a.id[row * a.top_k + k] = forced[k];
     __syncwarp();
     for (int i = lane; i < a.experts; i += 32)
         e[i] = exp_fixed(__fsub_rn(logit[i], max));
@@ -86,11 +89,6 @@ __device__ __forceinline__ void make_items(const cu_paged &a, bool box, struct r
     }
 }
 
-__device__ __forceinline__ int share_row(int groups)
-{
-    return groups <= 1 ? 0 : groups <= 2 ? 1 : groups <= 4 ? 2 : groups <= 8 ? 3 : groups <= 16 ? 4 : 5;
-}
-
 // One block: every row's choice, then what is resident and what is not; misses go to the mailbox.
 KERNEL __launch_bounds__(CU_RESOLVE_ROWS * 32) resolve(const __grid_constant__ cu_paged a)
 {
@@ -106,14 +104,14 @@ KERNEL __launch_bounds__(CU_RESOLVE_ROWS * 32) resolve(const __grid_constant__ c
     if (tid == 0)
         r.n_hits = r.n_misses = r.n_groups = r.n_pairs = 0;
     for (int row = tid / 32; row < live; row += warps)
-        choose(a, row, exponentials + tid / 32 * a.experts);
+        choose(a, row, live, exponentials + tid / 32 * a.experts);
     __syncthreads();
     for (int p = tid; p < pairs; p += (int)blockDim.x)
         atomicAdd(&r.count[a.chosen[p]], 1);
     __syncthreads();
     make_items(a, box, &r);
     __syncthreads();
-    const int link_share = a.link_share[share_row(r.n_groups)];
+    const int link_share = a.link_share[mailbox_share_class(r.n_groups)];
     const int cpu_inner = r.n_groups && box ? mailbox_cpu_outputs(a.inner, link_share) : 0;
     const int cpu_width = cpu_inner ? mailbox_cpu_outputs(a.width, link_share) : 0;
     for (int p = tid; p < pairs; p += (int)blockDim.x) {

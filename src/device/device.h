@@ -6,8 +6,8 @@
  *
  * What the arguments of an op may point to: weights, activations, the KV cache and RoPE tables lie
  * in memory of alloc (or, records of experts, in registered host memory); a router's id in memory
- * of alloc_shared; the plan of a step (token, pos, seq, slot, block tables, groups, rows, pairs) in
- * host memory of any kind, which the op has read when it returns.
+ * of alloc_shared; the plan of a step (token, pos, seq, slot, block tables, groups, rows, pairs,
+ * forced choices) in host memory of any kind, which the op has read when it returns.
  */
 #ifndef MOED_DEVICE_H
 #define MOED_DEVICE_H
@@ -54,6 +54,9 @@ struct dev_ops {
     int (*event_wait)(struct dev *, struct dev_event *ev);
     /* Engine thread: waits for all ops so far, then copies device to host. 0 or MOED_EDEVICE. */
     int (*copy_out)(struct dev *, void *dst, const void *src, size_t bytes);
+    /* Engine thread: queues a copy within device memory, in order with the ops: the yardstick of
+     * that memory. 0 or MOED_EDEVICE. */
+    int (*copy_within)(struct dev *, void *dst, const void *src, size_t bytes);
     void (*close)(struct dev *);
 };
 

@@ -1,5 +1,6 @@
 #include "model/model.h"
 
+#include <assert.h>
 #include <stdlib.h>
 
 #include "base/mem.h"
@@ -218,6 +219,15 @@ void model_close(struct model **model)
     weights_fini(&m->w);
     free(m);
     *model = NULL;
+}
+
+int model_set_cache(struct model *m, const struct pager_config *cfg, struct moed_error *err)
+{
+    for (enum model_lane lane = 0; lane < MODEL_LANES; lane++)
+        assert(!m->lane[lane].open);
+    pager_close(&m->pager);
+    m->o.pager = *cfg;
+    return open_pager(m, err);
 }
 
 struct pager *model_pager(struct model *m)

@@ -64,6 +64,10 @@ int model_open(struct model **out, const struct model_config *c, const struct mo
 void model_close(struct model **m);
 
 struct pager *model_pager(struct model *m); /* NULL for a model without experts */
+/* Between passes: another pager over the same records, with nothing resident; for measuring several
+ * cache sizes without loading again. After a failure the model takes nothing but model_close. Does
+ * nothing to a model without experts. */
+int model_set_cache(struct model *m, const struct pager_config *cfg, struct moed_error *err);
 
 /* A sequence as a pass sees it. */
 struct model_seq {
@@ -78,6 +82,9 @@ struct model_batch {
     const int32_t *seq;           /* [n_rows] index into seqs */
     int32_t n_seqs;               /* 1 to max_rows; one may have no row */
     const struct model_seq *seqs; /* [n_seqs] */
+    /* [n_layers][n_rows][top_k] experts that rows go to in place of the router's choice (struct
+     * kern_router), -1 in layers without experts; NULL: the router chooses. */
+    const int32_t *forced;
 };
 
 /*

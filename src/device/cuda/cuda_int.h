@@ -83,6 +83,7 @@ enum mirror_kind {
     MIRROR_SLOT,
     MIRROR_TABLE,
     MIRROR_LIST,
+    MIRROR_FORCED,
     MIRROR_COUNT
 };
 
@@ -210,6 +211,7 @@ void cuda_host_unregister(struct dev *dev, void *p);
 int cuda_copy_in(struct dev *dev, void *dst, const void *src, size_t bytes, struct dev_event *ev);
 int cuda_event_wait(struct dev *dev, struct dev_event *ev);
 int cuda_copy_out(struct dev *dev, void *dst, const void *src, size_t bytes);
+int cuda_copy_within(struct dev *dev, void *dst, const void *src, size_t bytes);
 
 int cuda_embed(struct dev *dev, const struct kern_embed *a);
 int cuda_rmsnorm(struct dev *dev, const struct kern_rmsnorm *a);

@@ -254,6 +254,7 @@ static const struct dev_ops cuda_ops = {
     .copy_in = cuda_copy_in,
     .event_wait = cuda_event_wait,
     .copy_out = cuda_copy_out,
+    .copy_within = cuda_copy_within,
     .close = cuda_close,
 };
 

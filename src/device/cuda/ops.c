@@ -256,8 +256,13 @@ int cuda_router(struct dev *dev, const struct kern_router *a)
     struct dev_cuda *d = cuda_of(dev);
     if (a->top_k > CU_MAX_TOP_K || a->experts > CU_MAX_EXPERTS)
         return cuda_check(d, CUDA_ERROR_INVALID_VALUE, "a router of so many experts");
+    const void *forced = NULL;
     int rc = cuda_enter(d);
     if (rc < 0 || (rc = want_logits(d, (size_t)a->n * (size_t)a->experts * sizeof(float))) < 0)
+        return rc;
+    if (a->forced &&
+        (rc = plan_array(d, MIRROR_FORCED, a->forced,
+                         (size_t)a->n * (size_t)a->top_k * sizeof *a->forced, &forced)) < 0)
         return rc;
     struct kern_linear logits = {.w = a->w,
                                  .w_dtype = a->w_dtype,
@@ -271,6 +276,7 @@ int cuda_router(struct dev *dev, const struct kern_router *a)
     struct cu_select args = {.logit = (float *)cuda_at(d->logits),
                              .id = a->id,
                              .weight = a->weight,
+                             .forced = forced,
                              .n = a->n,
                              .experts = a->experts,
                              .top_k = a->top_k,

@@ -247,6 +247,8 @@ static struct cu_paged paged_args(const struct dev_cuda *d, const struct kern_pa
     args.live = d->live;
     args.slot_of = cuda_plan_twin(d, a->slot_of);
     args.link_share = cuda_plan_twin(d, a->link_share);
+    args.forced = cuda_plan_twin(d, a->forced);
+    args.forced_on = cuda_plan_twin(d, a->forced_on);
     args.slots = a->slots;
     args.host_of = (const uint8_t *const *)a->host_of;
     args.slot_bytes = (int64_t)a->slot_bytes;
@@ -281,7 +283,8 @@ int cuda_paged_experts(struct dev *dev, const struct kern_paged_experts *a)
     struct dev_cuda *d = cuda_of(dev);
     const struct stepped_size up = stepped_for(gate_up, a->cls->dtype, a->n);
     const struct cu_paged args = paged_args(d, a, up.rows);
-    if (!args.live || !args.slot_of || !args.link_share || !d->paged.box ||
+    if (!args.live || !args.slot_of || !args.link_share || !args.forced_on ||
+        !d->paged.box ||
         a->n * a->top_k > d->paged.layout.max_pairs)
         return cuda_check(d, CUDA_ERROR_INVALID_VALUE, "experts of a step without its plan");
     size_t pairs = (size_t)a->n * (size_t)a->top_k, experts = (size_t)a->experts;
