@@ -74,6 +74,7 @@ struct cu_attention {
     int64_t q_stride, out_stride;
     const int32_t *pos, *seq;
     const int32_t *table; /* [sequences][table_stride] */
+    const int32_t *live;  /* rows from here on take no part; NULL: all do */
     int64_t table_stride;
     int32_t heads, window, scores; /* scores: positions per round, a multiple of 32 */
     float scale;

@@ -94,6 +94,7 @@ struct dev_step {
      * beside it. Once, before anything is recorded that has experts. */
     int (*mailbox_open)(struct dev *, const struct mailbox_layout *l, struct mailbox **out,
                         struct moed_error *err);
+    void (*mailbox_close)(struct dev *);
 
     int (*record_begin)(struct dev *);
     /* The ops that follow leave rows from *live on alone; a word of plan memory. */

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 #include "base/mem.h"
-#include "model/model_int.h"
+#include "model/recorded.h"
 
 static int32_t most_rows(const struct model_options *o)
 {
@@ -176,7 +176,8 @@ int model_open(struct model **out, const struct model_config *c, const struct mo
     m->o.device_logits = !dev->ops->uses_host_memory;
     m->dev = dev;
     if ((rc = weights_load(&m->w, c, store, &load, err)) < 0 || (rc = place_weights(m, err)) < 0 ||
-        (rc = alloc_buffers(m, err)) < 0 || (rc = open_pager(m, err)) < 0) {
+        (rc = alloc_buffers(m, err)) < 0 || (rc = open_pager(m, err)) < 0 ||
+        (rc = recorded_open(&m->recorded, m, err)) < 0) {
         model_close(&m);
         return rc;
     }
@@ -192,6 +193,7 @@ void model_close(struct model **model)
     for (enum model_lane lane = 0; lane < MODEL_LANES; lane++)
         if (m->lane[lane].open)
             model_pass_end(m, lane);
+    recorded_close(&m->recorded, m);
     if (m->pager)
         pager_close(&m->pager);
     if (m->registered_arena)
@@ -225,9 +227,11 @@ int model_set_cache(struct model *m, const struct pager_config *cfg, struct moed
 {
     for (enum model_lane lane = 0; lane < MODEL_LANES; lane++)
         assert(!m->lane[lane].open);
+    recorded_close(&m->recorded, m);
     pager_close(&m->pager);
     m->o.pager = *cfg;
-    return open_pager(m, err);
+    int rc = open_pager(m, err);
+    return rc < 0 ? rc : recorded_open(&m->recorded, m, err);
 }
 
 struct pager *model_pager(struct model *m)

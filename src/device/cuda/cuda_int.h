@@ -233,7 +233,7 @@ bool cuda_can_page(struct dev *dev, const struct record_class *cls, int experts,
 int cuda_mailbox_open(struct dev *dev, const struct mailbox_layout *l, struct mailbox **out,
                       struct moed_error *err);
 extern const struct dev_step cuda_step;
-void cuda_step_close(struct dev_cuda *d);
+void cuda_mailbox_close(struct dev *dev);
 /* After a wait for the stream: MOED_ETIMEDOUT when the device has given up waiting for a miss. */
 int cuda_step_outcome(struct dev_cuda *d);
 

@@ -114,6 +114,7 @@ const struct dev_step cuda_step = {
     .plan_free = plan_free,
     .plan_send = plan_send,
     .mailbox_open = cuda_mailbox_open,
+    .mailbox_close = cuda_mailbox_close,
     .record_begin = record_begin,
     .live = live,
     .record_end = record_end,

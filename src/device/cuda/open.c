@@ -204,7 +204,7 @@ static void cuda_close(struct dev *dev)
         cuCtxSetCurrent(d->context);
         if (d->compute && !atomic_load(&d->failed))
             cuda_wait_compute(d);
-        cuda_step_close(d);
+        cuda_mailbox_close(dev);
         cuda_memory_close(d);
         for (int i = 0; i < IMAGE_COUNT; i++)
             if (d->module[i])

@@ -174,6 +174,10 @@ int cuda_kv_store(struct dev *dev, const struct kern_kv_store *a)
 static int flat_tables(struct dev_cuda *d, const struct kern_attention *a, const void **out,
                        size_t *stride)
 {
+    if (a->table_stride) {
+        *stride = a->table_stride;
+        return cuda_plan_array(d, MIRROR_TABLE, a->block_table[0], 0, out);
+    }
     size_t each = cuda_blocks((size_t)a->max_context, KV_BLOCK_TOKENS), seqs = 0;
     for (int i = 0; i < a->n; i++)
         seqs = (size_t)a->seq[i] + 1 > seqs ? (size_t)a->seq[i] + 1 : seqs;
@@ -215,6 +219,7 @@ int cuda_attention(struct dev *dev, const struct kern_attention *a)
                                 .seq = seq,
                                 .table = table,
                                 .table_stride = (int64_t)stride,
+                                .live = d->live,
                                 .heads = a->heads,
                                 .window = a->window,
                                 .scores = scores < CU_SCORES ? scores : CU_SCORES,
@@ -261,7 +266,7 @@ int cuda_router(struct dev *dev, const struct kern_router *a)
     if (rc < 0 || (rc = want_logits(d, (size_t)a->n * (size_t)a->experts * sizeof(float))) < 0)
         return rc;
     if (a->forced &&
-        (rc = plan_array(d, MIRROR_FORCED, a->forced,
+        (rc = cuda_plan_array(d, MIRROR_FORCED, a->forced,
                          (size_t)a->n * (size_t)a->top_k * sizeof *a->forced, &forced)) < 0)
         return rc;
     struct kern_linear logits = {.w = a->w,

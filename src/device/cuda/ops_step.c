@@ -62,8 +62,9 @@ int cuda_mailbox_open(struct dev *dev, const struct mailbox_layout *l, struct ma
     return 0;
 }
 
-void cuda_step_close(struct dev_cuda *d)
+void cuda_mailbox_close(struct dev *dev)
 {
+    struct dev_cuda *d = cuda_of(dev);
     cuda_free_shared(&d->dev, d->paged.box, d->paged.layout.bytes);
     cuda_free(&d->dev, (void *)(uintptr_t)d->paged.memory, 0);
     d->paged = (struct paged){0};
