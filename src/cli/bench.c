@@ -275,6 +275,8 @@ static int open_model(struct bench *b, const struct options *o, const char *dir,
         .user = &progress,
     };
     cli_progress_init(&progress);
+    if ((rc = engine_plan_misses(&mo, &cfg, err)) < 0)
+        goto out;
     rc = open_devices(b, &cfg, &dev, err);
     if (rc == 0)
         rc = strcmp(cfg.load_format, "dummy") == 0 ? store_open_dummy(&store, err)

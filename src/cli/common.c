@@ -41,6 +41,8 @@ struct moed_engine_config cli_engine_config(const struct options *o, const char 
         .expert_cache_bytes =
             options_has(o, "expert-cache") ? (int64_t)options_bytes(o, "expert-cache") : -1,
         .link_bytes_per_s = options_bytes(o, "link-speed"),
+        .miss_threads = (int32_t)options_int(o, "miss-threads"),
+        .miss_link_share = options_string(o, "miss-link-share"),
         .stage_min_rows = (int32_t)options_int(o, "stage-min-rows"),
         .threads = (int32_t)options_int(o, "threads"),
         .max_model_len = (int32_t)options_int(o, "max-model-len"),
