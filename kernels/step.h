@@ -67,7 +67,8 @@ struct kern_paged_experts {
     const void *slots;      /* device memory: slot i at i * slot_bytes; NULL: no slots */
     size_t slot_bytes;
     const void *const *host_of; /* device memory [experts]: records in registered host memory */
-    /* Plan array [MAILBOX_SHARE_CLASSES]: of MAILBOX_SHARE_ONE outputs so many come over the link. */
+    /* Plan array [MAILBOX_SHARE_CLASSES]: of MAILBOX_SHARE_ONE outputs so many come over the link.
+     */
     const int32_t *link_share;
     /* Where *forced_on is not 0 the choice is forced (kern_router): plan arrays, the first one of
      * all layers, [layers][live rows][top_k]. */

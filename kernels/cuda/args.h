@@ -142,27 +142,27 @@ struct cu_turn {
     float eps;
 };
 
-#define CU_LINK_BLOCKS   16   /* that read missed experts over the link */
-#define CU_RESOLVE_ROWS  32   /* warps of the block that resolves */
-#define CU_STEP_EXPERTS  1024 /* of one layer, at most */
+#define CU_LINK_BLOCKS  16   /* that read missed experts over the link */
+#define CU_RESOLVE_ROWS 32   /* warps of the block that resolves */
+#define CU_STEP_EXPERTS 1024 /* of one layer, at most */
 
 /* What the kernels of a recorded step tell each other, in device memory. */
 struct cu_paged_state {
-    uint32_t seq;       /* of the last job in the mailbox */
-    uint32_t job;       /* this layer's, 0: none */
-    uint32_t gave_up;   /* the miss workers did not answer: nothing waits any more */
-    uint32_t arrived;   /* blocks whose part over the link is done */
-    int32_t n_hits, n_misses;       /* items */
-    int32_t cpu_inner, cpu_width;   /* outputs of missed experts that the CPU computes */
+    uint32_t seq;                 /* of the last job in the mailbox */
+    uint32_t job;                 /* this layer's, 0: none */
+    uint32_t gave_up;             /* the miss workers did not answer: nothing waits any more */
+    uint32_t arrived;             /* blocks whose part over the link is done */
+    int32_t n_hits, n_misses;     /* items */
+    int32_t cpu_inner, cpu_width; /* outputs of missed experts that the CPU computes */
 };
 
 struct cu_paged {
     struct cu_paged_state *state;
     struct cu_expert_item *hit, *miss;
-    int32_t *row, *pair;  /* of the items */
-    int32_t *chosen;      /* [n][top_k] */
-    uint8_t *missed;      /* [n * top_k] */
-    float *link_x;        /* [CU_LINK_BLOCKS][CU_MAX_ROWS][inner] */
+    int32_t *row, *pair; /* of the items */
+    int32_t *chosen;     /* [n][top_k] */
+    uint8_t *missed;     /* [n * top_k] */
+    float *link_x;       /* [CU_LINK_BLOCKS][CU_MAX_ROWS][inner] */
     const float *logit, *h;
     const int32_t *live, *slot_of, *link_share, *forced, *forced_on;
     const uint8_t *slots;

@@ -50,13 +50,9 @@ __device__ __forceinline__ void norm_linear(const cu_norm_linear &a)
 {
     SHARED_DYNAMIC(float, normed);
     const int row = NORM ? 0 : (int)blockIdx.x * NB, count = min(NB, a.n - row);
-    grid_begin();
-    if (NORM)
-        norm_rows(a, count, normed);
     const int lane = threadIdx.x & 31;
     const int first = (int)blockIdx.y * CU_BLOCK_OUTS + (int)threadIdx.x / 32 * CU_OUTS;
-    if (first >= a.outs)
-        return;
+    grid_dependency_launch();
     const uint8_t *w[CU_OUTS];
     const float *x[NB];
     const cu_matrix *m[CU_OUTS];
@@ -68,6 +64,13 @@ __device__ __forceinline__ void norm_linear(const cu_norm_linear &a)
                                           : &a.matrix[0];
         w[r] = m[r]->w + (int64_t)(out - m[r]->first) * a.in * (DT == DTYPE_F32 ? 4 : 2);
     }
+    if (lane < CU_OUTS)
+        prefetch_row(w[lane], (uint32_t)a.in * (DT == DTYPE_F32 ? 4 : 2));
+    grid_dependency_wait();
+    if (NORM)
+        norm_rows(a, count, normed);
+    if (first >= a.outs)
+        return;
 #pragma unroll
     for (int b = 0; b < NB; b++) {
         const int i = min(b, count - 1);

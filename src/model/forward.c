@@ -101,13 +101,25 @@ static int check_batch(struct model *m, struct pass *p, struct moed_error *err)
     return 0;
 }
 
+static int embed(struct model *m, const struct pass *p, struct moed_error *err)
+{
+    struct kern_embed a = {.table = m->w.embed.data,
+                           .dtype = m->w.embed.dtype,
+                           .token = p->batch.token,
+                           .x = p->a->x,
+                           .n = p->batch.n_rows,
+                           .dim = m->c.hidden};
+    int rc = m->dev->kern->embed(m->dev, &a);
+    return rc < 0 ? moed_fail(err, MOED_EDEVICE, "the device failed in the embedding") : 0;
+}
+
 int model_pass_begin(struct model *m, enum model_lane lane, const struct model_batch *batch,
                      struct moed_error *err)
 {
     struct pass *p = &m->lane[lane];
     assert(!p->open);
     p->batch = *batch;
-    p->failed = false;
+    p->failed = p->replayed = false;
     p->layer = p->max_context = 0;
     p->kv_positions = 0;
     int rc = check_batch(m, p, err);
@@ -121,16 +133,6 @@ int model_pass_begin(struct model *m, enum model_lane lane, const struct model_b
         int64_t block = p->block_table[batch->seq[i]][pos / KV_BLOCK_TOKENS];
         p->slot[i] = block * KV_BLOCK_TOKENS + pos % KV_BLOCK_TOKENS;
     }
-    p->replayed = m->recorded && recorded_fits(m->recorded, m, p);
-    if (!p->replayed)
-        rc = m->dev->kern->embed(m->dev, &(struct kern_embed){.table = m->w.embed.data,
-                                                          .dtype = m->w.embed.dtype,
-                                                          .token = batch->token,
-                                                          .x = p->a->x,
-                                                          .n = batch->n_rows,
-                                                          .dim = m->c.hidden});
-    if (rc < 0)
-        return moed_fail(err, MOED_EDEVICE, "the device failed in the embedding");
     p->open = true;
     m->stats.passes++;
     m->stats.rows += (uint64_t)batch->n_rows;
@@ -185,11 +187,14 @@ int model_pass_run(struct model *m, enum model_lane lane, int32_t layer_end, str
     int rc = step_begin(m);
     if (rc < 0)
         waiting_failed(err);
+    if (rc >= 0 && p->layer == 0)
+        p->replayed = layer_end == m->c.n_layers && recorded_fits(m->recorded, m, p);
     if (rc >= 0 && p->replayed) {
-        assert(p->layer == 0 && layer_end == m->c.n_layers);
         rc = recorded_run(m->recorded, m, p, err);
         p->layer = layer_end;
         count_bytes(m, p);
+    } else if (rc >= 0 && p->layer == 0) {
+        rc = embed(m, p, err);
     }
     while (rc >= 0 && p->layer < layer_end) {
         rc = attention_run(m, p, p->layer, err);

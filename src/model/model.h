@@ -140,7 +140,7 @@ struct model_stats {
     double seconds_dense;     /* MLP of layers without experts */
     double seconds_logits;
     double seconds_recorded; /* passes that the device ran as a whole, logits included */
-    double seconds_other; /* embedding, waiting at the end of a run */
+    double seconds_other;    /* embedding, waiting at the end of a run */
     /* Weights and KV touched, each once per pass. */
     uint64_t bytes_attention, bytes_kv; /* belong to seconds_attention */
     uint64_t bytes_experts;             /* matrices of the experts used, and the router */

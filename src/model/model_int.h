@@ -83,8 +83,8 @@ struct model {
     bool registered_arena;
     struct pass lane[MODEL_LANES];
     struct recorded *recorded; /* passes that the device runs as a whole, or NULL */
-    bool in_step;         /* a step of the pager is open */
-    struct timespec mark; /* start of the current stage */
+    bool in_step;              /* a step of the pager is open */
+    struct timespec mark;      /* start of the current stage */
     struct model_stats stats;
 };
 

@@ -31,8 +31,8 @@ struct recorded {
     int32_t *forced;  /* [layers][live rows][top_k] */
     int32_t *table;   /* [max_rows][table_stride] */
     size_t table_stride;
-    uint64_t version;       /* of the residency that the device has */
-    int32_t *id;            /* [layers][max_rows][top_k], shared memory */
+    uint64_t version; /* of the residency that the device has */
+    int32_t *id;      /* [layers][max_rows][top_k], shared memory */
     size_t id_bytes;
     const void **host_of; /* device memory [layers][experts] */
     float *logit;         /* device memory [max_rows][experts] */
@@ -82,8 +82,8 @@ static int send_records(struct recorded *r, struct model *m, struct moed_error *
 
 static int open_misses(struct recorded *r, struct model *m, struct moed_error *err)
 {
-    struct mailbox_layout layout = mailbox_layout(r->max_rows, m->c.top_k, m->c.n_experts,
-                                                  m->c.hidden, m->c.moe_intermediate);
+    struct mailbox_layout layout =
+        mailbox_layout(r->max_rows, m->c.top_k, m->c.n_experts, m->c.hidden, m->c.moe_intermediate);
     struct misses_config cfg = {.threads = m->o.miss_threads,
                                 .kern = kern_cpu(m->o.miss_isa),
                                 .cls = &m->w.cls,
@@ -262,8 +262,7 @@ static int record_layers(struct recorded *r, struct model *m, int32_t n)
     for (int32_t layer = 0; rc == 0 && layer < m->c.n_layers; layer++) {
         rc = record_attention(r, m, n, layer);
         if (rc == 0)
-            rc = m->c.moe_layer[layer] ? record_experts(r, m, n, layer)
-                                       : record_dense(m, n, layer);
+            rc = m->c.moe_layer[layer] ? record_experts(r, m, n, layer) : record_dense(m, n, layer);
     }
     return rc;
 }
@@ -387,7 +386,7 @@ void recorded_close(struct recorded **recorded, struct model *m)
 
 bool recorded_fits(const struct recorded *r, const struct model *m, const struct pass *p)
 {
-    return p == &m->lane[MODEL_STEP] && p->batch.n_rows <= r->max_rows &&
+    return r && p == &m->lane[MODEL_STEP] && p->batch.n_rows <= r->max_rows &&
            p->batch.n_seqs <= r->max_rows;
 }
 
@@ -399,7 +398,8 @@ static int send_tables(struct recorded *r, struct model *m, const struct pass *p
     for (int32_t i = 0; i < b->n_rows; i++) {
         if (i + 1 < b->n_rows && b->seq[i + 1] == b->seq[i])
             continue;
-        size_t at = (size_t)b->seq[i] * r->table_stride, n = (size_t)b->pos[i] / KV_BLOCK_TOKENS + 1;
+        size_t at = (size_t)b->seq[i] * r->table_stride,
+               n = (size_t)b->pos[i] / KV_BLOCK_TOKENS + 1;
         const int32_t *blocks = p->block_table[b->seq[i]];
         if (memcmp(r->table + at, blocks, n * sizeof *blocks) == 0)
             continue;

@@ -121,8 +121,8 @@ struct paged {
     struct mailbox_layout layout;
     struct mailbox *box;
     CUdeviceptr memory;
-    struct cu_paged args;     /* what is the same in all layers */
-    uint32_t abandoned;       /* the mailbox's word, as last seen */
+    struct cu_paged args; /* what is the same in all layers */
+    uint32_t abandoned;   /* the mailbox's word, as last seen */
     size_t max_items;
 };
 
@@ -150,7 +150,7 @@ struct dev_cuda {
     bool recording, overlaps; /* overlaps: launches may begin before the one ahead has ended */
     const int32_t *live;      /* on the device */
     int max_shared_bytes, overlap_capable;
-    _Atomic bool failed;      /* sticky */
+    _Atomic bool failed; /* sticky */
     void (*warn)(const char *text);
 };
 

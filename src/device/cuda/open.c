@@ -129,9 +129,8 @@ static int plugin_memory(struct dev_memory *out, int ordinal, struct moed_error 
 static int prepare_functions(struct dev_cuda *d, struct moed_error *err)
 {
     int major = 0;
-    CUresult r = cuDeviceGetAttribute(&d->max_shared_bytes,
-                                      CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
-                                      d->device);
+    CUresult r = cuDeviceGetAttribute(
+        &d->max_shared_bytes, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, d->device);
     if (r == CUDA_SUCCESS)
         r = cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, d->device);
     d->overlap_capable = major >= 9;

@@ -4,7 +4,6 @@
 #include "cuda/args.h"
 #include "cuda_int.h"
 
-
 int cuda_launch(struct dev_cuda *d, enum function f, size_t x, size_t y, unsigned threads,
                 size_t shared_bytes, const void *args)
 {
@@ -30,7 +29,6 @@ int cuda_launch(struct dev_cuda *d, enum function f, size_t x, size_t y, unsigne
                       "launching a kernel");
 }
 
-
 int cuda_plan_array(struct dev_cuda *d, enum mirror_kind kind, const void *p, size_t bytes,
                     const void **out)
 {
@@ -48,7 +46,8 @@ int cuda_embed(struct dev *dev, const struct kern_embed *a)
     const void *token;
     int rc;
     if ((rc = cuda_enter(d)) < 0 ||
-        (rc = cuda_plan_array(d, MIRROR_TOKEN, a->token, (size_t)a->n * sizeof *a->token, &token)) < 0)
+        (rc = cuda_plan_array(d, MIRROR_TOKEN, a->token, (size_t)a->n * sizeof *a->token, &token)) <
+            0)
         return rc;
     struct cu_embed args = {a->table, token, a->x, a->n, a->dim, (int32_t)a->dtype};
     return cuda_launch(d, FN_embed, (size_t)a->n, 1, CU_THREADS, 0, &args);
@@ -124,7 +123,7 @@ int cuda_linear(struct dev *dev, const struct kern_linear *a)
     int rc = cuda_enter(d);
     return rc < 0 ? rc
                   : cuda_launch(d, s.f, cuda_blocks((size_t)a->n, (size_t)s.rows),
-                           cuda_blocks((size_t)a->out, CU_BLOCK_OUTS), CU_THREADS, 0, &args);
+                                cuda_blocks((size_t)a->out, CU_BLOCK_OUTS), CU_THREADS, 0, &args);
 }
 
 int cuda_rope(struct dev *dev, const struct kern_rope *a)
@@ -224,8 +223,8 @@ int cuda_attention(struct dev *dev, const struct kern_attention *a)
                                 .window = a->window,
                                 .scores = scores < CU_SCORES ? scores : CU_SCORES,
                                 .scale = a->scale};
-    bool wide =
-        a->kv.head_dim % 8 == 0 && cuda_aligned(a->kv.blocks) && a->kv.block_bytes % CUDA_WORDS_ALIGN == 0;
+    bool wide = a->kv.head_dim % 8 == 0 && cuda_aligned(a->kv.blocks) &&
+                a->kv.block_bytes % CUDA_WORDS_ALIGN == 0;
     enum function f = a->kv.dtype == DTYPE_BF16 ? wide ? FN_attention_bf16 : FN_attention_bf16_any
                       : wide                    ? FN_attention_f32
                                                 : FN_attention_f32_any;
@@ -238,7 +237,9 @@ int cuda_silu_mul(struct dev *dev, const struct kern_silu_mul *a)
     struct dev_cuda *d = cuda_of(dev);
     struct cu_silu_mul args = {a->gate, a->up, a->y, (int64_t)a->n};
     int rc = cuda_enter(d);
-    return rc < 0 ? rc : cuda_launch(d, FN_silu_mul, cuda_blocks(a->n, CU_THREADS), 1, CU_THREADS, 0, &args);
+    return rc < 0 ? rc
+                  : cuda_launch(d, FN_silu_mul, cuda_blocks(a->n, CU_THREADS), 1, CU_THREADS, 0,
+                                &args);
 }
 
 static int want_logits(struct dev_cuda *d, size_t bytes)
@@ -267,7 +268,7 @@ int cuda_router(struct dev *dev, const struct kern_router *a)
         return rc;
     if (a->forced &&
         (rc = cuda_plan_array(d, MIRROR_FORCED, a->forced,
-                         (size_t)a->n * (size_t)a->top_k * sizeof *a->forced, &forced)) < 0)
+                              (size_t)a->n * (size_t)a->top_k * sizeof *a->forced, &forced)) < 0)
         return rc;
     struct kern_linear logits = {.w = a->w,
                                  .w_dtype = a->w_dtype,
@@ -288,8 +289,8 @@ int cuda_router(struct dev *dev, const struct kern_router *a)
                              .renormalize = a->renormalize};
     if ((rc = cuda_linear(dev, &logits)) < 0)
         return rc;
-    return cuda_launch(d, FN_router_select, cuda_blocks((size_t)a->n, CU_ROUTER_ROWS), 1, CU_ROUTER_ROWS * 32,
-                  0, &args);
+    return cuda_launch(d, FN_router_select, cuda_blocks((size_t)a->n, CU_ROUTER_ROWS), 1,
+                       CU_ROUTER_ROWS * 32, 0, &args);
 }
 
 /* The call's groups as items of at most `rows` rows, and its lists, where the kernel finds them. */
@@ -337,8 +338,8 @@ static int run_experts(struct dev *dev, const struct kern_experts *a, const stru
 {
     struct dev_cuda *d = cuda_of(dev);
     const struct record_class *c = a->cls;
-    bool wide =
-        in % 8 == 0 && cuda_aligned(x) && (c->gate_off | c->up_off | c->down_off) % CUDA_WORDS_ALIGN == 0;
+    bool wide = in % 8 == 0 && cuda_aligned(x) &&
+                (c->gate_off | c->up_off | c->down_off) % CUDA_WORDS_ALIGN == 0;
     int most = 1;
     for (int g = 0; g < a->n_groups; g++) {
         most = a->group[g].n > most ? a->group[g].n : most;
@@ -381,6 +382,6 @@ int cuda_combine(struct dev *dev, const struct kern_combine *a)
     struct cu_combine args = {a->y, a->weight, a->x, a->n, a->top_k, a->dim};
     int rc = cuda_enter(d);
     return rc < 0 ? rc
-                  : cuda_launch(d, FN_combine, (size_t)a->n, cuda_blocks((size_t)a->dim, CU_THREADS),
-                           CU_THREADS, 0, &args);
+                  : cuda_launch(d, FN_combine, (size_t)a->n,
+                                cuda_blocks((size_t)a->dim, CU_THREADS), CU_THREADS, 0, &args);
 }

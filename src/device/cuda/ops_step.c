@@ -79,10 +79,9 @@ int cuda_step_outcome(struct dev_cuda *d)
     if (seen == p->abandoned)
         return 0;
     p->abandoned = seen;
-    int rc = cuda_check(d,
-                        cuMemsetD32Async(p->memory + offsetof(struct cu_paged_state, gave_up), 0, 1,
-                                         d->compute),
-                        "starting again after a miss");
+    int rc = cuda_check(
+        d, cuMemsetD32Async(p->memory + offsetof(struct cu_paged_state, gave_up), 0, 1, d->compute),
+        "starting again after a miss");
     return rc < 0 ? rc : MOED_ETIMEDOUT;
 }
 
@@ -198,8 +197,8 @@ int cuda_norm_linear(struct dev *dev, const struct kern_norm_linear *a)
     }
     int rc = cuda_enter(d);
     if (rc == 0 && !norms) {
-        struct cu_rmsnorm norm = {a->x,     a->h,  a->norm, a->in, a->in,
-                                  a->in, (int32_t)a->norm_dtype, a->eps};
+        struct cu_rmsnorm norm = {a->x,  a->h, a->norm, a->in, a->in, a->in, (int32_t)a->norm_dtype,
+                                  a->eps};
         rc = cuda_launch(d, FN_rmsnorm, (size_t)a->n, 1, CU_THREADS, 0, &norm);
         args.x = a->h;
         args.h = NULL;
@@ -235,8 +234,8 @@ int cuda_turn(struct dev *dev, const struct kern_turn *a)
                            .norm_dtype = (int32_t)a->norm_dtype,
                            .eps = a->eps};
     return cuda_launch(d, FN_turn, (size_t)a->n,
-                       cuda_blocks((size_t)(a->heads + 2 * a->kv.kv_heads), CU_WARPS), CU_THREADS, 0,
-                       &args);
+                       cuda_blocks((size_t)(a->heads + 2 * a->kv.kv_heads), CU_WARPS), CU_THREADS,
+                       0, &args);
 }
 
 static struct cu_paged paged_args(const struct dev_cuda *d, const struct kern_paged_experts *a,
@@ -284,8 +283,7 @@ int cuda_paged_experts(struct dev *dev, const struct kern_paged_experts *a)
     struct dev_cuda *d = cuda_of(dev);
     const struct stepped_size up = stepped_for(gate_up, a->cls->dtype, a->n);
     const struct cu_paged args = paged_args(d, a, up.rows);
-    if (!args.live || !args.slot_of || !args.link_share || !args.forced_on ||
-        !d->paged.box ||
+    if (!args.live || !args.slot_of || !args.link_share || !args.forced_on || !d->paged.box ||
         a->n * a->top_k > d->paged.layout.max_pairs)
         return cuda_check(d, CUDA_ERROR_INVALID_VALUE, "experts of a step without its plan");
     size_t pairs = (size_t)a->n * (size_t)a->top_k, experts = (size_t)a->experts;
@@ -297,9 +295,9 @@ int cuda_paged_experts(struct dev *dev, const struct kern_paged_experts *a)
     if ((rc = cuda_enter(d)) < 0 ||
         (rc = cuda_launch(d, FN_resolve, 1, 1, (unsigned)threads,
                           threads / 32 * experts * sizeof(float), &args)) < 0 ||
-        (rc = cuda_launch(d, up.f,
-                          larger(cuda_blocks((size_t)args.inner, CU_WARPS), CU_LINK_BLOCKS),
-                          1 + items, CU_THREADS, 0, &args)) < 0 ||
+        (rc =
+             cuda_launch(d, up.f, larger(cuda_blocks((size_t)args.inner, CU_WARPS), CU_LINK_BLOCKS),
+                         1 + items, CU_THREADS, 0, &args)) < 0 ||
         (rc = cuda_launch(d, stepped_for(down, a->cls->dtype, a->n).f,
                           larger(cuda_blocks((size_t)args.width, CU_BLOCK_OUTS), CU_LINK_BLOCKS),
                           1 + items, CU_THREADS, 0, &args)) < 0)
