@@ -64,8 +64,10 @@ __device__ __forceinline__ void norm_linear(const cu_norm_linear &a)
                                           : &a.matrix[0];
         w[r] = m[r]->w + (int64_t)(out - m[r]->first) * a.in * (DT == DTYPE_F32 ? 4 : 2);
     }
-    if (lane < CU_OUTS)
-        prefetch_row(w[lane], (uint32_t)a.in * (DT == DTYPE_F32 ? 4 : 2));
+#pragma unroll
+    for (int r = 0; r < CU_OUTS; r++)
+        if (lane == r)
+            prefetch_row(w[r], (uint32_t)a.in * (DT == DTYPE_F32 ? 4 : 2));
     grid_dependency_wait();
     if (NORM)
         norm_rows(a, count, normed);
