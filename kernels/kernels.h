@@ -99,7 +99,8 @@ struct kern_kv {
     int kv_heads, head_dim;
 };
 
-/* Writes row i's K and V to slot[i] = block * 16 + offset. Splits over rows. */
+/* Writes row i's K and V to slot[i] = block * 16 + offset; a row whose slot is -1 is not written.
+ * Splits over rows. */
 struct kern_kv_store {
     struct kern_kv kv;
     const float *k, *v; /* [n][kv_heads][head_dim], stride floats between rows */
@@ -124,6 +125,8 @@ struct kern_attention {
     const int32_t *seq; /* [n] */
     const int32_t *const
         *block_table; /* [sequences]: block of positions 16k..16k+15 is block_table[s][k] */
+    size_t table_stride; /* more than 0, in recorded steps only: block_table[0] is a plan array
+                            [sequences][table_stride] of all tables, and pos and seq are too */
     int n, heads;
     int window; /* 0: none */
     float scale;

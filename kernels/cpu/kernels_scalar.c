@@ -101,6 +101,8 @@ static void kv_store(const struct kern_kv_store *a, struct kern_part part)
 {
     struct span rows = part_span((size_t)a->n, 1, part);
     for (size_t i = rows.lo; i < rows.hi; i++) {
+        if (a->slot[i] < 0)
+            continue;
         int32_t block = (int32_t)(a->slot[i] / KV_BLOCK_TOKENS);
         int offset = (int)(a->slot[i] % KV_BLOCK_TOKENS);
         for (int h = 0; h < a->kv.kv_heads; h++) {
