@@ -121,13 +121,13 @@ static void random_weights_run_and_repeat(void **state)
     for (int k = 0; k < 2; k++) {
         struct dev *dev;
         struct model *m = open_dummy(&dev, &c, &small_options);
-        assert_ok(model_pass_begin(m, &batch, &err), &err);
-        assert_ok(model_pass_run(m, c.n_layers, &err), &err);
-        assert_ok(model_pass_logits(m, rows, 2, logits[k], &err), &err);
-        assert_int_equal(model_pass_logits(m, rows, 5, logits[k], &err), MOED_EINVAL);
-        assert_int_equal(model_pass_logits(m, (const int32_t[]){4}, 1, logits[k], &err),
+        assert_ok(model_pass_begin(m, MODEL_STEP, &batch, &err), &err);
+        assert_ok(model_pass_run(m, MODEL_STEP, c.n_layers, &err), &err);
+        assert_ok(model_pass_logits(m, MODEL_STEP, rows, 2, logits[k], &err), &err);
+        assert_int_equal(model_pass_logits(m, MODEL_STEP, rows, 5, logits[k], &err), MOED_EINVAL);
+        assert_int_equal(model_pass_logits(m, MODEL_STEP, (const int32_t[]){4}, 1, logits[k], &err),
                          MOED_EINVAL);
-        model_pass_end(m);
+        model_pass_end(m, MODEL_STEP);
 
         struct model_stats s;
         model_stats(m, &s);
@@ -176,10 +176,10 @@ static void forced_choices_are_the_ones_used(void **state)
                                                    : (layer + j) % c.n_experts;
         const struct model_batch batch = {
             ROWS, token, pos, seq, 1, seqs, k == 0 ? NULL : &forced[0][0][0]};
-        assert_ok(model_pass_begin(m, &batch, &err), &err);
-        assert_ok(model_pass_run(m, c.n_layers, &err), &err);
-        assert_ok(model_pass_logits(m, rows, 1, logits[k], &err), &err);
-        model_pass_end(m);
+        assert_ok(model_pass_begin(m, MODEL_STEP, &batch, &err), &err);
+        assert_ok(model_pass_run(m, MODEL_STEP, c.n_layers, &err), &err);
+        assert_ok(model_pass_logits(m, MODEL_STEP, rows, 1, logits[k], &err), &err);
+        model_pass_end(m, MODEL_STEP);
         for (int32_t layer = 0; layer < LAYERS; layer++) {
             struct pager_counters count;
             pager_counters_layer(model_pager(m), layer, &count);
@@ -221,7 +221,7 @@ static void a_wrong_batch_opens_no_pass(void **state)
     struct model *m = open_dummy(&dev, &c, &small_options);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct moed_error err = {0};
-        assert_int_equal(model_pass_begin(m, &cases[i].batch, &err), MOED_EINVAL);
+        assert_int_equal(model_pass_begin(m, MODEL_STEP, &cases[i].batch, &err), MOED_EINVAL);
         if (!strstr(err.text, cases[i].word))
             fail_msg("%s: %s", cases[i].word, err.text);
     }
@@ -239,12 +239,12 @@ static void a_pass_may_end_at_any_layer(void **state)
     struct dev *dev;
     struct model *m = open_dummy(&dev, &c, &small_options);
     for (int32_t end = 0; end <= c.n_layers; end++) {
-        assert_ok(model_pass_begin(m, &batch, &err), &err);
-        assert_ok(model_pass_run(m, end, &err), &err);
-        model_pass_end(m);
+        assert_ok(model_pass_begin(m, MODEL_STEP, &batch, &err), &err);
+        assert_ok(model_pass_run(m, MODEL_STEP, end, &err), &err);
+        model_pass_end(m, MODEL_STEP);
     }
     /* Closing with a pass open ends it. */
-    assert_ok(model_pass_begin(m, &batch, &err), &err);
+    assert_ok(model_pass_begin(m, MODEL_STEP, &batch, &err), &err);
     model_close(&m);
     dev_close(&dev);
 }
@@ -268,10 +268,10 @@ static void the_cache_may_be_changed_between_passes(void **state)
         struct pager_counters count;
         struct pager_info info;
         assert_ok(model_set_cache(m, &configs[k], &err), &err);
-        assert_ok(model_pass_begin(m, &batch, &err), &err);
-        assert_ok(model_pass_run(m, c.n_layers, &err), &err);
-        assert_ok(model_pass_logits(m, rows, 1, logits[k], &err), &err);
-        model_pass_end(m);
+        assert_ok(model_pass_begin(m, MODEL_STEP, &batch, &err), &err);
+        assert_ok(model_pass_run(m, MODEL_STEP, c.n_layers, &err), &err);
+        assert_ok(model_pass_logits(m, MODEL_STEP, rows, 1, logits[k], &err), &err);
+        model_pass_end(m, MODEL_STEP);
         assert_memory_equal(logits[k], logits[0], sizeof logits[0]);
         pager_info(model_pager(m), &info);
         pager_counters(model_pager(m), &count);
