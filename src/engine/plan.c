@@ -133,14 +133,24 @@ uint64_t engine_cache_bytes(uint64_t device_budget_bytes, const struct model_mem
     return min_u64(slots, m->expert_records) * m->expert_record_bytes;
 }
 
+uint64_t engine_share_bytes(double share, const struct model_memory *m)
+{
+    return (uint64_t)(share * (double)m->expert_records + 0.5) * m->expert_record_bytes;
+}
+
 /* All but the KV cache, on the host. Dense weights pass through the host also where they go to a
  * device. */
-static uint64_t fixed_bytes(struct engine_plan *p, const struct model_config *c, enum dtype dtype)
+static uint64_t fixed_bytes(struct engine_plan *p, const struct moed_engine_config *cfg,
+                            const struct model_config *c, enum dtype dtype)
 {
     uint64_t vocab = (uint64_t)c->vocab_size;
     p->options.max_context = p->max_model_len;
     p->options.kv_blocks = 1;
     model_memory(c, dtype, &p->options, &p->memory);
+    if (cfg->expert_cache_share > 0 && cfg->expert_cache_bytes >= 0) {
+        p->options.pager.cache_bytes = engine_share_bytes(cfg->expert_cache_share, &p->memory);
+        model_memory(c, dtype, &p->options, &p->memory);
+    }
     p->sampling_bytes = (uint64_t)p->options.max_logits * vocab * sizeof(float) +
                         (uint64_t)p->threads * vocab * (2 * sizeof(float) + 2 * sizeof(uint64_t));
     p->other_bytes = OTHER_BYTES;
@@ -255,7 +265,7 @@ int engine_plan(struct engine_plan *p, const struct moed_engine_config *cfg,
         (rc = engine_plan_misses(&p->options, cfg, err)) < 0 ||
         (rc = plan_limits(p, cfg, c, cores, err)) < 0)
         return rc;
-    uint64_t fixed = fixed_bytes(p, c, weight_dtype);
+    uint64_t fixed = fixed_bytes(p, cfg, c, weight_dtype);
     p->total_bytes = fixed;
     if (p->memory.total_bytes == UINT64_MAX || fixed > p->budget_bytes)
         return too_large(p, p->memory.kv_block_bytes, err);

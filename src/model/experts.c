@@ -37,10 +37,10 @@ static int32_t group_rows(struct model *m, const struct pass *p)
 }
 
 /* The layer's part of the batch's forced choices, if it has any. */
-static const int32_t *forced_of(const struct model *m, const struct model_batch *b, int32_t layer)
+static const int32_t *forced_of(const struct model *m, const struct pass *p, int32_t layer)
 {
-    size_t each = (size_t)b->n_rows * (size_t)m->c.top_k;
-    return b->forced ? b->forced + (size_t)layer * each : NULL;
+    size_t each = (size_t)p->batch.n_rows * (size_t)m->c.top_k;
+    return p->batch.forced ? p->batch.forced + (size_t)layer * each : NULL;
 }
 
 static int route(struct model *m, const struct pass *p, int32_t layer)
@@ -58,7 +58,7 @@ static int route(struct model *m, const struct pass *p, int32_t layer)
                                  .renormalize = c->norm_topk,
                                  .id = p->id,
                                  .weight = a->weight,
-                                 .forced = forced_of(m, &p->batch, layer)};
+                                 .forced = forced_of(m, p, layer)};
     int rc = norm_run(m, &l->ffn_norm, router.n, c->hidden, a->x, a->h);
     if (rc < 0 || (rc = m->dev->kern->router(m->dev, &router)) < 0)
         return rc;

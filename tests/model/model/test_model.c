@@ -176,10 +176,10 @@ static void forced_choices_are_the_ones_used(void **state)
                                                    : (layer + j) % c.n_experts;
         const struct model_batch batch = {
             ROWS, token, pos, seq, 1, seqs, k == 0 ? NULL : &forced[0][0][0]};
-        assert_ok(model_pass_begin(m, &batch, &err), &err);
-        assert_ok(model_pass_run(m, c.n_layers, &err), &err);
-        assert_ok(model_pass_logits(m, rows, 1, logits[k], &err), &err);
-        model_pass_end(m);
+        assert_ok(model_pass_begin(m, MODEL_STEP, &batch, &err), &err);
+        assert_ok(model_pass_run(m, MODEL_STEP, c.n_layers, &err), &err);
+        assert_ok(model_pass_logits(m, MODEL_STEP, rows, 1, logits[k], &err), &err);
+        model_pass_end(m, MODEL_STEP);
         for (int32_t layer = 0; layer < LAYERS; layer++) {
             struct pager_counters count;
             pager_counters_layer(model_pager(m), layer, &count);
@@ -268,10 +268,10 @@ static void the_cache_may_be_changed_between_passes(void **state)
         struct pager_counters count;
         struct pager_info info;
         assert_ok(model_set_cache(m, &configs[k], &err), &err);
-        assert_ok(model_pass_begin(m, &batch, &err), &err);
-        assert_ok(model_pass_run(m, c.n_layers, &err), &err);
-        assert_ok(model_pass_logits(m, rows, 1, logits[k], &err), &err);
-        model_pass_end(m);
+        assert_ok(model_pass_begin(m, MODEL_STEP, &batch, &err), &err);
+        assert_ok(model_pass_run(m, MODEL_STEP, c.n_layers, &err), &err);
+        assert_ok(model_pass_logits(m, MODEL_STEP, rows, 1, logits[k], &err), &err);
+        model_pass_end(m, MODEL_STEP);
         assert_memory_equal(logits[k], logits[0], sizeof logits[0]);
         pager_info(model_pager(m), &info);
         pager_counters(model_pager(m), &count);
