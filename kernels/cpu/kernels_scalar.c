@@ -188,7 +188,7 @@ static void experts_gate_up(const struct kern_experts *a, struct kern_part part)
 {
     const struct record_class *c = a->cls;
     size_t hidden = (size_t)c->hidden, wide = (size_t)c->intermediate;
-    struct expert_walk walk = expert_walk_begin(a, wide, part);
+    struct expert_walk walk = expert_walk_begin(a, EXPERT_GATE_UP, part);
     struct expert_share s;
     while (expert_walk_next(&walk, &s))
         for (size_t o = s.outs.lo; o < s.outs.hi; o++) {
@@ -207,7 +207,7 @@ static void experts_down(const struct kern_experts *a, struct kern_part part)
 {
     const struct record_class *c = a->cls;
     size_t hidden = (size_t)c->hidden, wide = (size_t)c->intermediate;
-    struct expert_walk walk = expert_walk_begin(a, hidden, part);
+    struct expert_walk walk = expert_walk_begin(a, EXPERT_DOWN, part);
     struct expert_share s;
     while (expert_walk_next(&walk, &s))
         for (size_t o = s.outs.lo; o < s.outs.hi; o++) {
