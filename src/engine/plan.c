@@ -66,6 +66,7 @@ static int plan_pager(struct engine_plan *p, const struct moed_engine_config *cf
     }
     g->mode = PAGER_CACHED;
     g->cache_bytes = cfg->expert_cache_bytes < 0 ? 0 : (uint64_t)cfg->expert_cache_bytes;
+    g->fill = true;
     g->stage_min_rows = cfg->stage_min_rows;
     g->staging_slots = cfg->stage_min_rows > 0 ? PAGER_STAGING_SLOTS : 0;
     return range("stage-min-rows", cfg->stage_min_rows, 0, MODEL_MAX_ROWS, err);
