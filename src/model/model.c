@@ -159,7 +159,10 @@ static int open_pager(struct model *m, struct moed_error *err)
                                  .n_experts = m->c.n_experts,
                                  .cls = &m->w.cls,
                                  .host_of = m->w.host_of};
-    return pager_open(&m->pager, &m->o.pager, &m->map, m->dev, err);
+    struct pager_config cfg = m->o.pager;
+    if (recorded_demand_open(m->recorded))
+        cfg.demand_open = recorded_demand_open(m->recorded);
+    return pager_open(&m->pager, &cfg, &m->map, m->dev, err);
 }
 
 int model_open(struct model **out, const struct model_config *c, const struct model_options *o,
@@ -176,8 +179,8 @@ int model_open(struct model **out, const struct model_config *c, const struct mo
     m->o.device_logits = !dev->ops->uses_host_memory;
     m->dev = dev;
     if ((rc = weights_load(&m->w, c, store, &load, err)) < 0 || (rc = place_weights(m, err)) < 0 ||
-        (rc = alloc_buffers(m, err)) < 0 || (rc = open_pager(m, err)) < 0 ||
-        (rc = recorded_open(&m->recorded, m, err)) < 0) {
+        (rc = alloc_buffers(m, err)) < 0 || (rc = recorded_open(&m->recorded, m, err)) < 0 ||
+        (rc = open_pager(m, err)) < 0 || (rc = recorded_record(m->recorded, m, err)) < 0) {
         model_close(&m);
         return rc;
     }
@@ -193,9 +196,9 @@ void model_close(struct model **model)
     for (enum model_lane lane = 0; lane < MODEL_LANES; lane++)
         if (m->lane[lane].open)
             model_pass_end(m, lane);
-    recorded_close(&m->recorded, m);
     if (m->pager)
         pager_close(&m->pager);
+    recorded_close(&m->recorded, m);
     if (m->registered_arena)
         m->dev->ops->host_unregister(m->dev, m->w.arena);
     if (m->kv)
@@ -227,11 +230,10 @@ int model_set_cache(struct model *m, const struct pager_config *cfg, struct moed
 {
     for (enum model_lane lane = 0; lane < MODEL_LANES; lane++)
         assert(!m->lane[lane].open);
-    recorded_close(&m->recorded, m);
     pager_close(&m->pager);
     m->o.pager = *cfg;
     int rc = open_pager(m, err);
-    return rc < 0 ? rc : recorded_open(&m->recorded, m, err);
+    return rc < 0 ? rc : recorded_record(m->recorded, m, err);
 }
 
 struct pager *model_pager(struct model *m)

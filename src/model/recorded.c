@@ -36,6 +36,7 @@ struct recorded {
     size_t id_bytes;
     const void **host_of; /* device memory [layers][experts] */
     float *logit;         /* device memory [max_rows][experts] */
+    struct mailbox *box;
     struct misses *misses;
     bool pending;
     int32_t pending_rows;
@@ -93,6 +94,7 @@ static int open_misses(struct recorded *r, struct model *m, struct moed_error *e
                                 .layout = layout,
                                 .link_share = m->o.link_share};
     int rc = m->dev->step->mailbox_open(m->dev, &layout, &cfg.mailbox, err);
+    r->box = cfg.mailbox;
     return rc < 0 ? rc : misses_open(&r->misses, &cfg, err);
 }
 
@@ -323,7 +325,7 @@ static int record_sizes(struct recorded *r, struct model *m, struct dev_recorded
 /* Why this model cannot be recorded on this device, or NULL. */
 static const char *obstacle(const struct model *m)
 {
-    if (!m->pager)
+    if (!m->w.arena)
         return NULL;
     if (m->o.pager.mode != PAGER_CACHED)
         return "the experts are used in place";
@@ -347,15 +349,35 @@ int recorded_open(struct recorded **out, struct model *m, struct moed_error *err
     r->max_rows = rows < STEP_MAX_ROWS ? rows : STEP_MAX_ROWS;
     r->max_logits = m->o.max_logits < STEP_MAX_ROWS ? m->o.max_logits : STEP_MAX_ROWS;
     int rc = make_plan(r, m, err);
-    if (rc == 0 && m->pager && (rc = send_records(r, m, err)) == 0)
+    if (rc == 0 && m->w.arena && (rc = send_records(r, m, err)) == 0)
         rc = open_misses(r, m, err);
-    if (rc == 0)
-        rc = record_sizes(r, m, r->layers, record_layers, r->max_rows, err);
-    if (rc == 0)
-        rc = record_sizes(r, m, r->head, record_head, r->max_logits, err);
     if (rc < 0)
         recorded_close(out, m);
     return rc;
+}
+
+static void forget_all(struct recorded *r, struct model *m)
+{
+    for (int i = 0; i < SIZES; i++) {
+        m->dev->step->forget(m->dev, r->layers[i]);
+        m->dev->step->forget(m->dev, r->head[i]);
+        r->layers[i] = r->head[i] = NULL;
+    }
+}
+
+int recorded_record(struct recorded *r, struct model *m, struct moed_error *err)
+{
+    if (!r)
+        return 0;
+    forget_all(r, m);
+    r->version = 0;
+    int rc = record_sizes(r, m, r->layers, record_layers, r->max_rows, err);
+    return rc < 0 ? rc : record_sizes(r, m, r->head, record_head, r->max_logits, err);
+}
+
+const _Atomic uint32_t *recorded_demand_open(const struct recorded *r)
+{
+    return r && r->box ? (const _Atomic uint32_t *)&r->box->open : NULL;
 }
 
 void recorded_close(struct recorded **recorded, struct model *m)
@@ -366,10 +388,7 @@ void recorded_close(struct recorded **recorded, struct model *m)
         return;
     *recorded = NULL;
     misses_close(&r->misses);
-    for (int i = 0; i < SIZES; i++) {
-        m->dev->step->forget(m->dev, r->layers[i]);
-        m->dev->step->forget(m->dev, r->head[i]);
-    }
+    forget_all(r, m);
     m->dev->step->mailbox_close(m->dev);
     m->dev->step->plan_free(m->dev, r->plan);
     if (r->id)

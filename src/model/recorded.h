@@ -10,9 +10,13 @@
 
 struct recorded;
 
-/* Records all sizes. *out stays NULL where the device or the model's shapes do not allow it, which
- * is said in the log. */
+/* What steps share: plan, mailbox, miss workers. Before the pager is opened. *out stays NULL where
+ * the device or the model's shapes do not allow it, which is said in the log. */
 int recorded_open(struct recorded **out, struct model *m, struct moed_error *err);
+/* Records all sizes, over the pager's slots as they are now. r may be NULL. */
+int recorded_record(struct recorded *r, struct model *m, struct moed_error *err);
+/* Not zero while a miss of a step is being computed; NULL where there are none. */
+const _Atomic uint32_t *recorded_demand_open(const struct recorded *r);
 void recorded_close(struct recorded **r, struct model *m);
 
 /* Whether this pass can be a replay. */
