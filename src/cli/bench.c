@@ -51,7 +51,7 @@ static int pass(struct bench *b, int32_t n_rows, int32_t n_seqs, int32_t n_logit
     rc = model_pass_run(b->model, MODEL_STEP, b->config.n_layers, err);
     for (int32_t i = 0; i < n_logits; i++)
         rows[i] = n_rows - n_logits + i;
-    if (rc == 0)
+    if (rc == 0 && n_logits > 0)
         rc = model_pass_logits(b->model, MODEL_STEP, rows, n_logits, b->logits, err);
     model_pass_end(b->model, MODEL_STEP);
     return rc;
