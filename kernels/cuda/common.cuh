@@ -5,21 +5,13 @@
 #include "args.h"
 #include "base/dtype.h"
 #include "exp_constants.h"
+#include "ptx.cuh"
 
 #define KERNEL extern "C" __global__ void
-#define SHARED_DYNAMIC(type, name) extern __shared__ type name[]
 
 __device__ __forceinline__ float from_bf16(uint32_t v)
 {
     return __uint_as_float(v << 16);
-}
-
-// Exact for every half, subnormals too.
-__device__ __forceinline__ float from_f16(uint16_t v)
-{
-    float f;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(v));
-    return f;
 }
 
 __device__ __forceinline__ uint16_t to_bf16(float v)
@@ -70,73 +62,6 @@ __device__ __forceinline__ float exp_fixed(float x)
 __device__ __forceinline__ float silu_mul_1(float gate, float up)
 {
     return __fmul_rn(__fdiv_rn(gate, __fadd_rn(1.0f, exp_fixed(-gate))), up);
-}
-
-// A launch may begin before the one ahead has ended (recorded steps): nothing that an earlier launch
-// writes may be touched before the wait; and the next may begin from here on.
-__device__ __forceinline__ void grid_dependency_wait()
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-__device__ __forceinline__ void grid_dependency_launch()
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
-// Brings bytes (a multiple of 16, from a 16-byte edge) nearer: weights, before the wait.
-__device__ __forceinline__ void prefetch_row(const void *p, uint32_t bytes)
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes) : "memory");
-#endif
-}
-
-__device__ __forceinline__ void grid_begin()
-{
-    grid_dependency_launch();
-    grid_dependency_wait();
-}
-
-// Words and numbers that the host writes while the kernel runs.
-__device__ __forceinline__ uint32_t load_system(const uint32_t *p)
-{
-    uint32_t v;
-    asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
-    return v;
-}
-
-__device__ __forceinline__ float load_system_float(const float *p)
-{
-    float v;
-    asm volatile("ld.relaxed.sys.global.f32 %0, [%1];" : "=f"(v) : "l"(p) : "memory");
-    return v;
-}
-
-__device__ __forceinline__ void store_system(uint32_t *p, uint32_t v)
-{
-    asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
-}
-
-__device__ __forceinline__ uint64_t global_timer_ns()
-{
-    uint64_t t;
-    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t));
-    return t;
-}
-
-// 16 bytes of weights, each read once by this block: kept out of L1, where the activations live.
-__device__ __forceinline__ uint4 load_stream(const void *p)
-{
-    uint4 v;
-    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-        : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-        : "l"(p));
-    return v;
 }
 
 __device__ __forceinline__ void widen_bf16(uint32_t two, float *w)
