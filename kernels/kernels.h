@@ -124,7 +124,7 @@ struct kern_attention {
     const int32_t *pos; /* [n] */
     const int32_t *seq; /* [n] */
     const int32_t *const
-        *block_table; /* [sequences]: block of positions 16k..16k+15 is block_table[s][k] */
+        *block_table;    /* [sequences]: block of positions 16k..16k+15 is block_table[s][k] */
     size_t table_stride; /* more than 0, in recorded steps only: block_table[0] is a plan array
                             [sequences][table_stride] of all tables, and pos and seq are too */
     int n, heads;
