@@ -38,6 +38,11 @@ static uint64_t min_u64(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
+static uint64_t sub_u64(uint64_t a, uint64_t b)
+{
+    return a > b ? a - b : 0;
+}
+
 static double mib(uint64_t bytes)
 {
     return (double)bytes / (double)MIB;
@@ -129,7 +134,7 @@ static uint64_t on_device(const struct model_memory *m)
 uint64_t engine_cache_bytes(uint64_t device_budget_bytes, const struct model_memory *m)
 {
     uint64_t rest = on_device(m) - m->cache_bytes;
-    uint64_t room = device_budget_bytes > rest ? device_budget_bytes - rest : 0;
+    uint64_t room = sub_u64(device_budget_bytes, rest);
     uint64_t slots = m->expert_record_bytes ? room / m->expert_record_bytes : 0;
     return min_u64(slots, m->expert_records) * m->expert_record_bytes;
 }
@@ -148,8 +153,10 @@ static void plan_long(struct engine_plan *p, const struct moed_engine_config *cf
     o->max_context = p->max_model_len;
     o->kv_blocks = 1;
     model_memory(c, dtype, o, &m);
-    uint64_t slots = cfg->expert_cache_bytes < 0 ? engine_cache_bytes(p->device_budget_bytes, &m)
-                                                 : (uint64_t)cfg->expert_cache_bytes;
+    uint64_t kv = cfg->kv_cache_bytes ? cfg->kv_cache_bytes : p->device_budget_bytes / KV_PARTS;
+    uint64_t slots = cfg->expert_cache_bytes < 0
+                         ? engine_cache_bytes(sub_u64(p->device_budget_bytes, kv), &m)
+                         : (uint64_t)cfg->expert_cache_bytes;
     if (slots / m.expert_record_bytes >= m.expert_records)
         return;
     for (o->long_rows = LONG_ROWS; o->long_rows > STEP_ROWS; o->long_rows /= 2) {
