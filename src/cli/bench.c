@@ -251,7 +251,9 @@ static int open_model(struct bench *b, const struct options *o, const char *dir,
     int32_t longest =
         b->context + b->steps > b->prompt_tokens ? b->context + b->steps : b->prompt_tokens;
     b->blocks_per_seq = (longest + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
-    b->max_rows = (int32_t)options_int(o, "max-num-batched-tokens");
+    b->max_rows = options_has(o, "max-num-batched-tokens")
+                      ? (int32_t)options_int(o, "max-num-batched-tokens")
+                      : 512;
     if (b->max_rows < b->max_batch)
         b->max_rows = b->max_batch;
     struct dev_cpu_config dev = {
