@@ -226,6 +226,8 @@ static const struct dev_ops cuda_ops = {
     .host_unregister = cuda_host_unregister,
     .copy_in = cuda_copy_in,
     .event_wait = cuda_event_wait,
+    .event_mark = cuda_event_mark,
+    .copies_wait = cuda_copies_wait,
     .copy_out = cuda_copy_out,
     .close = cuda_close,
 };
