@@ -96,6 +96,7 @@ struct copies {
     pthread_mutex_t lock; /* guards owner of each, next */
     struct copy copy[COPIES];
     unsigned next;
+    struct copy mark[DEV_MAX_MARKS]; /* in the queue of ops */
 };
 
 /* A piece of registered host memory. */
@@ -210,6 +211,8 @@ int cuda_host_register(struct dev *dev, void *p, size_t bytes, size_t edge_bytes
 void cuda_host_unregister(struct dev *dev, void *p);
 int cuda_copy_in(struct dev *dev, void *dst, const void *src, size_t bytes, struct dev_event *ev);
 int cuda_event_wait(struct dev *dev, struct dev_event *ev);
+int cuda_event_mark(struct dev *dev, struct dev_event *ev);
+int cuda_copies_wait(struct dev *dev, struct dev_event *ev);
 int cuda_copy_out(struct dev *dev, void *dst, const void *src, size_t bytes);
 int cuda_copy_within(struct dev *dev, void *dst, const void *src, size_t bytes);
 
