@@ -165,6 +165,9 @@ struct kern_silu_mul {
  * Router: logits of the FMA class, the top_k largest (ties: lower id; NaN last) in falling order,
  * weights e^(logit - largest) / sum over all experts in ascending order, divided by the sum of the
  * chosen (in falling order) when renormalize. Splits over rows. Scratch: experts floats.
+ *
+ * forced replaces the choice alone: those experts in that order, weighed by the same rule over the
+ * logits, which are computed all the same; benches bring routing of real models to random weights.
  */
 struct kern_router {
     const void *w; /* [experts][in] */
@@ -172,8 +175,9 @@ struct kern_router {
     const float *x; /* [n][in] */
     int n, in, experts, top_k;
     int renormalize;
-    int32_t *id;   /* [n][top_k] */
-    float *weight; /* [n][top_k] */
+    int32_t *id;           /* [n][top_k] */
+    float *weight;         /* [n][top_k] */
+    const int32_t *forced; /* [n][top_k] distinct experts, part of the plan; NULL: the largest */
 };
 
 /* What follows the logits of one row: chooses and weighs. logit [experts] is overwritten. Any
@@ -205,6 +209,10 @@ struct kern_experts {
      * 0: all. The others are not written. Down reads all of hidden. */
     int inner_end, width_end;
 };
+
+/* Asks the memory for the first `bytes` of the weights that this part of experts_down will read:
+ * for a thread that waits for the hidden vector. */
+void kern_experts_fetch_down(const struct kern_experts *a, struct kern_part part, size_t bytes);
 
 /* acc = +0; acc = fma(weight[i][k], y[i*top_k+k], acc) for k ascending; x[i] = x[i] + acc. Splits
  * over rows. */
