@@ -19,6 +19,7 @@
     256 /* fills a quarter of Qwen3-30B-A3B at 32 admissions a step, five times                    \
          */
 #define MAX_BATCH 256
+#define PASS_ROWS 512 /* of prefill, unless asked otherwise */
 
 /* A size of the expert cache as the command line gives it. */
 struct cache_size {
@@ -158,7 +159,9 @@ static int parse(struct plan *p, struct bench *b, const struct options *o, struc
     b->runs = (int32_t)options_int(o, "runs");
     b->max_batch = p->kinds[BENCH_DECODE] ? largest(p->batch, p->n_batch) : 1;
     b->max_prompt = p->kinds[BENCH_PREFILL] ? largest(p->prompt, p->n_prompt) : 1;
-    b->pass_rows = (int32_t)options_int(o, "max-num-batched-tokens");
+    b->pass_rows = options_has(o, "max-num-batched-tokens")
+                       ? (int32_t)options_int(o, "max-num-batched-tokens")
+                       : PASS_ROWS;
     int32_t longest = b->context > b->max_prompt ? b->context : b->max_prompt;
     b->pass_rows = b->pass_rows < longest ? b->pass_rows : longest > 0 ? longest : 1;
     bool cached = p->cache[0].given || p->choice.cuda;
