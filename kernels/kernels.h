@@ -124,7 +124,7 @@ struct kern_attention {
     const int32_t *pos; /* [n] */
     const int32_t *seq; /* [n] */
     const int32_t *const
-        *block_table; /* [sequences]: block of positions 16k..16k+15 is block_table[s][k] */
+        *block_table;    /* [sequences]: block of positions 16k..16k+15 is block_table[s][k] */
     size_t table_stride; /* more than 0, in recorded steps only: block_table[0] is a plan array
                             [sequences][table_stride] of all tables, and pos and seq are too */
     int n, heads;
@@ -196,6 +196,10 @@ struct kern_experts {
      * 0: all. The others are not written. Down reads all of hidden. */
     int inner_end, width_end;
 };
+
+/* Asks the memory for the first `bytes` of the weights that this part of experts_down will read:
+ * for a thread that waits for the hidden vector. */
+void kern_experts_fetch_down(const struct kern_experts *a, struct kern_part part, size_t bytes);
 
 /* acc = +0; acc = fma(weight[i][k], y[i*top_k+k], acc) for k ascending; x[i] = x[i] + acc. Splits
  * over rows. */

@@ -3,6 +3,7 @@
 
 KERNEL __launch_bounds__(CU_THREADS) embed(const __grid_constant__ cu_embed a)
 {
+    grid_begin();
     const int64_t from = (int64_t)a.token[blockIdx.x] * a.dim, to = (int64_t)blockIdx.x * a.dim;
     for (int j = (int)threadIdx.x; j < a.dim; j += CU_THREADS)
         a.x[to + j] = load_any(a.table, a.dtype, from + j);
@@ -11,6 +12,7 @@ KERNEL __launch_bounds__(CU_THREADS) embed(const __grid_constant__ cu_embed a)
 // A block per row: thread t holds partial sum t of the FMA class.
 KERNEL __launch_bounds__(CU_THREADS) rmsnorm(const __grid_constant__ cu_rmsnorm a)
 {
+    grid_begin();
     __shared__ float sums[32];
     const float *x = a.x + blockIdx.x * a.x_stride;
     float *y = a.y + blockIdx.x * a.y_stride;
@@ -35,6 +37,7 @@ KERNEL __launch_bounds__(CU_THREADS) rmsnorm(const __grid_constant__ cu_rmsnorm 
 
 KERNEL __launch_bounds__(CU_THREADS) rope(const __grid_constant__ cu_rope a)
 {
+    grid_begin();
     const int64_t at = (int64_t)a.pos[blockIdx.x] * a.half;
     for (int j = (int)threadIdx.x; j < a.heads * a.half; j += CU_THREADS) {
         const int d = j % a.half;
@@ -47,6 +50,7 @@ KERNEL __launch_bounds__(CU_THREADS) rope(const __grid_constant__ cu_rope a)
 
 KERNEL __launch_bounds__(CU_THREADS) kv_store(const __grid_constant__ cu_kv_store a)
 {
+    grid_begin();
     const int64_t slot = a.slot[blockIdx.x], half = (int64_t)a.kv.kv_heads * 16 * a.kv.head_dim;
     if (slot < 0)
         return;
@@ -66,6 +70,7 @@ KERNEL __launch_bounds__(CU_THREADS) kv_store(const __grid_constant__ cu_kv_stor
 
 KERNEL __launch_bounds__(CU_THREADS) silu_mul(const __grid_constant__ cu_silu_mul a)
 {
+    grid_begin();
     const int64_t i = (int64_t)blockIdx.x * CU_THREADS + threadIdx.x;
     if (i < a.n)
         a.y[i] = silu_mul_1(a.gate[i], a.up[i]);
@@ -73,6 +78,7 @@ KERNEL __launch_bounds__(CU_THREADS) silu_mul(const __grid_constant__ cu_silu_mu
 
 KERNEL __launch_bounds__(CU_THREADS) combine(const __grid_constant__ cu_combine a)
 {
+    grid_begin();
     const int64_t j = (int64_t)blockIdx.y * CU_THREADS + threadIdx.x, i = blockIdx.x;
     if (j >= a.dim)
         return;
@@ -118,6 +124,7 @@ __device__ __forceinline__ int best_left(const float *logit, int experts, uint64
 // A warp per row.
 KERNEL __launch_bounds__(CU_ROUTER_ROWS * 32) router_select(const __grid_constant__ cu_select a)
 {
+    grid_begin();
     __shared__ int32_t chosen_id[CU_ROUTER_ROWS][CU_MAX_TOP_K];
     const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
     const int row = (int)blockIdx.x * CU_ROUTER_ROWS + warp;

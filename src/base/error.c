@@ -58,6 +58,7 @@ const char *moed_code_name(int code)
     static const char *const names[] = {
         "ok",   "invalid",  "format",   "io",          "no memory", "not found", "limit",
         "busy", "canceled", "deadline", "unsupported", "device",    "closed",    "internal",
+        "timed out",
     };
     int i = -code;
     return i >= 0 && i < (int)(sizeof names / sizeof names[0]) ? names[i] : "unknown";

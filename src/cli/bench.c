@@ -190,7 +190,8 @@ static int open_devices(struct plan *p, int32_t max_context, struct moed_error *
     return 0;
 }
 
-static void set_options(struct plan *p, const struct bench *b, int32_t max_context)
+static int set_options(struct plan *p, const struct bench *b, int32_t max_context,
+                       struct moed_error *err)
 {
     const struct moed_engine_config *cfg = &p->cfg;
     p->options = (struct model_options){
@@ -203,9 +204,11 @@ static void set_options(struct plan *p, const struct bench *b, int32_t max_conte
         .device_logits = p->choice.cuda,
         .pager = {.mode = p->cache[0].given || p->choice.cuda ? PAGER_CACHED : PAGER_IN_PLACE,
                   .policy = cfg->expert_policy,
+                  .fill = true,
                   .stage_min_rows = cfg->stage_min_rows,
                   .staging_slots = cfg->stage_min_rows > 0 ? PAGER_STAGING_SLOTS : 0},
     };
+    return engine_plan_misses(&p->options, cfg, err);
 }
 
 static uint64_t cache_bytes(const struct plan *p, const struct cache_size *size)
@@ -273,9 +276,8 @@ static int open_all(struct bench *b, struct plan *p, struct bench_peaks *peaks,
     if (rc == 0)
         rc = strcmp(cfg->load_format, "dummy") == 0 ? store_open_dummy(&store, err)
                                                     : store_open(&store, cfg->model_dir, err);
-    if (rc < 0)
+    if (rc < 0 || (rc = set_options(p, b, max_context, err)) < 0)
         goto out;
-    set_options(p, b, max_context);
     model_memory(&b->config, model_weight_dtype(&b->config, store), &p->options, &p->memory);
     if ((rc = check_caches(p, err)) < 0 || (rc = open_routing(b, p, err)) < 0 ||
         (rc = bench_buffers(b, err)) < 0 ||

@@ -33,6 +33,12 @@ const struct option_row cli_rows[] = {
      "Which expert leaves the cache. Changes speed, never output."},
     {"link-speed", 0, OPTION_BYTES, "BYTES", NULL, 0, 0, CLI_MODEL_COMMANDS, NULL,
      "Speed limit of the stand-in link in bytes per second. Without it: as fast as memory copies."},
+    {"miss-threads", 0, OPTION_INT, "N", NULL, 0, 256, CLI_MODEL_COMMANDS, NULL,
+     "Threads that compute what a GPU does not hold. Without it: the cores that affinity and the "
+     "cgroup leave, but two."},
+    {"miss-link-share", 0, OPTION_STRING, "PERCENT|auto", "auto", 0, 0, CLI_MODEL_COMMANDS, NULL,
+     "Of what a GPU does not hold, the part that it reads over the link while those threads "
+     "compute the rest; auto: learned while running. Changes speed, never output."},
     {"stage-min-rows", 0, OPTION_INT, "N", NULL, 0, 1048576, CLI_MODEL_COMMANDS, NULL,
      "Missed experts that at least N rows want are copied to a staging slot first. 0: never."},
     {"kv-cache-dtype", 0, OPTION_CHOICE, "auto|bf16|fp32", "auto", 0, 0, CLI_MODEL_COMMANDS, NULL,
