@@ -18,6 +18,7 @@
 
 #include "kernels.h"
 #include "moed/error.h"
+#include "tensor.h"
 
 struct dev;
 
@@ -71,9 +72,19 @@ struct dev_kern {
     int (*sync)(struct dev *);
 };
 
+/* The tensor class, under the contracts of tensor.h: compute for passes of many rows, queued as the
+ * ops of dev_kern are. NULL on devices without it. */
+struct dev_tensor {
+    int (*round)(struct dev *, const struct kern_round *);
+    int (*linear)(struct dev *, const struct kern_tensor_linear *);
+    int (*experts)(struct dev *, const struct kern_tensor_experts *);
+    int (*attention)(struct dev *, const struct kern_tensor_attention *);
+};
+
 struct dev {
     const struct dev_ops *ops;
     const struct dev_kern *kern;
+    const struct dev_tensor *tensor; /* or NULL */
 };
 
 struct dev_cpu_config {

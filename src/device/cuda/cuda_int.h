@@ -34,8 +34,17 @@
     X(elementwise, router_select)                                                          \
     X(attention, attention_f32) X(attention, attention_f32_any)                            \
     X(attention, attention_bf16) X(attention, attention_bf16_any)                          \
-    DTYPED(X, linear, linear) DTYPED(X, experts, gate_up) DTYPED(X, experts, down)
-#define IMAGES(X) X(elementwise) X(attention) X(linear) X(experts)
+    DTYPED(X, linear, linear) DTYPED(X, experts, gate_up) DTYPED(X, experts, down)         \
+    TENSOR_FUNCTIONS(X)
+#define TENSOR_FUNCTIONS(X)                                                                \
+    X(tensor, round_bf16) X(tensor, round_f16)                                             \
+    X(tensor, product_bf16_128) X(tensor, product_gated_bf16_128)                          \
+    X(tensor, product_bf16_256) X(tensor, product_gated_bf16_256)                          \
+    X(tensor, product_bf16_any) X(tensor, product_gated_bf16_any)                          \
+    X(tensor, product_f16_128) X(tensor, product_gated_f16_128)                            \
+    X(tensor, product_f16_any) X(tensor, product_gated_f16_any)                            \
+    X(flash, flash_64) X(flash, flash_128)
+#define IMAGES(X) X(elementwise) X(attention) X(linear) X(experts) X(tensor) X(flash)
 /* clang-format on */
 
 enum function {
@@ -75,6 +84,7 @@ enum mirror_kind {
     MIRROR_SLOT,
     MIRROR_TABLE,
     MIRROR_LIST,
+    MIRROR_TILES,
     MIRROR_COUNT
 };
 
@@ -114,7 +124,8 @@ struct dev_cuda {
     size_t logits_bytes;
     struct grown table, list; /* flat block tables; lists of expert calls: host memory */
     uint8_t *bounce;          /* pinned, for copy_out */
-    _Atomic bool failed;      /* sticky */
+    struct cuda_tensor *tensor;
+    _Atomic bool failed; /* sticky */
     void (*warn)(const char *text);
 };
 
@@ -161,6 +172,11 @@ int cuda_router(struct dev *dev, const struct kern_router *a);
 int cuda_experts_gate_up(struct dev *dev, const struct kern_experts *a);
 int cuda_experts_down(struct dev *dev, const struct kern_experts *a);
 int cuda_combine(struct dev *dev, const struct kern_combine *a);
+
+/* The tensor class (ops_tensor.c). */
+extern const struct dev_tensor cuda_tensor_ops;
+int cuda_tensor_open(struct dev_cuda *d, struct moed_error *err);
+void cuda_tensor_close(struct dev_cuda *d);
 
 int cuda_memory_open(struct dev_cuda *d, struct moed_error *err);
 void cuda_memory_close(struct dev_cuda *d);
