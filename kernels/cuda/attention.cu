@@ -95,7 +95,7 @@ template <int DT> __device__ __forceinline__ float add_values(const view &v, int
 
 template <int DT, bool VEC> __device__ __forceinline__ void attention(const cu_attention &a)
 {
-    extern __shared__ float shared[];
+    SHARED_DYNAMIC(float, shared);
     __shared__ float partial[16];
     const int tid = (int)threadIdx.x, dim = a.kv.head_dim, h = (int)blockIdx.y;
     const int64_t i = blockIdx.x;
