@@ -56,7 +56,9 @@ struct kern_tensor_experts {
  * Causal attention as kern_attention has it, by an online softmax: q and the weights of a row are
  * rounded to BF16, sums and maxima are fp32. Takes a cache of BF16 and heads of 64 or 128
  * (kern_tensor_attention_takes). Rows of a sequence that follow one another in the call with
- * positions that do, too, are worked on together.
+ * positions that do, too, are worked on together: a K or V that is not finite may spoil up to 127
+ * rows before its own; memory of other positions never matters. q and its rows lie on 16-byte
+ * edges.
  */
 struct kern_tensor_attention {
     struct kern_kv kv;

@@ -1,6 +1,7 @@
-// Causal attention for many rows: a block takes up to 128 (row, head) pairs of one kv head, whose heads lie
-// side by side (pair = row * group + head), and goes over the keys 64 at a time with an online softmax. A
-// warp holds 32 pairs. K of the next keys comes in while V is multiplied, V while K is.
+// Causal attention for many rows: a block takes up to 128 (row, head) pairs of one kv head, whose
+// heads lie side by side (pair = row * group + head), and goes over the keys 64 at a time with an
+// online softmax. A warp holds 32 pairs. K of the next keys comes in while V is multiplied, V while
+// K is.
 #include "mma.cuh"
 #include "tensor_args.h"
 
@@ -168,7 +169,9 @@ __device__ __forceinline__ void weigh(float (&s)[MI][KEYS / 8][4], float (&out)[
             max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, 2));
             // Nothing seen yet, behind a window: any finite reference will do.
             const float origin = max == __uint_as_float(0xff800000u) ? 0 : __fmul_rn(max, scale);
-            const float shrink = exp2_fast(__fmaf_rn(m.max[n], scale, -origin));
+            // Exactly 1 where the maximum stays, so that keys behind a row's position change
+            // nothing.
+            const float shrink = exp2_fast(__fsub_rn(__fmul_rn(m.max[n], scale), origin));
             m.max[n] = max;
             float sum = 0;
 #pragma unroll
@@ -212,9 +215,9 @@ __device__ __forceinline__ void write_rows(const cu_flash &a, const cu_flash_til
             if (a.out_dtype == DTYPE_F32)
                 *(float2 *)((float *)a.out + at + j * 8) = make_float2(v0, v1);
             else
-                *(uint32_t *)((uint16_t *)a.out + at + j * 8) =
-                    a.out_dtype == DTYPE_BF16 ? pack16<DTYPE_BF16>(v0, v1)
-                                              : pack16<DTYPE_F16>(v0, v1);
+                *(uint32_t *)((uint16_t *)a.out + at + j * 8) = a.out_dtype == DTYPE_BF16
+                                                                    ? pack16<DTYPE_BF16>(v0, v1)
+                                                                    : pack16<DTYPE_F16>(v0, v1);
         }
     }
 }

@@ -1,8 +1,8 @@
-// Products of many rows on the tensor cores. A block makes a tile of rows x outputs, a warp 64 x 64 of it
-// (fewer rows: 64, 32 or 16 x 32); stages of 64 elements come in by cp.async while earlier ones are
-// multiplied. Rows of a stage are 128 bytes, their 16-byte chunks exchanged by (row mod 8), so that ldmatrix
-// meets no bank twice. How rows are cut into tiles changes no bit: an output adds up 16 elements at a time,
-// ascending, wherever it lies in a tile.
+// Products of many rows on the tensor cores. A block makes a tile of rows x outputs, a warp 64 x 64
+// of it (fewer rows: 64, 32 or 16 x 32); stages of 64 elements come in by cp.async while earlier
+// ones are multiplied. Rows of a stage are 128 bytes, their 16-byte chunks exchanged by (row mod
+// 8), so that ldmatrix meets no bank twice. How rows are cut into tiles changes no bit: an output
+// adds up 16 elements at a time, ascending, wherever it lies in a tile.
 #include "mma.cuh"
 #include "tensor_args.h"
 
@@ -54,8 +54,8 @@ template <int OUTS, int ROWS, bool WIDE> struct feed {
     }
 };
 
-// Which output a row of the tile's weights makes; GATED: each warp's columns are a half of gate and the same
-// outputs of up.
+// Which output a row of the tile's weights makes; GATED: each warp's columns are a half of gate and
+// the same outputs of up.
 template <int COLUMNS, bool GATED> __device__ __forceinline__ int output_of(int row, bool *up)
 {
     *up = GATED && row % COLUMNS >= COLUMNS / 2;
@@ -123,8 +123,7 @@ __device__ __forceinline__ void products(float (&acc)[MI][NI][4], feed<OUTS, ROW
     const int lane = threadIdx.x & 31, steps = (f.in + CU_TILE_DEPTH - 1) / CU_TILE_DEPTH;
     const uint32_t turn = lane & 7;
     const uint32_t x_at = (uint32_t)(warp_row + (lane & 15)) * ROW_BYTES;
-    const uint32_t w_at =
-        (uint32_t)(ROWS + warp_out + (lane & 7) + (lane >> 4 << 3)) * ROW_BYTES;
+    const uint32_t w_at = (uint32_t)(ROWS + warp_out + (lane & 7) + (lane >> 4 << 3)) * ROW_BYTES;
     const uint32_t x_chunk = (turn ^ (uint32_t)(lane >> 4)) << 4;
     const uint32_t w_chunk = (turn ^ (uint32_t)(lane >> 3 & 1)) << 4;
     fragments<MI, NI> part[2];
@@ -172,7 +171,7 @@ __device__ __forceinline__ void products(float (&acc)[MI][NI][4], feed<OUTS, ROW
 
 __device__ __forceinline__ float silu_mul_near(float gate, float up)
 {
-    return __fdividef(gate, 1.0f + exp2_fast(-1.44269504f * gate)) * up;
+    return divide_fast(gate, 1.0f + exp2_fast(-1.44269504f * gate)) * up;
 }
 
 __device__ __forceinline__ void store_pair(float *y, int left, bool even, float v0, float v1)

@@ -361,8 +361,8 @@ static int tensor_attention(struct dev *dev, const struct kern_tensor_attention 
     struct dev_cuda *d = cuda_of(dev);
     size_t tiles = 0;
     if (!kern_tensor_attention_takes(&a->kv, a->heads) || !on_16(a->kv.blocks) ||
-        a->kv.block_bytes % 16 || !on_16(a->q) || a->q_stride % 4 || !on_16(a->out) ||
-        a->out_stride % 2)
+        a->kv.block_bytes % 16 || !on_16(a->q) || a->q_stride % 4 || a->out_stride % 2 ||
+        (uintptr_t)a->out % (2 * dtype_bytes(a->out_dtype)))
         return cuda_check(d, CUDA_ERROR_INVALID_VALUE, "attention of such heads");
     struct cu_flash args = {.kv = {a->kv.blocks, (int64_t)a->kv.block_bytes, (int32_t)a->kv.dtype,
                                    a->kv.kv_heads, a->kv.head_dim},
