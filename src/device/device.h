@@ -20,6 +20,7 @@
 #include "mailbox.h"
 #include "moed/error.h"
 #include "step.h"
+#include "tensor.h"
 
 struct dev;
 struct dev_recorded;
@@ -123,10 +124,20 @@ struct dev_step {
     bool (*can_page)(struct dev *, const struct record_class *cls, int experts, int top_k);
 };
 
+/* The tensor class, under the contracts of tensor.h: compute for passes of many rows, queued as the
+ * ops of dev_kern are. NULL on devices without it. */
+struct dev_tensor {
+    int (*round)(struct dev *, const struct kern_round *);
+    int (*linear)(struct dev *, const struct kern_tensor_linear *);
+    int (*experts)(struct dev *, const struct kern_tensor_experts *);
+    int (*attention)(struct dev *, const struct kern_tensor_attention *);
+};
+
 struct dev {
     const struct dev_ops *ops;
     const struct dev_kern *kern;
     const struct dev_step *step; /* or NULL */
+    const struct dev_tensor *tensor; /* or NULL */
 };
 
 struct dev_cpu_config {
