@@ -36,10 +36,10 @@
     X(attention, attention_f32) X(attention, attention_f32_any)                            \
     X(attention, attention_bf16) X(attention, attention_bf16_any)                          \
     DTYPED(X, linear, linear) DTYPED(X, experts, gate_up) DTYPED(X, experts, down)         \
+    TENSOR_FUNCTIONS(X)                                                                    \
     X(step, turn) STEPPED(X, step, norm_linear)                                            \
     X(paged, resolve) X(paged, paged_combine)                                              \
-    STEPPED(X, paged, paged_gate_up) STEPPED(X, paged, paged_down)                         \
-    TENSOR_FUNCTIONS(X)
+    STEPPED(X, paged, paged_gate_up) STEPPED(X, paged, paged_down)
 #define STEPPED(X, image, name)                                                            \
     X(image, name##_bf16_1) X(image, name##_bf16_2) X(image, name##_bf16_4)                \
     X(image, name##_bf16_8) X(image, name##_f16_1) X(image, name##_f16_4)                  \
@@ -52,7 +52,8 @@
     X(tensor, product_f16_128) X(tensor, product_gated_f16_128)                            \
     X(tensor, product_f16_any) X(tensor, product_gated_f16_any)                            \
     X(flash, flash_64) X(flash, flash_128)
-#define IMAGES(X) X(elementwise) X(attention) X(linear) X(experts) X(step) X(paged) X(tensor) X(flash)
+#define IMAGES(X)                                                                          \
+    X(elementwise) X(attention) X(linear) X(experts) X(tensor) X(flash) X(step) X(paged)
 /* clang-format on */
 
 enum function {
@@ -92,8 +93,8 @@ enum mirror_kind {
     MIRROR_SLOT,
     MIRROR_TABLE,
     MIRROR_LIST,
-    MIRROR_TILES,
     MIRROR_FORCED,
+    MIRROR_TILES,
     MIRROR_COUNT
 };
 
@@ -106,6 +107,7 @@ struct copies {
     pthread_mutex_t lock; /* guards owner of each, next */
     struct copy copy[COPIES];
     unsigned next;
+    struct copy mark[DEV_MAX_MARKS]; /* in the queue of ops */
 };
 
 /* A piece of registered host memory. */
@@ -155,12 +157,12 @@ struct dev_cuda {
     size_t logits_bytes;
     struct grown table, list; /* flat block tables; lists of expert calls: host memory */
     uint8_t *bounce;          /* pinned, for copy_out */
-    struct cuda_tensor *tensor;
     struct plan_memory plan;
     struct paged paged;
     bool recording, overlaps; /* overlaps: launches may begin before the one ahead has ended */
     const int32_t *live;      /* on the device */
     int max_shared_bytes, overlap_capable;
+    struct cuda_tensor *tensor;
     _Atomic bool failed; /* sticky */
     void (*warn)(const char *text);
 };
@@ -221,6 +223,8 @@ int cuda_host_register(struct dev *dev, void *p, size_t bytes, size_t edge_bytes
 void cuda_host_unregister(struct dev *dev, void *p);
 int cuda_copy_in(struct dev *dev, void *dst, const void *src, size_t bytes, struct dev_event *ev);
 int cuda_event_wait(struct dev *dev, struct dev_event *ev);
+int cuda_event_mark(struct dev *dev, struct dev_event *ev);
+int cuda_copies_wait(struct dev *dev, struct dev_event *ev);
 int cuda_copy_out(struct dev *dev, void *dst, const void *src, size_t bytes);
 int cuda_copy_within(struct dev *dev, void *dst, const void *src, size_t bytes);
 
@@ -236,10 +240,6 @@ int cuda_experts_gate_up(struct dev *dev, const struct kern_experts *a);
 int cuda_experts_down(struct dev *dev, const struct kern_experts *a);
 int cuda_combine(struct dev *dev, const struct kern_combine *a);
 
-/* The tensor class (ops_tensor.c). */
-extern const struct dev_tensor cuda_tensor_ops;
-int cuda_tensor_open(struct dev_cuda *d, struct moed_error *err);
-void cuda_tensor_close(struct dev_cuda *d);
 /* The verbs of dev_step (graph.c, ops_step.c). */
 int cuda_norm_linear(struct dev *dev, const struct kern_norm_linear *a);
 int cuda_turn(struct dev *dev, const struct kern_turn *a);
@@ -251,6 +251,10 @@ extern const struct dev_step cuda_step;
 void cuda_mailbox_close(struct dev *dev);
 /* After a wait for the stream: MOED_ETIMEDOUT when the device has given up waiting for a miss. */
 int cuda_step_outcome(struct dev_cuda *d);
+/* The tensor class (ops_tensor.c). */
+extern const struct dev_tensor cuda_tensor_ops;
+int cuda_tensor_open(struct dev_cuda *d, struct moed_error *err);
+void cuda_tensor_close(struct dev_cuda *d);
 
 int cuda_memory_open(struct dev_cuda *d, struct moed_error *err);
 void cuda_memory_close(struct dev_cuda *d);
