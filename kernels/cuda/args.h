@@ -83,15 +83,15 @@ struct cu_attention {
     const int32_t *table; /* [sequences][table_stride] */
     const int32_t *live;  /* rows from here on take no part; NULL: all do */
     int64_t table_stride;
-    float *node;      /* [n][head blocks][splits][node_floats]: pieces */
-    uint32_t *ended;  /* [n][head blocks], 0 between launches */
+    float *node;     /* [n][head blocks][splits][node_floats]: pieces */
+    uint32_t *ended; /* [n][head blocks], 0 between launches */
     int32_t node_floats;
     int32_t heads, window;
     int32_t splits, head_blocks; /* head_blocks: of one kv head */
     int32_t block_heads;         /* of a head block; the last may have fewer */
     float scale;
     /* Shared memory: where things begin, in floats; k_stride in bytes. */
-    int32_t k_stride, k, v, part, q_at, score, weight, head_sums, wait, wait_sums;
+    int32_t k_stride, k, v, part, q_at, score, weight, head_sums, wait, wait_sums, join_sums;
 };
 
 struct cu_silu_mul {

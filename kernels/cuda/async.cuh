@@ -1,4 +1,5 @@
-// Copies from global to shared memory that run beside the arithmetic of the thread that started them.
+// Copies from global to shared memory that run beside the arithmetic of the thread that started
+// them.
 #ifndef MOED_KERNELS_CUDA_ASYNC_CUH
 #define MOED_KERNELS_CUDA_ASYNC_CUH
 

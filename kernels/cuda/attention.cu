@@ -50,6 +50,35 @@ template <int W> struct node {
     float x[W], max, sum;
 };
 
+// W neighbours in shared memory or a workspace; on a 16-byte edge where W is a multiple of 4.
+template <int W> __device__ __forceinline__ void get(const float *p, float (&x)[W])
+{
+    if (W % 4) {
+#pragma unroll
+        for (int e = 0; e < W; e++)
+            x[e] = p[e];
+        return;
+    }
+#pragma unroll
+    for (int e = 0; e + 4 <= W; e += 4) {
+        const float4 four = *(const float4 *)(p + e);
+        x[e] = four.x, x[e + 1] = four.y, x[e + 2] = four.z, x[e + 3] = four.w;
+    }
+}
+
+template <int W> __device__ __forceinline__ void put(float *p, const float (&x)[W])
+{
+    if (W % 4) {
+#pragma unroll
+        for (int e = 0; e < W; e++)
+            p[e] = x[e];
+        return;
+    }
+#pragma unroll
+    for (int e = 0; e + 4 <= W; e += 4)
+        *(float4 *)(p + e) = make_float4(x[e], x[e + 1], x[e + 2], x[e + 3]);
+}
+
 struct waiting {
     float *x, *sums; // [depth][items][W], [depth][items][2]
     int items;
@@ -58,13 +87,13 @@ struct waiting {
 template <int W> __device__ __forceinline__ void join(const node<W> &left, node<W> &now)
 {
     const bool left_leads = left.max >= now.max;
-    const float f = exp_fixed(left_leads ? __fsub_rn(now.max, left.max)
-                                         : __fsub_rn(left.max, now.max));
+    const float f =
+        exp_fixed(left_leads ? __fsub_rn(now.max, left.max) : __fsub_rn(left.max, now.max));
     now.sum = left_leads ? __fmaf_rn(f, now.sum, left.sum) : __fmaf_rn(f, left.sum, now.sum);
 #pragma unroll
     for (int e = 0; e < W; e++)
-        now.x[e] = left_leads ? __fmaf_rn(f, now.x[e], left.x[e])
-                              : __fmaf_rn(f, left.x[e], now.x[e]);
+        now.x[e] =
+            left_leads ? __fmaf_rn(f, now.x[e], left.x[e]) : __fmaf_rn(f, left.x[e], now.x[e]);
     now.max = left_leads ? left.max : now.max;
 }
 
@@ -84,17 +113,13 @@ __device__ __forceinline__ uint32_t add_node(node<W> &now, int index, bool last,
         float *x = s.x + slot * W, *sums = s.sums + slot * 2;
         if (joins) {
             node<W> left;
-#pragma unroll
-            for (int e = 0; e < W; e++)
-                left.x[e] = x[e];
+            get(x, left.x);
             left.max = sums[0];
             left.sum = sums[1];
             join(left, now);
             continue;
         }
-#pragma unroll
-        for (int e = 0; e < W; e++)
-            x[e] = now.x[e];
+        put(x, now.x);
         sums[0] = now.max;
         sums[1] = now.sum;
         return waits | 1u << level;
@@ -108,9 +133,7 @@ __device__ __forceinline__ void store_piece(const cu_attention &a, const work &w
                                             int item, int h, bool first_of_head, const node<W> &n)
 {
     float *to = a.node + (w.owner * a.splits + w.at) * a.node_floats;
-#pragma unroll
-    for (int e = 0; e < W; e++)
-        to[item * W + e] = n.x[e];
+    put(to + item * W, n.x);
     if (first_of_head) {
         to[items * W + 2 * h] = n.max;
         to[items * W + 2 * h + 1] = n.sum;
@@ -156,8 +179,8 @@ __device__ __forceinline__ bool ends_last(const cu_attention &a, const work &w)
 
 // The root over all pieces, for one item.
 template <int W>
-__device__ __forceinline__ void join_pieces(const cu_attention &a, const work &w,
-                                            const waiting &s, int item, int h, node<W> &root)
+__device__ __forceinline__ void join_pieces(const cu_attention &a, const work &w, const waiting &s,
+                                            int item, int h, node<W> &root)
 {
     enum { AHEAD = W >= 8 ? 8 : 16 };
     uint32_t waits = 0;
@@ -170,8 +193,8 @@ __device__ __forceinline__ void join_pieces(const cu_attention &a, const work &w
 #pragma unroll
         for (int i = 0; i < AHEAD; i++)
             if (at + i < w.pieces) {
-                waits = add_node(n[i], w.first_piece + at + i, at + i == w.pieces - 1, waits, s,
-                                 item);
+                waits =
+                    add_node(n[i], w.first_piece + at + i, at + i == w.pieces - 1, waits, s, item);
                 root = n[i];
             }
     }
@@ -208,7 +231,8 @@ __device__ __forceinline__ void soften(const float *score, float *weight, int st
     }
 }
 
-// ---- heads whose width is a multiple of 8 --------------------------------------------------------
+// ---- heads whose width is a multiple of 8
+// --------------------------------------------------------
 
 template <int DT> __device__ __forceinline__ void widen8(const uint8_t *p, float (&w)[8])
 {
@@ -285,9 +309,8 @@ __device__ __forceinline__ void scores(const uint8_t *k, int k_stride, const flo
             widen8<DT>(row + i * 16 * k_stride + j * bytes_of<DT>::N, wide[i]);
 #pragma unroll
         for (int h = 0; h < H; h++) {
-            const float4 a = *(const float4 *)(q + h * dim + j);
-            const float4 b = *(const float4 *)(q + h * dim + j + 4);
-            const float qs[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+            float qs[8];
+            get(q + h * dim + j, qs);
 #pragma unroll
             for (int i = 0; i < T; i++)
 #pragma unroll
@@ -328,9 +351,7 @@ __device__ __forceinline__ void weigh(const uint8_t *v, const float *weight, int
         for (int t = begin; t < end; t++) {
             float wide[8], e[H];
             widen8<DT>(v + (t * dim + at) * bytes_of<DT>::N, wide);
-#pragma unroll
-            for (int h = 0; h < H; h++)
-                e[h] = weight[t * GB + head + h];
+            get(weight + t * GB + head, e);
 #pragma unroll
             for (int h = 0; h < H; h++)
 #pragma unroll
@@ -338,11 +359,8 @@ __device__ __forceinline__ void weigh(const uint8_t *v, const float *weight, int
                     acc[h][i] = __fmaf_rn(e[h], wide[i], acc[h][i]);
         }
 #pragma unroll
-        for (int h = 0; h < H; h++) {
-            float4 *to = (float4 *)(part + (warp * GB + head + h) * dim + at);
-            to[0] = make_float4(acc[h][0], acc[h][1], acc[h][2], acc[h][3]);
-            to[1] = make_float4(acc[h][4], acc[h][5], acc[h][6], acc[h][7]);
-        }
+        for (int h = 0; h < H; h++)
+            put(part + (warp * GB + head + h) * dim + at, acc[h]);
     }
 }
 
@@ -351,10 +369,11 @@ __device__ __forceinline__ void write_out(const cu_attention &a, const work &w, 
 {
     if (h >= w.heads)
         return;
-    float *out = a.out + w.row * a.out_stride + (int64_t)(w.head + h) * a.kv.head_dim + d;
+    float out[8];
 #pragma unroll
     for (int e = 0; e < 8; e++)
         out[e] = __fdiv_rn(n.x[e], n.sum);
+    put(a.out + w.row * a.out_stride + (int64_t)(w.head + h) * a.kv.head_dim + d, out);
 }
 
 template <int DT, int GB> __device__ __forceinline__ void attention(const cu_attention &a)
@@ -420,10 +439,13 @@ template <int DT, int GB> __device__ __forceinline__ void attention(const cu_att
         for (int item = tid; item < items; item += THREADS) {
             const int h = item / octets, at = item * 8;
             node<8> n;
+            float p[4][8];
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                get(part + i * items * 8 + at, p[i]);
 #pragma unroll
             for (int e = 0; e < 8; e++)
-                n.x[e] = __fadd_rn(__fadd_rn(part[at + e], part[items * 8 + at + e]),
-                                   __fadd_rn(part[items * 16 + at + e], part[items * 24 + at + e]));
+                n.x[e] = __fadd_rn(__fadd_rn(p[0][e], p[1][e]), __fadd_rn(p[2][e], p[3][e]));
             n.max = head_sums[2 * h];
             n.sum = head_sums[2 * h + 1];
             after = add_node(n, c, c == w.hi, waits, stack, item);
@@ -436,14 +458,16 @@ template <int DT, int GB> __device__ __forceinline__ void attention(const cu_att
     }
     if (w.pieces == 1 || !ends_last(a, w))
         return;
+    const waiting pieces = {shared, shared + a.join_sums, items}; // K, V and parts are used up
     for (int item = tid; item < items; item += THREADS) {
         node<8> root;
-        join_pieces(a, w, stack, item, item / octets, root);
+        join_pieces(a, w, pieces, item, item / octets, root);
         write_out(a, w, item / octets, item % octets * 8, root);
     }
 }
 
-// ---- any shape: one head and up to CU_ATTENTION_SLICE of its elements per block -------------------
+// ---- any shape: one head and up to CU_ATTENTION_SLICE of its elements per block
+// -------------------
 
 template <int DT> __device__ __forceinline__ float dot16(const uint8_t *k, const float *q, int n)
 {
@@ -507,8 +531,7 @@ template <int DT> __device__ __forceinline__ void attention_any(const cu_attenti
             if (d < dim && max(lo, b * 16) < end) {
                 const uint8_t *v = keys + table[c * 4 + b] * a.kv.block_bytes + v_off;
                 for (int t = max(lo, b * 16); t < end; t++)
-                    part[b] = __fmaf_rn(weight[t], load_as<DT>(v + t % 16 * row_bytes, d),
-                                        part[b]);
+                    part[b] = __fmaf_rn(weight[t], load_as<DT>(v + t % 16 * row_bytes, d), part[b]);
             }
         }
         n.x[0] = __fadd_rn(__fadd_rn(part[0], part[1]), __fadd_rn(part[2], part[3]));
