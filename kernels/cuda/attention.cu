@@ -53,30 +53,30 @@ template <int W> struct node {
 // W neighbours in shared memory or a workspace; on a 16-byte edge where W is a multiple of 4.
 template <int W> __device__ __forceinline__ void get(const float *p, float (&x)[W])
 {
-    if (W % 4) {
+    if constexpr (W % 4 == 0) {
+#pragma unroll
+        for (int e = 0; e < W; e += 4) {
+            const float4 four = *(const float4 *)(p + e);
+            x[e] = four.x, x[e + 1] = four.y, x[e + 2] = four.z, x[e + 3] = four.w;
+        }
+    } else {
 #pragma unroll
         for (int e = 0; e < W; e++)
             x[e] = p[e];
-        return;
-    }
-#pragma unroll
-    for (int e = 0; e + 4 <= W; e += 4) {
-        const float4 four = *(const float4 *)(p + e);
-        x[e] = four.x, x[e + 1] = four.y, x[e + 2] = four.z, x[e + 3] = four.w;
     }
 }
 
 template <int W> __device__ __forceinline__ void put(float *p, const float (&x)[W])
 {
-    if (W % 4) {
+    if constexpr (W % 4 == 0) {
+#pragma unroll
+        for (int e = 0; e < W; e += 4)
+            *(float4 *)(p + e) = make_float4(x[e], x[e + 1], x[e + 2], x[e + 3]);
+    } else {
 #pragma unroll
         for (int e = 0; e < W; e++)
             p[e] = x[e];
-        return;
     }
-#pragma unroll
-    for (int e = 0; e + 4 <= W; e += 4)
-        *(float4 *)(p + e) = make_float4(x[e], x[e + 1], x[e + 2], x[e + 3]);
 }
 
 struct waiting {
@@ -145,9 +145,9 @@ __device__ __forceinline__ void load_piece(const cu_attention &a, const work &w,
                                            int item, int h, node<W> &n)
 {
     const float *from = a.node + (w.owner * a.splits + at) * a.node_floats;
-    if (W % 4 == 0) {
+    if constexpr (W % 4 == 0) {
 #pragma unroll
-        for (int e = 0; e + 4 <= W; e += 4) {
+        for (int e = 0; e < W; e += 4) {
             const float4 four = __ldcg((const float4 *)(from + item * W + e));
             n.x[e] = four.x, n.x[e + 1] = four.y, n.x[e + 2] = four.z, n.x[e + 3] = four.w;
         }
@@ -460,7 +460,7 @@ template <int DT, int GB> __device__ __forceinline__ void attention(const cu_att
         return;
     const waiting pieces = {shared, shared + a.join_sums, items}; // K, V and parts are used up
     for (int item = tid; item < items; item += THREADS) {
-        node<8> root;
+        node<8> root = {};
         join_pieces(a, w, pieces, item, item / octets, root);
         write_out(a, w, item / octets, item % octets * 8, root);
     }

@@ -273,7 +273,7 @@ static int plugin_open(struct dev **out, int ordinal, void (*warn)(const char *t
     int rc;
     if ((rc = find_device(&d->device, ordinal, err)) < 0 || (rc = open_context(d, err)) < 0 ||
         (rc = load_functions(d, err)) < 0 || (rc = cuda_memory_open(d, err)) < 0 ||
-        (rc = cuda_tensor_open(d, err)) < 0) {
+        (rc = cuda_tensor_open(d, err)) < 0 || (rc = cuda_attention_open(d, err)) < 0) {
         cuda_close(&d->dev);
         return rc;
     }

@@ -212,7 +212,7 @@ int cuda_attention(struct dev *dev, const struct kern_attention *a)
                                 .scale = a->scale};
     struct shape s;
     enum function f = choose(d, a, &args, &s);
-    return cuda_launch(d, f, n,
-                       (size_t)a->kv.kv_heads * (size_t)args.head_blocks * (size_t)args.splits,
-                       CU_ATTENTION_THREADS, s.shared_floats * sizeof(float), &args);
+    size_t head_blocks = (size_t)a->kv.kv_heads * (size_t)args.head_blocks;
+    return cuda_launch(d, f, n, head_blocks * (size_t)args.splits, CU_ATTENTION_THREADS,
+                       s.shared_floats * sizeof(float), &args);
 }
