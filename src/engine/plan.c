@@ -324,9 +324,8 @@ int engine_plan(struct engine_plan *p, const struct moed_engine_config *cfg,
         (rc = engine_plan_misses(&p->options, cfg, err)) < 0 ||
         (rc = plan_limits(p, cfg, c, cores, err)) < 0)
         return rc;
-    uint64_t fixed = fixed_bytes(p, cfg, c, weight_dtype);
     plan_long(p, cfg, c, weight_dtype);
-    uint64_t fixed = fixed_bytes(p, c, weight_dtype);
+    uint64_t fixed = fixed_bytes(p, cfg, c, weight_dtype);
     p->total_bytes = fixed;
     if (p->memory.total_bytes == UINT64_MAX || fixed > p->budget_bytes)
         return too_large(p, p->memory.kv_block_bytes, err);
