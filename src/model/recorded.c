@@ -154,23 +154,18 @@ static int record_attention(struct recorded *r, struct model *m, int32_t n, int3
                                        .window = c->window[layer],
                                        .scale = (float)(1 / sqrt((double)c->head_dim)),
                                        .max_context = m->o.max_context};
-    struct kern_linear out = {.w = l->o.data,
-                              .w_dtype = l->o.dtype,
-                              .bias = l->o_bias.data,
-                              .bias_dtype = l->o_bias.dtype,
-                              .x = a->att,
-                              .y = a->x,
-                              .residual = a->x,
-                              .x_stride = (size_t)q_dim,
-                              .y_stride = (size_t)c->hidden,
-                              .n = n,
-                              .in = q_dim,
-                              .out = c->hidden};
+    struct kern_norm_linear out = {
+        .x = a->att,
+        .residual = a->x,
+        .matrix = {{l->o.data, l->o_bias.data, l->o.dtype, l->o_bias.dtype, a->x, c->hidden}},
+        .n_matrices = 1,
+        .n = n,
+        .in = q_dim};
     int rc;
     if ((rc = step->norm_linear(m->dev, &project)) < 0 || (rc = step->turn(m->dev, &turn)) < 0 ||
         (rc = m->dev->kern->attention(m->dev, &attention)) < 0)
         return rc;
-    return m->dev->kern->linear(m->dev, &out);
+    return step->norm_linear(m->dev, &out);
 }
 
 static int record_experts(struct recorded *r, struct model *m, int32_t n, int32_t layer)
@@ -233,23 +228,18 @@ static int record_dense(struct model *m, int32_t n, int32_t layer)
         .in = c->hidden};
     struct kern_silu_mul act = {
         .gate = a->gate, .up = a->up, .y = a->gate, .n = (size_t)n * (size_t)inter};
-    struct kern_linear down = {.w = l->down.data,
-                               .w_dtype = l->down.dtype,
-                               .bias = l->down_bias.data,
-                               .bias_dtype = l->down_bias.dtype,
-                               .x = a->gate,
-                               .y = a->x,
-                               .residual = a->x,
-                               .x_stride = (size_t)inter,
-                               .y_stride = (size_t)c->hidden,
-                               .n = n,
-                               .in = inter,
-                               .out = c->hidden};
+    struct kern_norm_linear down = {.x = a->gate,
+                                    .residual = a->x,
+                                    .matrix = {{l->down.data, l->down_bias.data, l->down.dtype,
+                                                l->down_bias.dtype, a->x, c->hidden}},
+                                    .n_matrices = 1,
+                                    .n = n,
+                                    .in = inter};
     int rc;
     if ((rc = m->dev->step->norm_linear(m->dev, &up)) < 0 ||
         (rc = m->dev->kern->silu_mul(m->dev, &act)) < 0)
         return rc;
-    return m->dev->kern->linear(m->dev, &down);
+    return m->dev->step->norm_linear(m->dev, &down);
 }
 
 static int record_layers(struct recorded *r, struct model *m, int32_t n)
