@@ -152,6 +152,9 @@ struct kern_silu_mul {
  * Router: logits of the FMA class, the top_k largest (ties: lower id; NaN last) in falling order,
  * weights e^(logit - largest) / sum over all experts in ascending order, divided by the sum of the
  * chosen (in falling order) when renormalize. Splits over rows. Scratch: experts floats.
+ *
+ * forced replaces the choice alone: those experts in that order, weighed by the same rule over the
+ * logits, which are computed all the same; benches bring routing of real models to random weights.
  */
 struct kern_router {
     const void *w; /* [experts][in] */
@@ -159,8 +162,9 @@ struct kern_router {
     const float *x; /* [n][in] */
     int n, in, experts, top_k;
     int renormalize;
-    int32_t *id;   /* [n][top_k] */
-    float *weight; /* [n][top_k] */
+    int32_t *id;           /* [n][top_k] */
+    float *weight;         /* [n][top_k] */
+    const int32_t *forced; /* [n][top_k] distinct experts, part of the plan; NULL: the largest */
 };
 
 /* What follows the logits of one row: chooses and weighs. logit [experts] is overwritten. Any
