@@ -17,7 +17,7 @@ template <int DT, int NB, bool VEC> __device__ __forceinline__ void linear(const
         w[r] = (const uint8_t *)a.w + min(first + r, a.out - 1) * row_bytes;
 #pragma unroll
     for (int r = 0; r < CU_OUTS; r++)
-        if (VEC && (threadIdx.x & 31) == r)
+        if (VEC && (int)(threadIdx.x & 31) == r)
             prefetch_row(w[r], (uint32_t)row_bytes);
     grid_dependency_wait();
 #pragma unroll

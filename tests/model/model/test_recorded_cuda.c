@@ -5,6 +5,7 @@
 #include "check.h"
 
 #include "device/misses.h"
+#include "gpu.h"
 #include "support_model.h"
 
 static struct model_config config(enum dtype dtype)
@@ -33,12 +34,15 @@ static struct model_config config(enum dtype dtype)
 
 static int32_t token[96];
 
+/* The emulator takes its time: fewer tokens, fewer combinations. */
+static int part = 1;
+
 static void add_sequences(struct rig *r)
 {
-    rig_add(r, token, 40);
-    rig_add(r, token + 7, 23);
-    rig_add(r, token + 30, 61);
-    rig_add(r, token + 1, 9);
+    rig_add(r, token, 40 / part);
+    rig_add(r, token + 7, 23 / part);
+    rig_add(r, token + 30, 61 / part);
+    rig_add(r, token + 1, 9 / part);
 }
 
 static void run(struct rig *r, int turn)
@@ -68,6 +72,9 @@ static void same_bits_recorded(enum dtype dtype)
                                  MISSES_SHARE_ADAPTIVE};
     static const char *const policies[] = {"lru", "lfu", "lfru"};
     struct model_config c = config(dtype);
+    struct dev_choice choice;
+    cuda_or_skip(&choice);
+    part = strstr(choice.memory.name, "mulat") ? 8 : 1;
     const int records = 3 * 12, slots[] = {0, 2, records / 4, records / 2, records};
     struct model_memory memory;
     model_memory(&c, dtype, &(struct model_options){.kv_blocks = 1, .max_rows = 1}, &memory);
@@ -77,6 +84,8 @@ static void same_bits_recorded(enum dtype dtype)
     int turn = 0;
     for (size_t s = 0; s < 5; s++)
         for (size_t share = 0; share < 4; share++, turn++) {
+            if (part > 1 && (s + share) % 2)
+                continue;
             struct rig r;
             struct pager_counters n;
             rig_open(&r, &(struct rig_options){.dummy = &c,
