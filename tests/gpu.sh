@@ -24,7 +24,8 @@ results=${MOED_GPU_RESULTS:-build/gpu.json}
 MOED_SOURCE=$PWD
 LD_LIBRARY_PATH=$build/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 export MOED_SOURCE LD_LIBRARY_PATH
-programs="test.kernels.cpu.ops_cuda test.model.model.cuda test.model.model.recorded_cuda"
+programs="test.kernels.cpu.ops_cuda test.kernels.cpu.tensor_cuda test.model.model.cuda test.model.model.recorded_cuda
+    bench_misses bench_cuda_tensor"
 
 # record PART STATUS LOG: one line of results, with what the part printed.
 record() {
@@ -68,9 +69,9 @@ pack() {
     for program in $programs; do
         cp "build/release/tests/$program" "$1/tests"
     done
-    strip "$1/moed" "$1/libmoed_cuda.so" "$1"/tests/test.*
+    strip "$1/moed" "$1/libmoed_cuda.so" "$1"/tests/*
     ln -sf ../libmoed_cuda.so "$1/tests/libmoed_cuda.so"
-    ldd "$1/moed" "$1"/tests/test.* | awk '/=> \// && !/\/lib(c|m|dl|pthread|rt)\.so/ {print $3}' | sort -u |
+    ldd "$1/moed" "$1"/tests/* | awk '/=> \// && !/\/lib(c|m|dl|pthread|rt)\.so/ {print $3}' | sort -u |
         xargs -I{} cp {} "$1/lib"
     du -sh "$1"
 }

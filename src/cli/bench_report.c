@@ -36,13 +36,16 @@ static void print_stages(const struct bench_case *c, double peak, FILE *out)
     uint64_t steps = (uint64_t)c->steps;
     double n = c->steps;
     double total = (s->seconds_experts + s->seconds_attention + s->seconds_dense +
-                    s->seconds_logits + s->seconds_other) /
+                    s->seconds_logits + s->seconds_recorded + s->seconds_other) /
                    n;
     print_stage(out, "experts", s->seconds_experts / n, s->bytes_experts / steps, total, peak);
     print_stage(out, "attention", s->seconds_attention / n,
                 (s->bytes_attention + s->bytes_kv) / steps, total, peak);
     print_stage(out, "dense", s->seconds_dense / n, s->bytes_dense / steps, total, peak);
     print_stage(out, "lm_head", s->seconds_logits / n, s->bytes_logits / steps, total, peak);
+    uint64_t all =
+        s->bytes_experts + s->bytes_attention + s->bytes_kv + s->bytes_dense + s->bytes_logits;
+    print_stage(out, "recorded", s->seconds_recorded / n, all / steps, total, peak);
     print_stage(out, "other", s->seconds_other / n, 0, total, peak);
 }
 
@@ -126,12 +129,13 @@ static json_t *array_json(const double *values, int n, double unit)
 
 static json_t *stages_json(const struct model_stats *s)
 {
-    return json_pack("{s:o, s:o, s:o, s:o, s:f, s:I}", "experts",
+    return json_pack("{s:o, s:o, s:o, s:o, s:f, s:f, s:I}", "experts",
                      stage_json(s->seconds_experts, s->bytes_experts), "attention",
                      stage_json(s->seconds_attention, s->bytes_attention + s->bytes_kv), "dense",
                      stage_json(s->seconds_dense, s->bytes_dense), "lm_head",
-                     stage_json(s->seconds_logits, s->bytes_logits), "other_seconds",
-                     s->seconds_other, "bytes_experts_cpu", (json_int_t)s->bytes_experts_cpu);
+                     stage_json(s->seconds_logits, s->bytes_logits), "recorded_seconds",
+                     s->seconds_recorded, "other_seconds", s->seconds_other, "bytes_experts_cpu",
+                     (json_int_t)s->bytes_experts_cpu);
 }
 
 static json_t *numbers_json(const struct bench_numbers *n)

@@ -192,6 +192,7 @@ static void subtract_stats(struct model_stats *a, const struct model_stats *b)
     a->seconds_experts -= b->seconds_experts;
     a->seconds_dense -= b->seconds_dense;
     a->seconds_logits -= b->seconds_logits;
+    a->seconds_recorded -= b->seconds_recorded;
     a->seconds_other -= b->seconds_other;
     a->bytes_experts -= b->bytes_experts;
     a->bytes_experts_cpu -= b->bytes_experts_cpu;

@@ -50,8 +50,19 @@ const struct option_row cli_rows[] = {
      "holds."},
     {"max-num-seqs", 0, OPTION_INT, "N", "64", 1, 4096, CLI_MODEL_COMMANDS, NULL,
      "Sequences computed together."},
-    {"max-num-batched-tokens", 0, OPTION_INT, "N", "512", 1, 65536, CLI_MODEL_COMMANDS, NULL,
-     "Rows of one step: decode rows first, then prompt chunks."},
+    {"max-num-batched-tokens", 0, OPTION_INT, "N", NULL, 1, 65536, CLI_MODEL_COMMANDS, NULL,
+     "Rows of one step: decode rows first, then prompts. Without it: 512, or 64 beside long "
+     "passes; "
+     "at least the sequences."},
+    {"long-prefill-tokens", 0, OPTION_INT, "N", NULL, 0, 1048576,
+     CLI_SERVE | CLI_GENERATE | CLI_PLAN, NULL,
+     "Prompt tokens of a pass of its own that pauses at layers while steps run. 0: none, prompts "
+     "are cut into the steps. Without it: up to 16384 where missed experts cross a link, else "
+     "none."},
+    {"target-itl-ms", 0, OPTION_REAL, "MS", "100", 1, 60000, CLI_SERVE | CLI_GENERATE | CLI_PLAN,
+     NULL,
+     "Time between two tokens of a stream that a long pass keeps by pausing. Less makes streams "
+     "smoother and long prompts slower."},
     {"no-prefix-cache", 0, OPTION_FLAG, NULL, NULL, 0, 0, CLI_SERVE | CLI_GENERATE | CLI_PLAN, NULL,
      "Do not reuse the KV blocks of equal prompt beginnings."},
     {"generation-config", 0, OPTION_CHOICE, "auto|none", "auto", 0, 0, CLI_SERVE | CLI_GENERATE,
