@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/cli.h"
+#include "device/misses.h"
 #include "engine/plan.h"
 #include "store/store.h"
 
@@ -178,8 +179,10 @@ static int parse(struct plan *p, struct bench *b, const struct options *o, struc
 static int open_devices(struct plan *p, int32_t max_context, struct moed_error *err)
 {
     const struct moed_engine_config *cfg = &p->cfg;
+    /* Beside a GPU: as many as compute its misses. */
+    int apart = cfg->miss_threads ? cfg->miss_threads : misses_default_threads();
     const struct dev_cpu_config cpu = {
-        .threads = cfg->threads,
+        .threads = p->choice.cuda && !cfg->threads ? apart : cfg->threads,
         .isa = (enum kern_isa)kern_isa_parse(cfg->isa),
         .link_bytes_per_s = cfg->link_bytes_per_s,
         .max_context = max_context,
@@ -368,7 +371,7 @@ static int run_kind(struct bench *b, const struct plan *p, enum bench_kind kind,
 static int run_cases(struct bench *b, const struct plan *p, struct bench_result *r,
                      struct moed_error *err)
 {
-    int rc = 0;
+    int rc = bench_fill_cache(b, err);
     for (enum bench_kind kind = 0; kind < BENCH_KINDS && rc == 0; kind++)
         if (p->kinds[kind])
             rc = run_kind(b, p, kind, r, err);

@@ -139,6 +139,8 @@ void bench_buffers_free(struct bench *b);
 int32_t bench_kv_blocks(const struct bench *b);
 /* Fills the KV cache of all decode sequences where the model's own router shall choose. */
 int bench_fill_contexts(struct bench *b, struct moed_error *err);
+/* Decodes until a cache that was just opened is filled, or grows no more. */
+int bench_fill_cache(struct bench *b, struct moed_error *err);
 /* Warms up and measures; c has its kind, batch and tokens. */
 int bench_measure(struct bench *b, struct bench_case *c, struct moed_error *err);
 

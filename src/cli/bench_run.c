@@ -245,6 +245,29 @@ int bench_fill_contexts(struct bench *b, struct moed_error *err)
     return rc < 0 ? rc : 0;
 }
 
+static int32_t missing(const struct bench *b)
+{
+    struct pager_info info = {0};
+    if (model_pager(b->model))
+        pager_info(model_pager(b->model), &info);
+    return info.slots - info.resident;
+}
+
+int bench_fill_cache(struct bench *b, struct moed_error *err)
+{
+    const struct bench_case one = {.kind = BENCH_DECODE, .batch = 1};
+    int rc = 0;
+    /* Some slots stay free for admissions. */
+    for (int32_t left = missing(b), idle = 0; rc >= 0 && left > 8 && idle < 4;) {
+        if ((rc = draw(b, &one, err)) < 0 || (rc = decode(b, 1, NULL, err)) < 0)
+            break;
+        int32_t now = missing(b);
+        idle = now < left ? 0 : idle + 1;
+        left = now;
+    }
+    return rc < 0 ? rc : 0;
+}
+
 static void subtract_stats(struct model_stats *a, const struct model_stats *b)
 {
     a->passes -= b->passes;
