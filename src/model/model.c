@@ -244,4 +244,5 @@ struct pager *model_pager(struct model *m)
 void model_stats(const struct model *m, struct model_stats *out)
 {
     *out = m->stats;
+    out->bytes_experts_cpu = recorded_cpu_bytes(m->recorded);
 }

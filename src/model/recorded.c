@@ -578,3 +578,11 @@ bool recorded_pending(const struct recorded *r)
 {
     return r && r->pending;
 }
+
+uint64_t recorded_cpu_bytes(const struct recorded *r)
+{
+    struct misses_stats stats = {0};
+    if (r && r->misses)
+        misses_stats(r->misses, &stats);
+    return stats.bytes;
+}

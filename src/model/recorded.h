@@ -29,6 +29,8 @@ int recorded_logits(struct recorded *r, struct model *m, const struct pass *p, c
 /* When the device has ended the step, rc being what its sync said: accounts to the pager, or lets
  * the miss workers come to rest. Returns rc. */
 int recorded_settle(struct recorded *r, struct model *m, int rc);
+/* Bytes of experts that the miss workers read since open. r may be NULL. */
+uint64_t recorded_cpu_bytes(const struct recorded *r);
 /* A step was queued that is not settled. */
 bool recorded_pending(const struct recorded *r);
 
