@@ -56,6 +56,7 @@ struct pass {
     const int32_t **block_table; /* [max_rows] of the pass's sequences; host */
 
     bool open, failed;
+    bool replayed; /* a recorded step */
     struct model_batch batch;
     int32_t layer;         /* the next to run */
     int32_t max_context;   /* highest position + 1 */
@@ -81,8 +82,9 @@ struct model {
     int32_t *no_blocks; /* [max_context / 16] the block table of dropped sequences: block 0 */
     bool registered_arena;
     struct pass lane[MODEL_LANES];
-    bool in_step;         /* a step of the pager is open */
-    struct timespec mark; /* start of the current stage */
+    struct recorded *recorded; /* passes that the device runs as a whole, or NULL */
+    bool in_step;              /* a step of the pager is open */
+    struct timespec mark;      /* start of the current stage */
     struct model_stats stats;
 };
 
@@ -94,6 +96,7 @@ uint64_t kv_layer_block_bytes(const struct model_config *c, enum dtype kv_dtype)
 
 /* The stages of a layer, on an open pass. */
 int attention_run(struct model *m, const struct pass *p, int32_t layer, struct moed_error *err);
+uint64_t attention_kv_bytes(const struct model *m, const struct pass *p, int32_t layer);
 int dense_run(struct model *m, const struct pass *p, int32_t layer, struct moed_error *err);
 int experts_run(struct model *m, const struct pass *p, int32_t layer, struct moed_error *err);
 
