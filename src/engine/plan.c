@@ -88,14 +88,6 @@ static int plan_pager(struct engine_plan *p, const struct moed_engine_config *cf
     return range("stage-min-rows", cfg->stage_min_rows, 0, MODEL_MAX_ROWS, err);
 }
 
-static int32_t step_rows(const struct engine_plan *p, const struct moed_engine_config *cfg)
-{
-    int32_t rows = p->options.long_rows ? STEP_ROWS : 512;
-    if (cfg->max_batched_tokens)
-        return cfg->max_batched_tokens;
-    return p->max_seqs > rows ? p->max_seqs : rows;
-}
-
 int engine_plan_misses(struct model_options *o, const struct moed_engine_config *cfg,
                        struct moed_error *err)
 {
@@ -113,6 +105,14 @@ int engine_plan_misses(struct model_options *o, const struct moed_engine_config 
         o->link_share = (int32_t)(percent * MAILBOX_SHARE_ONE / 100);
     }
     return range("miss-threads", cfg->miss_threads, 0, MISSES_THREADS_MAX, err);
+}
+
+static int32_t step_rows(const struct engine_plan *p, const struct moed_engine_config *cfg)
+{
+    int32_t rows = p->options.long_rows ? STEP_ROWS : 512;
+    if (cfg->max_batched_tokens)
+        return cfg->max_batched_tokens;
+    return p->max_seqs > rows ? p->max_seqs : rows;
 }
 
 static int plan_limits(struct engine_plan *p, const struct moed_engine_config *cfg,
