@@ -17,7 +17,7 @@ results=${MOED_GPU_RESULTS:-build/gpu.json}
 MOED_SOURCE=$PWD
 LD_LIBRARY_PATH=$build/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 export MOED_SOURCE LD_LIBRARY_PATH
-programs="test.kernels.cpu.ops_cuda test.model.model.cuda"
+programs="test.kernels.cpu.ops_cuda test.model.model.cuda test.model.model.recorded_cuda"
 
 # record PART STATUS LOG: one line of results, with what the part printed.
 record() {
@@ -114,6 +114,7 @@ kernels)
     ;;
 models)
     run_test test.model.model.cuda
+    run_test test.model.model.recorded_cuda
     ;;
 server)
     part server python3 tests/gpu_server.py "$build/moed"

@@ -136,8 +136,7 @@ __device__ __forceinline__ void dots(const uint8_t *const (&w)[R], const float *
             for (int b = 0; b < NB; b++) {
                 if (NB > 1 && b >= count)
                     break;
-                float4 lo = __ldg((const float4 *)(x[b] + k));
-                float4 hi = __ldg((const float4 *)(x[b] + k) + 1);
+                float4 lo = ((const float4 *)(x[b] + k))[0], hi = ((const float4 *)(x[b] + k))[1];
                 const float xs[8] = {lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w};
 #pragma unroll
                 for (int r = 0; r < R; r++)

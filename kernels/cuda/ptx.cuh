@@ -59,6 +59,20 @@ __device__ __forceinline__ void grid_dependency_launch()
 #endif
 }
 
+__device__ __forceinline__ void grid_begin()
+{
+    grid_dependency_launch();
+    grid_dependency_wait();
+}
+
+// Brings bytes (a multiple of 16, from a 16-byte edge) nearer: weights, before the wait.
+__device__ __forceinline__ void prefetch_row(const void *p, uint32_t bytes)
+{
+#if !defined(MOED_EMULATED) && __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes) : "memory");
+#endif
+}
+
 // Words and numbers that the host writes while the kernel runs. In the emulator each load lets the
 // rest of the block run.
 __device__ __forceinline__ uint32_t load_system(const uint32_t *p)

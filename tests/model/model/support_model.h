@@ -17,7 +17,9 @@ struct rig_options {
     int threads;                      /* 0: 2 */
     bool cuda;                        /* skips the test where there is no CUDA */
     int32_t max_rows;                 /* 0: 64 */
+    int32_t long_rows;                /* 0: no long lane */
     struct pager_config pager;        /* in place by default */
+    int32_t miss_threads, link_share; /* of recorded steps */
 };
 
 /* One sequence: its tokens, its blocks (scattered on purpose), how far it has come, its logits. */
@@ -35,6 +37,7 @@ struct rig {
     struct rig_seq seq[RIG_MAX_SEQS];
     int n_seqs;
     int32_t layers_per_run; /* 0: all at once */
+    enum model_lane lane;   /* of the passes */
 };
 
 /* Fails the test when anything goes wrong. */
