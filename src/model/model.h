@@ -28,8 +28,10 @@ struct model_options {
     struct pager_config pager;
     /* On a device that resolves experts itself: threads that compute what it does not hold (0: a
      * default), the share of it that comes over the link (0 to MAILBOX_SHARE_ONE, or
-     * MISSES_SHARE_ADAPTIVE), and their instruction set. */
+     * MISSES_SHARE_ADAPTIVE), how long each of their waits may last (0: a default), and their
+     * instruction set. */
     int32_t miss_threads, link_share;
+    int64_t miss_wait_us;
     enum kern_isa miss_isa;
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes,
                      double seconds); /* loading; may be NULL */

@@ -92,7 +92,8 @@ static int open_misses(struct recorded *r, struct model *m, struct moed_error *e
                                 .layers = m->c.n_layers,
                                 .experts = m->c.n_experts,
                                 .layout = layout,
-                                .link_share = m->o.link_share};
+                                .link_share = m->o.link_share,
+                                .wait_limit_us = m->o.miss_wait_us};
     int rc = m->dev->step->mailbox_open(m->dev, &layout, &cfg.mailbox, err);
     r->box = cfg.mailbox;
     return rc < 0 ? rc : misses_open(&r->misses, &cfg, err);
