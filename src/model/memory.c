@@ -101,9 +101,9 @@ void model_memory(const struct model_config *c, enum dtype weight_dtype,
         uint64_t slots = o->pager.cache_bytes / m.expert_record_bytes;
         if (slots > m.expert_records)
             slots = m.expert_records;
-        if (o->pager.stage_min_rows > 0 && o->pager.staging_slots > 0)
-            slots += (uint64_t)o->pager.staging_slots;
-        m.cache_bytes = mul_bytes(slots, m.expert_record_bytes);
+        uint64_t staging = o->pager.staging_slots > 0 ? (uint64_t)o->pager.staging_slots : 0;
+        m.staging_bytes = mul_bytes(staging, m.expert_record_bytes);
+        m.cache_bytes = add_bytes(mul_bytes(slots, m.expert_record_bytes), m.staging_bytes);
     }
     m.kv_block_bytes = mul_bytes((uint64_t)c->n_layers, kv_layer_block_bytes(c, o->kv_dtype));
     m.kv_bytes = mul_bytes(m.kv_block_bytes, (uint64_t)o->kv_blocks);
