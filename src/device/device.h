@@ -33,7 +33,7 @@ struct dev_event {
 };
 
 /* Marks that may be out at once. */
-#define DEV_MAX_MARKS 64
+#define DEV_MAX_MARKS 128
 
 /* Memory and copies: all the pager needs. */
 struct dev_ops {

@@ -35,7 +35,7 @@
  * but at most this share of the device's budget, and so many records that copying and computing
  * overlap.
  */
-#define STAGING_BYTES     (640 * MIB)
+#define STAGING_BYTES     (896 * MIB)
 #define STAGING_PARTS     16
 #define MIN_STAGING_SLOTS 4
 
@@ -173,7 +173,7 @@ int engine_staging_slots(uint64_t device_budget_bytes, const struct model_memory
 {
     uint64_t bytes = min_u64(STAGING_BYTES, device_budget_bytes / STAGING_PARTS);
     uint64_t slots = m->expert_record_bytes ? bytes / m->expert_record_bytes : 0;
-    slots = min_u64(min_u64(slots, PAGER_MAX_STAGING), m->expert_records);
+    slots = min_u64(slots, min_u64(PAGER_MAX_STAGING, m->expert_records));
     return slots > MIN_STAGING_SLOTS ? (int)slots : MIN_STAGING_SLOTS;
 }
 
