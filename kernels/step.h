@@ -47,8 +47,8 @@ struct kern_turn {
     enum dtype norm_dtype;
     float eps;
     const float *cos, *sin; /* [positions][head_dim/2] */
-    const int32_t *pos;     /* plan array [n] */
-    const int64_t *slot;    /* plan array [n] */
+    const int32_t *pos;     /* [n] plan arrays in a recorded step, else host memory of any kind */
+    const int64_t *slot;    /* [n] alike */
     struct kern_kv kv;
     int n, heads;
 };

@@ -179,7 +179,7 @@ KERNEL __launch_bounds__(CU_THREADS) turn(const __grid_constant__ cu_turn a)
     const int lane = threadIdx.x & 31, dim = a.kv.head_dim, half = dim / 2;
     const int head = (int)blockIdx.y * CU_WARPS + (int)threadIdx.x / 32;
     const int64_t i = blockIdx.x;
-    if (i >= *a.live || head >= a.heads + 2 * a.kv.kv_heads)
+    if ((a.live && i >= *a.live) || head >= a.heads + 2 * a.kv.kv_heads)
         return;
     const int64_t slot = a.slot[i];
     if (head >= a.heads + a.kv.kv_heads) {

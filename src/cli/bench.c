@@ -218,14 +218,28 @@ static int set_options(struct plan *p, const struct bench *b, int32_t max_contex
     return engine_plan_misses(&p->options, cfg, err);
 }
 
+static uint64_t device_budget(const struct plan *p)
+{
+    return engine_device_budget(p->choice.memory.free_bytes, p->cfg.device_memory_ratio);
+}
+
+/* With the staging slots that the engine would give the long lane. */
+static void plan_memory(struct plan *p, const struct bench *b, enum dtype dtype)
+{
+    model_memory(&b->config, dtype, &p->options, &p->memory);
+    if (!p->choice.cuda || p->memory.expert_records == 0)
+        return;
+    p->options.pager.staging_slots = engine_staging_slots(device_budget(p), &p->memory);
+    model_memory(&b->config, dtype, &p->options, &p->memory);
+}
+
 static uint64_t cache_bytes(const struct plan *p, const struct cache_size *size)
 {
     if (size->given)
         return size->share >= 0 ? engine_share_bytes(size->share, &p->memory) : size->bytes;
     if (!p->choice.cuda)
         return 0;
-    return engine_cache_bytes(
-        engine_device_budget(p->choice.memory.free_bytes, p->cfg.device_memory_ratio), &p->memory);
+    return engine_cache_bytes(device_budget(p), &p->memory);
 }
 
 /* Refuses before loading what the device cannot hold. */
@@ -285,7 +299,7 @@ static int open_all(struct bench *b, struct plan *p, struct bench_peaks *peaks,
                                                     : store_open(&store, cfg->model_dir, err);
     if (rc < 0 || (rc = set_options(p, b, max_context, err)) < 0)
         goto out;
-    model_memory(&b->config, model_weight_dtype(&b->config, store), &p->options, &p->memory);
+    plan_memory(p, b, model_weight_dtype(&b->config, store));
     if ((rc = check_caches(p, err)) < 0 || (rc = open_routing(b, p, err)) < 0 ||
         (rc = bench_buffers(b, err)) < 0 ||
         (rc = bench_yardstick_open(&b->yardstick, p->cpu, err)) < 0)

@@ -33,7 +33,7 @@ struct dev_event {
 };
 
 /* Marks that may be out at once. */
-#define DEV_MAX_MARKS 64
+#define DEV_MAX_MARKS 128
 
 /* Memory and copies: all the pager needs. */
 struct dev_ops {
@@ -118,7 +118,7 @@ struct dev_step {
     int (*replay)(struct dev *, const struct dev_recorded *);
 
     int (*norm_linear)(struct dev *, const struct kern_norm_linear *);
-    int (*turn)(struct dev *, const struct kern_turn *);
+    int (*turn)(struct dev *, const struct kern_turn *); /* also outside of recordings */
     int (*paged_experts)(struct dev *, const struct kern_paged_experts *);
     /* Whether paged_experts can work on records of this class. */
     bool (*can_page)(struct dev *, const struct record_class *cls, int experts, int top_k);

@@ -119,7 +119,7 @@ int model_pass_begin(struct model *m, enum model_lane lane, const struct model_b
     struct pass *p = &m->lane[lane];
     assert(!p->open);
     p->batch = *batch;
-    p->failed = p->replayed = false;
+    p->failed = p->replayed = p->streams = false;
     p->layer = p->max_context = 0;
     p->kv_positions = 0;
     int rc = check_batch(m, p, err);
@@ -133,6 +133,7 @@ int model_pass_begin(struct model *m, enum model_lane lane, const struct model_b
         int64_t block = p->block_table[batch->seq[i]][pos / KV_BLOCK_TOKENS];
         p->slot[i] = block * KV_BLOCK_TOKENS + pos % KV_BLOCK_TOKENS;
     }
+    p->tensor = long_fits(m, p);
     p->open = true;
     m->stats.passes++;
     m->stats.rows += (uint64_t)batch->n_rows;
@@ -179,6 +180,14 @@ static int step_begin(struct model *m)
     return rc;
 }
 
+static int run_layer(struct model *m, const struct pass *p, int32_t layer, struct moed_error *err)
+{
+    int rc = attention_run(m, p, layer, err);
+    if (rc < 0)
+        return rc;
+    return m->c.moe_layer[layer] ? experts_run(m, p, layer, err) : dense_run(m, p, layer, err);
+}
+
 int model_pass_run(struct model *m, enum model_lane lane, int32_t layer_end, struct moed_error *err)
 {
     struct pass *p = &m->lane[lane];
@@ -194,13 +203,12 @@ int model_pass_run(struct model *m, enum model_lane lane, int32_t layer_end, str
         p->layer = layer_end;
         count_bytes(m, p);
     } else if (rc >= 0 && p->layer == 0) {
+        if (p->tensor)
+            long_begin(m, p);
         rc = embed(m, p, err);
     }
     while (rc >= 0 && p->layer < layer_end) {
-        rc = attention_run(m, p, p->layer, err);
-        if (rc >= 0)
-            rc = m->c.moe_layer[p->layer] ? experts_run(m, p, p->layer, err)
-                                          : dense_run(m, p, p->layer, err);
+        rc = p->tensor ? long_layer(m, p, p->layer, err) : run_layer(m, p, p->layer, err);
         p->layer++;
     }
     /* A pass that goes on to its logits waits for the device there. */
@@ -273,6 +281,7 @@ void model_pass_end(struct model *m, enum model_lane lane)
 {
     struct pass *p = &m->lane[lane];
     assert(p->open);
+    long_end(m, p);
     /* A failure shows in the next op. */
     (void)step_end(m);
     p->open = false;

@@ -179,13 +179,17 @@ int model_open(struct model **out, const struct model_config *c, const struct mo
     m->o.device_logits = !dev->ops->uses_host_memory;
     m->dev = dev;
     if ((rc = weights_load(&m->w, c, store, &load, err)) < 0 || (rc = place_weights(m, err)) < 0 ||
-        (rc = alloc_buffers(m, err)) < 0 || (rc = recorded_open(&m->recorded, m, err)) < 0 ||
-        (rc = open_pager(m, err)) < 0 || (rc = recorded_record(m->recorded, m, err)) < 0) {
-        model_close(&m);
-        return rc;
-    }
+        (rc = alloc_buffers(m, err)) < 0)
+        goto failed;
+    m->has_tensor = m->lane[MODEL_LONG].max_rows > 0 && long_possible(m);
+    if ((rc = recorded_open(&m->recorded, m, err)) < 0 || (rc = open_pager(m, err)) < 0 ||
+        (rc = recorded_record(m->recorded, m, err)) < 0)
+        goto failed;
     *out = m;
     return 0;
+failed:
+    model_close(&m);
+    return rc;
 }
 
 void model_close(struct model **model)

@@ -49,6 +49,7 @@ struct model_memory {
     uint64_t expert_record_bytes;
     uint64_t expert_records;
     uint64_t cache_bytes;              /* slots and staging on the device; 0 in place */
+    uint64_t staging_bytes;            /* the staging slots' part of cache_bytes */
     uint64_t kv_bytes, kv_block_bytes; /* kv_block_bytes: one block in all layers */
     uint64_t activation_bytes;         /* of both lanes, logits, RoPE tables */
     uint64_t long_bytes;               /* the long lane's part of activation_bytes */

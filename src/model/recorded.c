@@ -120,12 +120,7 @@ static int record_attention(struct recorded *r, struct model *m, int32_t n, int3
         .n_matrices = 3,
         .n = n,
         .in = c->hidden};
-    struct kern_kv kv = {.blocks =
-                             m->kv + (size_t)layer * (size_t)m->o.kv_blocks * m->layer_block_bytes,
-                         .block_bytes = m->layer_block_bytes,
-                         .dtype = m->o.kv_dtype,
-                         .kv_heads = c->n_kv_heads,
-                         .head_dim = c->head_dim};
+    struct kern_kv kv = layer_kv(m, layer);
     struct kern_turn turn = {.q = a->q,
                              .k = a->k,
                              .v = a->v,

@@ -238,8 +238,9 @@ int cuda_turn(struct dev *dev, const struct kern_turn *a)
     struct dev_cuda *d = cuda_of(dev);
     const void *pos, *slot;
     int rc;
-    if ((rc = cuda_enter(d)) < 0 || (rc = cuda_plan_array(d, MIRROR_POS, a->pos, 0, &pos)) < 0 ||
-        (rc = cuda_plan_array(d, MIRROR_SLOT, a->slot, 0, &slot)) < 0)
+    if ((rc = cuda_enter(d)) < 0 ||
+        (rc = cuda_plan_array(d, MIRROR_POS, a->pos, (size_t)a->n * sizeof *a->pos, &pos)) < 0 ||
+        (rc = cuda_plan_array(d, MIRROR_SLOT, a->slot, (size_t)a->n * sizeof *a->slot, &slot)) < 0)
         return rc;
     struct cu_turn args = {.kv = {a->kv.blocks, (int64_t)a->kv.block_bytes, (int32_t)a->kv.dtype,
                                   a->kv.kv_heads, a->kv.head_dim},
