@@ -99,7 +99,8 @@ struct kern_kv {
     int kv_heads, head_dim;
 };
 
-/* Writes row i's K and V to slot[i] = block * 16 + offset. Splits over rows. */
+/* Writes row i's K and V to slot[i] = block * 16 + offset; a row whose slot is -1 is not written.
+ * Splits over rows. */
 struct kern_kv_store {
     struct kern_kv kv;
     const float *k, *v; /* [n][kv_heads][head_dim], stride floats between rows */
@@ -124,6 +125,8 @@ struct kern_attention {
     const int32_t *seq; /* [n] */
     const int32_t *const
         *block_table; /* [sequences]: block of positions 16k..16k+15 is block_table[s][k] */
+    size_t table_stride; /* more than 0, in recorded steps only: block_table[0] is a plan array
+                            [sequences][table_stride] of all tables, and pos and seq are too */
     int n, heads;
     int window; /* 0: none */
     float scale;
@@ -176,7 +179,7 @@ struct kern_expert_group {
 /*
  * hidden[pair][:] = silu(gate x) * (up x) and y[pair][:] = down hidden[pair], all of the FMA class,
  * for all groups. Two ops, because a barrier lies between. Split over (group, outputs); one row
- * must run at memory bandwidth.
+ * must run at memory bandwidth. A caller may leave the outputs behind an end to someone else.
  */
 struct kern_experts {
     const struct record_class *cls;
@@ -185,6 +188,9 @@ struct kern_experts {
     const float *x; /* [rows][hidden] */
     float *hidden;  /* [pairs][intermediate] */
     float *y;       /* [pairs][hidden] */
+    /* The outputs to compute of each group: [0, inner_end) of gate/up, [0, width_end) of down;
+     * 0: all. The others are not written. Down reads all of hidden. */
+    int inner_end, width_end;
 };
 
 /* acc = +0; acc = fma(weight[i][k], y[i*top_k+k], acc) for k ascending; x[i] = x[i] + acc. Splits

@@ -26,6 +26,7 @@ enum moed_code {
     MOED_EDEVICE = -11,      /* the device failed; sticky, the process should be restarted */
     MOED_ECLOSED = -12,      /* shutting down: nothing new is taken */
     MOED_EINTERNAL = -13,    /* a promise inside moed was broken */
+    MOED_ETIMEDOUT = -14,    /* a step waited too long for a part of itself; it may be run again */
 };
 
 struct moed_error {

@@ -98,14 +98,15 @@ static inline void *kv_row(const struct kern_kv *kv, const int32_t *block_table,
 /*
  * An expert call cut into parts of equal cost. An output of a group costs its weights' way from
  * memory plus its rows' arithmetic; EXPERT_BYTES_COST_ROWS says how many rows the former is worth.
- * A share is some outputs of one group; EXPERT_GRAIN outputs stay together.
+ * A share is some outputs of one group. EXPERT_GRAIN outputs stay together, a tile's worth; those
+ * of a single row go one by one, so that many threads share one expert evenly.
  */
 #define EXPERT_BYTES_COST_ROWS 6
 #define EXPERT_GRAIN           8
 
 struct expert_walk {
     const struct kern_experts *call;
-    size_t outs;   /* of each group */
+    size_t outs;   /* of each group, from 0 */
     int group;     /* next one */
     size_t before; /* cost of the groups passed */
     size_t lo, hi; /* cost range of this part */
@@ -116,7 +117,9 @@ struct expert_share {
     struct span outs;
 };
 
-struct expert_walk expert_walk_begin(const struct kern_experts *call, size_t outs,
+enum expert_half { EXPERT_GATE_UP, EXPERT_DOWN };
+
+struct expert_walk expert_walk_begin(const struct kern_experts *call, enum expert_half half,
                                      struct kern_part part);
 /* The next share that is not empty; 0 at the end. */
 int expert_walk_next(struct expert_walk *w, struct expert_share *share);

@@ -1,17 +1,29 @@
 #include "cpu_int.h"
 
-static size_t unit_cost(const struct kern_expert_group *g)
+static size_t grain_of(const struct kern_expert_group *g)
 {
-    return g->n ? (size_t)g->n + EXPERT_BYTES_COST_ROWS : 0;
+    return g->n == 1 ? 1 : EXPERT_GRAIN;
 }
 
-struct expert_walk expert_walk_begin(const struct kern_experts *call, size_t outs,
+static size_t units_of(const struct kern_expert_group *g, size_t outs)
+{
+    return (outs + grain_of(g) - 1) / grain_of(g);
+}
+
+static size_t unit_cost(const struct kern_expert_group *g)
+{
+    return g->n ? ((size_t)g->n + EXPERT_BYTES_COST_ROWS) * grain_of(g) : 0;
+}
+
+struct expert_walk expert_walk_begin(const struct kern_experts *call, enum expert_half half,
                                      struct kern_part part)
 {
-    size_t units = (outs + EXPERT_GRAIN - 1) / EXPERT_GRAIN, total = 0;
+    int all = half == EXPERT_GATE_UP ? call->cls->intermediate : call->cls->hidden;
+    int end = half == EXPERT_GATE_UP ? call->inner_end : call->width_end;
+    struct expert_walk w = {.call = call, .outs = (size_t)(end > 0 && end < all ? end : all)};
+    size_t total = 0;
     for (int g = 0; g < call->n_groups; g++)
-        total += units * unit_cost(&call->group[g]);
-    struct expert_walk w = {.call = call, .outs = outs};
+        total += units_of(&call->group[g], w.outs) * unit_cost(&call->group[g]);
     w.lo = total * (size_t)part.index / (size_t)part.count;
     w.hi = total * ((size_t)part.index + 1) / (size_t)part.count;
     return w;
@@ -28,15 +40,14 @@ static size_t units_below(size_t cost, size_t before, size_t each, size_t units)
 
 int expert_walk_next(struct expert_walk *w, struct expert_share *share)
 {
-    size_t units = (w->outs + EXPERT_GRAIN - 1) / EXPERT_GRAIN;
     while (w->group < w->call->n_groups && w->before < w->hi) {
         const struct kern_expert_group *g = &w->call->group[w->group++];
-        size_t each = unit_cost(g), before = w->before;
+        size_t each = unit_cost(g), before = w->before, units = units_of(g, w->outs);
         if (!each)
             continue;
         w->before += units * each;
-        size_t lo = units_below(w->lo, before, each, units) * EXPERT_GRAIN;
-        size_t hi = units_below(w->hi, before, each, units) * EXPERT_GRAIN;
+        size_t lo = units_below(w->lo, before, each, units) * grain_of(g);
+        size_t hi = units_below(w->hi, before, each, units) * grain_of(g);
         hi = hi < w->outs ? hi : w->outs;
         if (lo < hi) {
             *share = (struct expert_share){g, {lo, hi}};

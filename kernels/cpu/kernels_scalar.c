@@ -101,6 +101,8 @@ static void kv_store(const struct kern_kv_store *a, struct kern_part part)
 {
     struct span rows = part_span((size_t)a->n, 1, part);
     for (size_t i = rows.lo; i < rows.hi; i++) {
+        if (a->slot[i] < 0)
+            continue;
         int32_t block = (int32_t)(a->slot[i] / KV_BLOCK_TOKENS);
         int offset = (int)(a->slot[i] % KV_BLOCK_TOKENS);
         for (int h = 0; h < a->kv.kv_heads; h++) {
@@ -186,7 +188,7 @@ static void experts_gate_up(const struct kern_experts *a, struct kern_part part)
 {
     const struct record_class *c = a->cls;
     size_t hidden = (size_t)c->hidden, wide = (size_t)c->intermediate;
-    struct expert_walk walk = expert_walk_begin(a, wide, part);
+    struct expert_walk walk = expert_walk_begin(a, EXPERT_GATE_UP, part);
     struct expert_share s;
     while (expert_walk_next(&walk, &s))
         for (size_t o = s.outs.lo; o < s.outs.hi; o++) {
@@ -205,7 +207,7 @@ static void experts_down(const struct kern_experts *a, struct kern_part part)
 {
     const struct record_class *c = a->cls;
     size_t hidden = (size_t)c->hidden, wide = (size_t)c->intermediate;
-    struct expert_walk walk = expert_walk_begin(a, hidden, part);
+    struct expert_walk walk = expert_walk_begin(a, EXPERT_DOWN, part);
     struct expert_share s;
     while (expert_walk_next(&walk, &s))
         for (size_t o = s.outs.lo; o < s.outs.hi; o++) {

@@ -121,6 +121,8 @@ static void kv_store(const struct kern_kv_store *a, struct kern_part part)
 {
     struct span rows = part_span((size_t)a->n, 1, part);
     for (size_t i = rows.lo; i < rows.hi; i++) {
+        if (a->slot[i] < 0)
+            continue;
         int32_t block = (int32_t)(a->slot[i] / KV_BLOCK_TOKENS);
         int offset = (int)(a->slot[i] % KV_BLOCK_TOKENS);
         for (int h = 0; h < a->kv.kv_heads; h++) {
@@ -203,7 +205,7 @@ static void gate_up_share(const struct kern_experts *a, const struct expert_shar
 
 static void experts_gate_up(const struct kern_experts *a, struct kern_part part)
 {
-    struct expert_walk walk = expert_walk_begin(a, (size_t)a->cls->intermediate, part);
+    struct expert_walk walk = expert_walk_begin(a, EXPERT_GATE_UP, part);
     struct expert_share s;
     while (expert_walk_next(&walk, &s))
         gate_up_share(a, &s, part);
@@ -235,7 +237,7 @@ static void down_share(const struct kern_experts *a, const struct expert_share *
 
 static void experts_down(const struct kern_experts *a, struct kern_part part)
 {
-    struct expert_walk walk = expert_walk_begin(a, (size_t)a->cls->hidden, part);
+    struct expert_walk walk = expert_walk_begin(a, EXPERT_DOWN, part);
     struct expert_share s;
     while (expert_walk_next(&walk, &s))
         down_share(a, &s, part);

@@ -48,6 +48,8 @@ KERNEL __launch_bounds__(CU_THREADS) rope(const __grid_constant__ cu_rope a)
 KERNEL __launch_bounds__(CU_THREADS) kv_store(const __grid_constant__ cu_kv_store a)
 {
     const int64_t slot = a.slot[blockIdx.x], half = (int64_t)a.kv.kv_heads * 16 * a.kv.head_dim;
+    if (slot < 0)
+        return;
     uint8_t *block = a.kv.blocks + slot / 16 * a.kv.block_bytes;
     for (int j = (int)threadIdx.x; j < a.kv.kv_heads * a.kv.head_dim; j += CU_THREADS) {
         const int64_t at =

@@ -45,15 +45,15 @@ static int pass(struct bench *b, int32_t n_rows, int32_t n_seqs, int32_t n_logit
 {
     struct model_batch batch = {n_rows, b->token, b->pos, b->seq, n_seqs, b->seqs};
     int32_t rows[256];
-    int rc = model_pass_begin(b->model, &batch, err);
+    int rc = model_pass_begin(b->model, MODEL_STEP, &batch, err);
     if (rc < 0)
         return rc;
-    rc = model_pass_run(b->model, b->config.n_layers, err);
+    rc = model_pass_run(b->model, MODEL_STEP, b->config.n_layers, err);
     for (int32_t i = 0; i < n_logits; i++)
         rows[i] = n_rows - n_logits + i;
     if (rc == 0)
-        rc = model_pass_logits(b->model, rows, n_logits, b->logits, err);
-    model_pass_end(b->model);
+        rc = model_pass_logits(b->model, MODEL_STEP, rows, n_logits, b->logits, err);
+    model_pass_end(b->model, MODEL_STEP);
     return rc;
 }
 

@@ -15,11 +15,13 @@
 /* A model: as model_pass_* of model/model.h. */
 struct engine_backend {
     void *self;
-    int (*begin)(void *self, const struct model_batch *batch, struct moed_error *err);
-    int (*run)(void *self, int32_t layer_end, struct moed_error *err);
-    int (*logits)(void *self, const int32_t *rows, int32_t n, float *logits,
+    int (*begin)(void *self, enum model_lane lane, const struct model_batch *batch,
+                 struct moed_error *err);
+    int (*run)(void *self, enum model_lane lane, int32_t layer_end, struct moed_error *err);
+    int (*logits)(void *self, enum model_lane lane, const int32_t *rows, int32_t n, float *logits,
                   struct moed_error *err);
-    void (*end)(void *self);
+    void (*drop)(void *self, enum model_lane lane, int32_t seq);
+    void (*end)(void *self, enum model_lane lane);
     /* Runs fn(arg, part, parts) for each part, at once where there are threads. NULL: one part. */
     void (*parallel)(void *self, void (*fn)(void *arg, int part, int parts), void *arg, int parts);
     int threads; /* parts worth asking for */

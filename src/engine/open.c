@@ -32,25 +32,31 @@ struct described {
     enum dtype weight_dtype;
 };
 
-static int pass_begin(void *self, const struct model_batch *batch, struct moed_error *err)
+static int pass_begin(void *self, enum model_lane lane, const struct model_batch *batch,
+                      struct moed_error *err)
 {
-    return model_pass_begin(((struct loaded *)self)->model, batch, err);
+    return model_pass_begin(((struct loaded *)self)->model, lane, batch, err);
 }
 
-static int pass_run(void *self, int32_t layer_end, struct moed_error *err)
+static int pass_run(void *self, enum model_lane lane, int32_t layer_end, struct moed_error *err)
 {
-    return model_pass_run(((struct loaded *)self)->model, layer_end, err);
+    return model_pass_run(((struct loaded *)self)->model, lane, layer_end, err);
 }
 
-static int pass_logits(void *self, const int32_t *rows, int32_t n, float *logits,
-                       struct moed_error *err)
+static int pass_logits(void *self, enum model_lane lane, const int32_t *rows, int32_t n,
+                       float *logits, struct moed_error *err)
 {
-    return model_pass_logits(((struct loaded *)self)->model, rows, n, logits, err);
+    return model_pass_logits(((struct loaded *)self)->model, lane, rows, n, logits, err);
 }
 
-static void pass_end(void *self)
+static void pass_drop(void *self, enum model_lane lane, int32_t seq)
 {
-    model_pass_end(((struct loaded *)self)->model);
+    model_pass_drop(((struct loaded *)self)->model, lane, seq);
+}
+
+static void pass_end(void *self, enum model_lane lane)
+{
+    model_pass_end(((struct loaded *)self)->model, lane);
 }
 
 static void parallel(void *self, void (*fn)(void *arg, int part, int parts), void *arg, int parts)
@@ -309,6 +315,7 @@ static void set_up(struct engine_setup *s, struct loaded *l, const struct descri
                                          .begin = pass_begin,
                                          .run = pass_run,
                                          .logits = pass_logits,
+                                         .drop = pass_drop,
                                          .end = pass_end,
                                          .parallel = parallel,
                                          .threads = dev_cpu_info(l->cpu).threads,

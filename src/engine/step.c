@@ -182,7 +182,7 @@ static int32_t logits_slice(struct moed_engine *e, int32_t first, struct job **j
     }
     if (n == 0)
         return i - first;
-    *rc = e->setup.backend.logits(e->setup.backend.self, p->rows, n, p->logits, err);
+    *rc = e->setup.backend.logits(e->setup.backend.self, MODEL_STEP, p->rows, n, p->logits, err);
     if (*rc < 0)
         return i - first;
     for (int32_t k = 0; k < n; k++)
@@ -206,15 +206,15 @@ static int run_pass(struct moed_engine *e, struct moed_error *err)
                                 .seq = p->seq,
                                 .n_seqs = p->n_seqs,
                                 .seqs = p->seqs};
-    int rc = b->begin(b->self, &batch, err);
+    int rc = b->begin(b->self, MODEL_STEP, &batch, err);
     if (rc < 0)
         return rc;
     struct job **jobs = mem_new((size_t)e->setup.max_logits, sizeof(struct job *));
-    rc = b->run(b->self, e->setup.sched.n_layers, err);
+    rc = b->run(b->self, MODEL_STEP, e->setup.sched.n_layers, err);
     for (int32_t i = 0; rc >= 0 && i < p->n_jobs;)
         i += logits_slice(e, i, jobs, &rc, err);
     free(jobs);
-    b->end(b->self);
+    b->end(b->self, MODEL_STEP);
     return rc < 0 ? rc : 0;
 }
 

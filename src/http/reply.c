@@ -25,6 +25,8 @@ const struct error_row error_rows[] = {
      "the server stopped before the request ended"},
     {MOED_EDEVICE, 500, "server_error", "device_error",
      "the device failed; /health says 503 until the process is restarted"},
+    {MOED_ETIMEDOUT, 503, "server_error", "step_timed_out",
+     "a step of the model did not end in time, several times over; try again"},
     {MOED_ENOMEM, 500, "server_error", "out_of_memory", "memory for this request could not be had"},
     {MOED_EINTERNAL, 500, "server_error", "internal_error", "a bug of the server"},
 };

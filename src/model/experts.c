@@ -10,12 +10,12 @@
 
 /* Sorts the pairs (row, choice) by expert, rows ascending within one. Returns the number of
  * experts. */
-static int32_t group_rows(struct model *m)
+static int32_t group_rows(struct model *m, const struct pass *p)
 {
     struct expert_groups *g = &m->groups;
     const int32_t experts = m->c.n_experts, top_k = m->c.top_k;
-    const int32_t pairs = m->pass.batch.n_rows * top_k;
-    const int32_t *id = m->id;
+    const int32_t pairs = p->batch.n_rows * top_k;
+    const int32_t *id = p->id;
     int32_t n = 0;
     memset(g->first, 0, ((size_t)experts + 1) * sizeof *g->first);
     for (int32_t i = 0; i < pairs; i++) {
@@ -36,19 +36,19 @@ static int32_t group_rows(struct model *m)
     return n;
 }
 
-static int route(struct model *m, const struct layer_weights *l)
+static int route(struct model *m, const struct pass *p, const struct layer_weights *l)
 {
     const struct model_config *c = &m->c;
-    struct activations *a = &m->a;
+    const struct activations *a = p->a;
     struct kern_router router = {.w = l->router.data,
                                  .w_dtype = l->router.dtype,
                                  .x = a->h,
-                                 .n = m->pass.batch.n_rows,
+                                 .n = p->batch.n_rows,
                                  .in = c->hidden,
                                  .experts = c->n_experts,
                                  .top_k = c->top_k,
                                  .renormalize = c->norm_topk,
-                                 .id = m->id,
+                                 .id = p->id,
                                  .weight = a->weight};
     int rc = norm_run(m, &l->ffn_norm, router.n, c->hidden, a->x, a->h);
     if (rc < 0 || (rc = m->dev->kern->router(m->dev, &router)) < 0)
@@ -66,11 +66,11 @@ static bool reused_at_once(const struct expert_groups *g, int32_t n_groups)
     return false;
 }
 
-static int compute(struct model *m, int32_t n_groups)
+static int compute(struct model *m, const struct pass *p, int32_t n_groups)
 {
     const struct model_config *c = &m->c;
     const struct dev_kern *kern = m->dev->kern;
-    struct activations *a = &m->a;
+    const struct activations *a = p->a;
     struct expert_groups *g = &m->groups;
     int32_t at = 0;
     for (int32_t i = 0; i < n_groups; i++) {
@@ -89,7 +89,7 @@ static int compute(struct model *m, int32_t n_groups)
     struct kern_combine combine = {.y = a->y,
                                    .weight = a->weight,
                                    .x = a->x,
-                                   .n = m->pass.batch.n_rows,
+                                   .n = p->batch.n_rows,
                                    .top_k = c->top_k,
                                    .dim = c->hidden};
     int rc;
@@ -100,18 +100,18 @@ static int compute(struct model *m, int32_t n_groups)
     return reused_at_once(g, n_groups) ? kern->sync(m->dev) : 0;
 }
 
-int experts_run(struct model *m, int32_t layer, struct moed_error *err)
+int experts_run(struct model *m, const struct pass *p, int32_t layer, struct moed_error *err)
 {
     const struct layer_weights *l = &m->w.layer[layer];
     const struct model_config *c = &m->c;
     struct expert_groups *g = &m->groups;
-    if (route(m, l) < 0)
+    if (route(m, p, l) < 0)
         return device_failed("the router", layer, err);
-    int32_t n = group_rows(m);
+    int32_t n = group_rows(m, p);
     int rc = pager_acquire(m->pager, layer, g->need, (size_t)n, g->lease, err);
     if (rc < 0)
         return rc;
-    rc = compute(m, n);
+    rc = compute(m, p, n);
     pager_release(m->pager, g->lease, (size_t)n);
     if (rc < 0)
         return device_failed("the experts", layer, err);

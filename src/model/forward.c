@@ -9,7 +9,7 @@
 
 void stage_end(struct model *m, double *seconds)
 {
-    struct timespec now, *mark = &m->pass.mark;
+    struct timespec now, *mark = &m->mark;
     clock_gettime(CLOCK_MONOTONIC, &now);
     *seconds += (double)(now.tv_sec - mark->tv_sec) + (double)(now.tv_nsec - mark->tv_nsec) * 1e-9;
     *mark = now;
@@ -20,8 +20,9 @@ int device_failed(const char *stage, int32_t layer, struct moed_error *err)
     return moed_fail(err, MOED_EDEVICE, "the device failed in %s of layer %d", stage, layer);
 }
 
-int linear_run(struct model *m, const struct weight *w, const struct weight *bias, int in, int out,
-               const float *x, const float *residual, float *y)
+int linear_run(struct model *m, const struct pass *p, const struct weight *w,
+               const struct weight *bias, int in, int out, const float *x, const float *residual,
+               float *y)
 {
     return m->dev->kern->linear(m->dev, &(struct kern_linear){.w = w->data,
                                                               .w_dtype = w->dtype,
@@ -32,7 +33,7 @@ int linear_run(struct model *m, const struct weight *w, const struct weight *bia
                                                               .residual = residual,
                                                               .x_stride = (size_t)in,
                                                               .y_stride = (size_t)out,
-                                                              .n = m->pass.batch.n_rows,
+                                                              .n = p->batch.n_rows,
                                                               .in = in,
                                                               .out = out});
 }
@@ -56,29 +57,31 @@ static int bad_batch(struct moed_error *err, int32_t row, const char *what)
 }
 
 /* One sequence, rows [first, end): blocks for them and all before them. */
-static int check_sequence(struct model *m, const struct model_batch *b, int32_t first, int32_t end,
+static int check_sequence(struct model *m, struct pass *p, int32_t first, int32_t end,
                           struct moed_error *err)
 {
+    const struct model_batch *b = &p->batch;
     int32_t context = b->pos[end - 1] + 1;
     const int32_t *blocks = b->seqs[b->seq[first]].block_table;
     for (int32_t k = 0; k <= (context - 1) / KV_BLOCK_TOKENS; k++)
         if (blocks[k] < 0 || blocks[k] >= m->o.kv_blocks)
             return bad_batch(err, first, "a block of its sequence is not one of the cache's");
-    if (context > m->pass.max_context)
-        m->pass.max_context = context;
-    m->pass.kv_positions += (uint64_t)context;
+    if (context > p->max_context)
+        p->max_context = context;
+    p->kv_positions += (uint64_t)context;
     return 0;
 }
 
-static int check_batch(struct model *m, const struct model_batch *b, struct moed_error *err)
+static int check_batch(struct model *m, struct pass *p, struct moed_error *err)
 {
+    const struct model_batch *b = &p->batch;
     int32_t first = 0;
-    if (b->n_rows < 1 || b->n_rows > m->o.max_rows)
+    if (b->n_rows < 1 || b->n_rows > p->max_rows)
         return moed_fail(err, MOED_EINVAL, "a pass of %d rows, must be 1 to %d", b->n_rows,
-                         m->o.max_rows);
-    if (b->n_seqs < 1 || b->n_seqs > m->o.max_rows)
+                         p->max_rows);
+    if (b->n_seqs < 1 || b->n_seqs > p->max_rows)
         return moed_fail(err, MOED_EINVAL, "a pass of %d sequences, must be 1 to %d", b->n_seqs,
-                         m->o.max_rows);
+                         p->max_rows);
     for (int32_t i = 0; i < b->n_rows; i++) {
         if (b->token[i] < 0 || b->token[i] >= m->c.vocab_size)
             return bad_batch(err, i, "its token is outside the vocabulary");
@@ -89,7 +92,7 @@ static int check_batch(struct model *m, const struct model_batch *b, struct moed
         if (i > first && b->seq[i] == b->seq[i - 1] && b->pos[i] != b->pos[i - 1] + 1)
             return bad_batch(err, i, "its position does not follow the one before");
         if (i + 1 == b->n_rows || b->seq[i + 1] != b->seq[i]) {
-            int rc = check_sequence(m, b, first, i + 1, err);
+            int rc = check_sequence(m, p, first, i + 1, err);
             if (rc < 0)
                 return rc;
             first = i + 1;
@@ -98,59 +101,104 @@ static int check_batch(struct model *m, const struct model_batch *b, struct moed
     return 0;
 }
 
-int model_pass_begin(struct model *m, const struct model_batch *batch, struct moed_error *err)
+int model_pass_begin(struct model *m, enum model_lane lane, const struct model_batch *batch,
+                     struct moed_error *err)
 {
-    assert(!m->pass.open);
-    m->pass = (struct pass){.batch = *batch};
-    int rc = check_batch(m, batch, err);
+    struct pass *p = &m->lane[lane];
+    assert(!p->open);
+    p->batch = *batch;
+    p->failed = false;
+    p->layer = p->max_context = 0;
+    p->kv_positions = 0;
+    int rc = check_batch(m, p, err);
     if (rc < 0)
         return rc;
-    clock_gettime(CLOCK_MONOTONIC, &m->pass.mark);
+    clock_gettime(CLOCK_MONOTONIC, &m->mark);
     for (int32_t s = 0; s < batch->n_seqs; s++)
-        m->block_table[s] = batch->seqs[s].block_table;
+        p->block_table[s] = batch->seqs[s].block_table;
     for (int32_t i = 0; i < batch->n_rows; i++) {
         int32_t pos = batch->pos[i];
-        int64_t block = m->block_table[batch->seq[i]][pos / KV_BLOCK_TOKENS];
-        m->slot[i] = block * KV_BLOCK_TOKENS + pos % KV_BLOCK_TOKENS;
+        int64_t block = p->block_table[batch->seq[i]][pos / KV_BLOCK_TOKENS];
+        p->slot[i] = block * KV_BLOCK_TOKENS + pos % KV_BLOCK_TOKENS;
     }
     rc = m->dev->kern->embed(m->dev, &(struct kern_embed){.table = m->w.embed.data,
                                                           .dtype = m->w.embed.dtype,
                                                           .token = batch->token,
-                                                          .x = m->a.x,
+                                                          .x = p->a->x,
                                                           .n = batch->n_rows,
                                                           .dim = m->c.hidden});
     if (rc < 0)
         return moed_fail(err, MOED_EDEVICE, "the device failed in the embedding");
-    if (m->pager)
-        pager_step_begin(m->pager);
-    m->pass.open = true;
+    p->open = true;
     m->stats.passes++;
     m->stats.rows += (uint64_t)batch->n_rows;
     stage_end(m, &m->stats.seconds_other);
     return 0;
 }
 
-int model_pass_run(struct model *m, int32_t layer_end, struct moed_error *err)
+static int waiting_failed(struct moed_error *err)
 {
-    struct pass *p = &m->pass;
-    int rc = 0;
+    return moed_fail(err, MOED_EDEVICE, "the device failed in what it had to do before a pause");
+}
+
+/* Before the pager may give slots to others the device must be done with them. */
+static int step_end(struct model *m)
+{
+    if (!m->in_step)
+        return 0;
+    int rc = m->dev->kern->sync(m->dev);
+    if (m->pager)
+        pager_step_end(m->pager);
+    m->in_step = false;
+    return rc;
+}
+
+static int step_begin(struct model *m)
+{
+    int rc = step_end(m);
+    if (m->pager)
+        pager_step_begin(m->pager);
+    m->in_step = true;
+    return rc;
+}
+
+int model_pass_run(struct model *m, enum model_lane lane, int32_t layer_end, struct moed_error *err)
+{
+    struct pass *p = &m->lane[lane];
     assert(p->open && !p->failed && layer_end <= m->c.n_layers);
-    clock_gettime(CLOCK_MONOTONIC, &p->mark);
+    clock_gettime(CLOCK_MONOTONIC, &m->mark);
+    int rc = step_begin(m);
+    if (rc < 0)
+        waiting_failed(err);
     while (rc >= 0 && p->layer < layer_end) {
-        rc = attention_run(m, p->layer, err);
+        rc = attention_run(m, p, p->layer, err);
         if (rc >= 0)
-            rc = m->c.moe_layer[p->layer] ? experts_run(m, p->layer, err)
-                                          : dense_run(m, p->layer, err);
+            rc = m->c.moe_layer[p->layer] ? experts_run(m, p, p->layer, err)
+                                          : dense_run(m, p, p->layer, err);
         p->layer++;
     }
+    /* A pass that goes on to its logits waits for the device there. */
+    if (rc >= 0 && p->layer < m->c.n_layers && (rc = step_end(m)) < 0)
+        waiting_failed(err);
+    stage_end(m, &m->stats.seconds_other);
     p->failed = rc < 0;
     return rc < 0 ? rc : 0;
 }
 
-int model_pass_logits(struct model *m, const int32_t *rows, int32_t n, float *logits,
-                      struct moed_error *err)
+void model_pass_drop(struct model *m, enum model_lane lane, int32_t seq)
 {
-    struct pass *p = &m->pass;
+    struct pass *p = &m->lane[lane];
+    assert(p->open && seq >= 0 && seq < p->batch.n_seqs);
+    for (int32_t i = 0; i < p->batch.n_rows; i++)
+        if (p->batch.seq[i] == seq)
+            p->slot[i] = -1;
+    p->block_table[seq] = m->no_blocks;
+}
+
+int model_pass_logits(struct model *m, enum model_lane lane, const int32_t *rows, int32_t n,
+                      float *logits, struct moed_error *err)
+{
+    const struct pass *p = &m->lane[lane];
     const struct dev_kern *kern = m->dev->kern;
     const struct model_config *c = &m->c;
     assert(p->open && !p->failed && p->layer == c->n_layers);
@@ -160,28 +208,28 @@ int model_pass_logits(struct model *m, const int32_t *rows, int32_t n, float *lo
     for (int32_t i = 0; i < n; i++)
         if (rows[i] < 0 || rows[i] >= p->batch.n_rows)
             return moed_fail(err, MOED_EINVAL, "logits of row %d of %d", rows[i], p->batch.n_rows);
-    clock_gettime(CLOCK_MONOTONIC, &p->mark);
+    clock_gettime(CLOCK_MONOTONIC, &m->mark);
     /* Picking rows is looking them up in a table. */
-    struct kern_embed pick = {.table = m->a.x,
+    struct kern_embed pick = {.table = p->a->x,
                               .dtype = DTYPE_F32,
                               .token = rows,
-                              .x = m->a.last,
+                              .x = m->b.last,
                               .n = n,
                               .dim = c->hidden};
     struct kern_linear head = {.w = m->w.head.data,
                                .w_dtype = m->w.head.dtype,
-                               .x = m->a.last,
-                               .y = m->a.logits ? m->a.logits : logits,
+                               .x = m->b.last,
+                               .y = m->b.logits ? m->b.logits : logits,
                                .x_stride = (size_t)c->hidden,
                                .y_stride = (size_t)c->vocab_size,
                                .n = n,
                                .in = c->hidden,
                                .out = c->vocab_size};
     if (kern->embed(m->dev, &pick) < 0 ||
-        norm_run(m, &m->w.norm, n, c->hidden, m->a.last, m->a.last) < 0 ||
+        norm_run(m, &m->w.norm, n, c->hidden, m->b.last, m->b.last) < 0 ||
         kern->linear(m->dev, &head) < 0 || kern->sync(m->dev) < 0 ||
-        (m->a.logits &&
-         m->dev->ops->copy_out(m->dev, logits, m->a.logits,
+        (m->b.logits &&
+         m->dev->ops->copy_out(m->dev, logits, m->b.logits,
                                (size_t)n * (size_t)c->vocab_size * sizeof *logits) < 0))
         return moed_fail(err, MOED_EDEVICE, "the device failed in the logits");
     m->stats.bytes_logits +=
@@ -190,11 +238,11 @@ int model_pass_logits(struct model *m, const int32_t *rows, int32_t n, float *lo
     return 0;
 }
 
-void model_pass_end(struct model *m)
+void model_pass_end(struct model *m, enum model_lane lane)
 {
-    assert(m->pass.open);
-    m->dev->kern->sync(m->dev);
-    if (m->pager)
-        pager_step_end(m->pager);
-    m->pass.open = false;
+    struct pass *p = &m->lane[lane];
+    assert(p->open);
+    /* A failure shows in the next op. */
+    (void)step_end(m);
+    p->open = false;
 }

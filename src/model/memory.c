@@ -1,4 +1,4 @@
-/* What a model takes, before it takes it; and the cutting of the activation block. */
+/* What a model takes, before it takes it; and the cutting of the block of device buffers. */
 #include "model/model_int.h"
 
 #include <stdio.h>
@@ -37,31 +37,46 @@ static void *cut(struct cutter *k, uint64_t rows, uint64_t columns, uint64_t siz
     return k->base ? k->base + at : NULL;
 }
 
-uint64_t activations_layout(struct activations *a, uint8_t *base, const struct model_config *c,
-                            const struct model_options *o)
+static void cut_lane(struct cutter *k, struct activations *a, const struct model_config *c,
+                     uint64_t rows)
 {
-    struct cutter k = {.base = base};
-    uint64_t rows = (uint64_t)o->max_rows, hidden = (uint64_t)c->hidden;
+    uint64_t hidden = (uint64_t)c->hidden;
     uint64_t q_dim = (uint64_t)c->n_heads * (uint64_t)c->head_dim;
     uint64_t kv_dim = (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim;
     uint64_t pairs = rows * (uint64_t)c->top_k;
+    a->x = cut(k, rows, hidden, sizeof(float));
+    a->h = cut(k, rows, hidden, sizeof(float));
+    a->q = cut(k, rows, q_dim, sizeof(float));
+    a->k = cut(k, rows, kv_dim, sizeof(float));
+    a->v = cut(k, rows, kv_dim, sizeof(float));
+    a->att = cut(k, rows, q_dim, sizeof(float));
+    a->gate = cut(k, rows, (uint64_t)c->intermediate, sizeof(float));
+    a->up = cut(k, rows, (uint64_t)c->intermediate, sizeof(float));
+    a->weight = cut(k, pairs, 1, sizeof(float));
+    a->hidden = cut(k, pairs, (uint64_t)c->moe_intermediate, sizeof(float));
+    a->y = cut(k, pairs, hidden, sizeof(float));
+}
+
+int32_t lane_rows(const struct model_options *o, enum model_lane lane)
+{
+    return lane == MODEL_LONG ? o->long_rows : o->max_rows;
+}
+
+uint64_t buffers_layout(struct device_buffers *b, uint8_t *base, const struct model_config *c,
+                        const struct model_options *o, uint64_t *long_bytes)
+{
+    struct cutter k = {.base = base};
     uint64_t half = (uint64_t)c->head_dim / 2;
-    a->x = cut(&k, rows, hidden, sizeof(float));
-    a->h = cut(&k, rows, hidden, sizeof(float));
-    a->q = cut(&k, rows, q_dim, sizeof(float));
-    a->k = cut(&k, rows, kv_dim, sizeof(float));
-    a->v = cut(&k, rows, kv_dim, sizeof(float));
-    a->att = cut(&k, rows, q_dim, sizeof(float));
-    a->gate = cut(&k, rows, (uint64_t)c->intermediate, sizeof(float));
-    a->up = cut(&k, rows, (uint64_t)c->intermediate, sizeof(float));
-    a->weight = cut(&k, pairs, 1, sizeof(float));
-    a->hidden = cut(&k, pairs, (uint64_t)c->moe_intermediate, sizeof(float));
-    a->y = cut(&k, pairs, hidden, sizeof(float));
-    a->last = cut(&k, (uint64_t)o->max_logits, hidden, sizeof(float));
-    a->logits = cut(&k, o->device_logits ? (uint64_t)o->max_logits : 0, (uint64_t)c->vocab_size,
+    cut_lane(&k, &b->lane[MODEL_STEP], c, (uint64_t)o->max_rows);
+    b->last = cut(&k, (uint64_t)o->max_logits, (uint64_t)c->hidden, sizeof(float));
+    b->logits = cut(&k, o->device_logits ? (uint64_t)o->max_logits : 0, (uint64_t)c->vocab_size,
                     sizeof(float));
-    a->cos = cut(&k, (uint64_t)o->max_context, half, sizeof(float));
-    a->sin = cut(&k, (uint64_t)o->max_context, half, sizeof(float));
+    b->cos = cut(&k, (uint64_t)o->max_context, half, sizeof(float));
+    b->sin = cut(&k, (uint64_t)o->max_context, half, sizeof(float));
+    uint64_t rest = k.used;
+    cut_lane(&k, &b->lane[MODEL_LONG], c, (uint64_t)o->long_rows);
+    if (long_bytes)
+        *long_bytes = k.used - rest;
     return k.used;
 }
 
@@ -75,7 +90,7 @@ void model_memory(const struct model_config *c, enum dtype weight_dtype,
                   const struct model_options *o, struct model_memory *out)
 {
     struct model_memory m = {0};
-    struct activations a;
+    struct device_buffers b;
     m.dense_bytes = weights_dense_bytes(c, weight_dtype);
     m.expert_record_bytes = weights_record_class(c, weight_dtype).bytes;
     m.expert_records = (uint64_t)model_config_moe_layers(c) * (uint64_t)c->n_experts;
@@ -90,7 +105,7 @@ void model_memory(const struct model_config *c, enum dtype weight_dtype,
     }
     m.kv_block_bytes = mul_bytes((uint64_t)c->n_layers, kv_layer_block_bytes(c, o->kv_dtype));
     m.kv_bytes = mul_bytes(m.kv_block_bytes, (uint64_t)o->kv_blocks);
-    m.activation_bytes = activations_layout(&a, NULL, c, o);
+    m.activation_bytes = buffers_layout(&b, NULL, c, o, &m.long_bytes);
     m.total_bytes = add_bytes(m.dense_bytes, m.expert_host_bytes);
     m.total_bytes = add_bytes(m.total_bytes, m.cache_bytes);
     m.total_bytes = add_bytes(m.total_bytes, m.kv_bytes);

@@ -5,28 +5,35 @@
 #include "base/mem.h"
 #include "model/model_int.h"
 
+static int32_t most_rows(const struct model_options *o)
+{
+    return o->long_rows > o->max_rows ? o->long_rows : o->max_rows;
+}
+
 static int check_options(const struct model_config *c, const struct model_options *o,
                          struct moed_error *err)
 {
     const struct {
         const char *name;
-        int32_t value, max;
+        int32_t min, value, max;
     } ranges[] = {
-        {"max_rows", o->max_rows, MODEL_MAX_ROWS},
-        {"max_context", o->max_context, c->max_position},
-        {"max_logits", o->max_logits, o->max_rows},
-        {"kv_blocks", o->kv_blocks, INT32_MAX},
+        {"max_rows", 1, o->max_rows, MODEL_MAX_ROWS},
+        {"long_rows", 0, o->long_rows, MODEL_MAX_ROWS},
+        {"max_context", 1, o->max_context, c->max_position},
+        {"max_logits", 1, o->max_logits, o->max_rows},
+        {"kv_blocks", 1, o->kv_blocks, INT32_MAX},
     };
     for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++)
-        if (ranges[i].value < 1 || ranges[i].value > ranges[i].max)
-            return moed_fail_param(err, MOED_EINVAL, ranges[i].name, "%s is %d, must be 1 to %d",
-                                   ranges[i].name, ranges[i].value, ranges[i].max);
+        if (ranges[i].value < ranges[i].min || ranges[i].value > ranges[i].max)
+            return moed_fail_param(err, MOED_EINVAL, ranges[i].name, "%s is %d, must be %d to %d",
+                                   ranges[i].name, ranges[i].value, ranges[i].min, ranges[i].max);
     if (o->kv_dtype != DTYPE_F32 && o->kv_dtype != DTYPE_BF16)
         return moed_fail_param(err, MOED_EINVAL, "kv_dtype", "kv_dtype must be F32 or BF16");
     /* An index of a pair of row and chosen expert is an int32_t. */
-    if (c->top_k && o->max_rows > INT32_MAX / c->top_k)
-        return moed_fail_param(err, MOED_ELIMIT, "max_rows",
-                               "max_rows is %d, too many for %d experts a token", o->max_rows,
+    int32_t rows = most_rows(o);
+    if (c->top_k && rows > INT32_MAX / c->top_k)
+        return moed_fail_param(err, MOED_ELIMIT, rows == o->max_rows ? "max_rows" : "long_rows",
+                               "a pass of %d rows is too long for %d experts a token", rows,
                                c->top_k);
     struct model_memory memory;
     model_memory(c, DTYPE_F32, o, &memory);
@@ -72,18 +79,38 @@ static int place_tables(struct model *m, struct moed_error *err)
 {
     size_t floats = (size_t)m->o.max_context * (size_t)(m->c.head_dim / 2);
     if (m->dev->ops->uses_host_memory) {
-        rope_tables(&m->c, m->o.max_context, m->a.cos, m->a.sin);
+        rope_tables(&m->c, m->o.max_context, m->b.cos, m->b.sin);
         return 0;
     }
     float *table = mem_try(2 * floats, sizeof *table);
     if (!table)
         return moed_fail(err, MOED_ENOMEM, "no memory for the RoPE tables");
     rope_tables(&m->c, m->o.max_context, table, table + floats);
-    int rc = send(m, m->a.cos, table, floats * sizeof *table, err);
+    int rc = send(m, m->b.cos, table, floats * sizeof *table, err);
     if (rc == 0)
-        rc = send(m, m->a.sin, table + floats, floats * sizeof *table, err);
+        rc = send(m, m->b.sin, table + floats, floats * sizeof *table, err);
     free(table);
     return rc;
+}
+
+/* What a lane has beside its activations. */
+static int alloc_lane(struct model *m, enum model_lane lane, struct moed_error *err)
+{
+    struct pass *p = &m->lane[lane];
+    size_t rows = (size_t)lane_rows(&m->o, lane), pairs = rows * (size_t)m->c.top_k;
+    p->max_rows = (int32_t)rows;
+    p->a = &m->b.lane[lane];
+    if (pairs) {
+        p->id_bytes = pairs * sizeof *p->id;
+        p->id = m->dev->ops->alloc_shared(m->dev, p->id_bytes);
+        if (!p->id)
+            return moed_fail(err, MOED_ENOMEM, "no memory for the experts of %zu rows", rows);
+    }
+    p->slot = mem_try(rows, sizeof *p->slot);
+    p->block_table = mem_try(rows, sizeof *p->block_table);
+    if (!p->slot || !p->block_table)
+        return moed_fail(err, MOED_ENOMEM, "no memory for the lists of a pass of %zu rows", rows);
+    return 0;
 }
 
 static int alloc_buffers(struct model *m, struct moed_error *err)
@@ -95,36 +122,31 @@ static int alloc_buffers(struct model *m, struct moed_error *err)
     if (!m->kv)
         return moed_fail(err, MOED_ENOMEM, "no memory for %llu bytes of KV cache",
                          (unsigned long long)m->kv_bytes);
-    m->activation_bytes = activations_layout(&m->a, NULL, c, &m->o);
-    m->activation_block = m->dev->ops->alloc(m->dev, m->activation_bytes);
-    if (!m->activation_block)
+    m->buffer_bytes = buffers_layout(&m->b, NULL, c, &m->o, NULL);
+    m->buffer_block = m->dev->ops->alloc(m->dev, m->buffer_bytes);
+    if (!m->buffer_block)
         return moed_fail(err, MOED_ENOMEM, "no memory for %llu bytes of activations",
-                         (unsigned long long)m->activation_bytes);
-    activations_layout(&m->a, m->activation_block, c, &m->o);
+                         (unsigned long long)m->buffer_bytes);
+    buffers_layout(&m->b, m->buffer_block, c, &m->o, NULL);
     int rc = place_tables(m, err);
     if (rc < 0)
         return rc;
+    for (enum model_lane lane = 0; lane < MODEL_LANES; lane++)
+        if ((rc = alloc_lane(m, lane, err)) < 0)
+            return rc;
 
-    size_t rows = (size_t)m->o.max_rows, pairs = rows * (size_t)c->top_k;
-    size_t experts = (size_t)c->n_experts;
+    size_t pairs = (size_t)most_rows(&m->o) * (size_t)c->top_k, experts = (size_t)c->n_experts;
     struct expert_groups *g = &m->groups;
-    if (pairs) {
-        m->id_bytes = pairs * sizeof *m->id;
-        m->id = m->dev->ops->alloc_shared(m->dev, m->id_bytes);
-        if (!m->id)
-            return moed_fail(err, MOED_ENOMEM, "no memory for the experts of %zu rows", rows);
-    }
-    m->slot = mem_try(rows, sizeof *m->slot);
-    m->block_table = mem_try(rows, sizeof *m->block_table);
     g->need = mem_try(experts, sizeof *g->need);
     g->lease = mem_try(experts, sizeof *g->lease);
     g->group = mem_try(experts, sizeof *g->group);
     g->first = mem_try(experts + 1, sizeof *g->first);
     g->row = mem_try(pairs, sizeof *g->row);
     g->pair = mem_try(pairs, sizeof *g->pair);
-    if (!m->slot || !m->block_table || !g->need || !g->lease || !g->group || !g->first || !g->row ||
-        !g->pair)
-        return moed_fail(err, MOED_ENOMEM, "no memory for the lists of a pass of %zu rows", rows);
+    m->no_blocks = mem_try((size_t)m->o.max_context / KV_BLOCK_TOKENS + 1, sizeof *m->no_blocks);
+    if (!g->need || !g->lease || !g->group || !g->first || !g->row || !g->pair || !m->no_blocks)
+        return moed_fail(err, MOED_ENOMEM, "no memory for the lists of a pass of %d rows",
+                         most_rows(&m->o));
     return 0;
 }
 
@@ -166,28 +188,33 @@ void model_close(struct model **model)
     struct model *m = *model;
     if (!m)
         return;
-    if (m->pass.open)
-        model_pass_end(m);
+    for (enum model_lane lane = 0; lane < MODEL_LANES; lane++)
+        if (m->lane[lane].open)
+            model_pass_end(m, lane);
     if (m->pager)
         pager_close(&m->pager);
     if (m->registered_arena)
         m->dev->ops->host_unregister(m->dev, m->w.arena);
     if (m->kv)
         m->dev->ops->free(m->dev, m->kv, m->kv_bytes);
-    if (m->activation_block)
-        m->dev->ops->free(m->dev, m->activation_block, m->activation_bytes);
+    if (m->buffer_block)
+        m->dev->ops->free(m->dev, m->buffer_block, m->buffer_bytes);
     if (m->dense)
         m->dev->ops->free(m->dev, m->dense, m->dense_bytes);
-    if (m->id)
-        m->dev->ops->free_shared(m->dev, m->id, m->id_bytes);
-    free(m->slot);
+    for (enum model_lane lane = 0; lane < MODEL_LANES; lane++) {
+        struct pass *p = &m->lane[lane];
+        if (p->id)
+            m->dev->ops->free_shared(m->dev, p->id, p->id_bytes);
+        free(p->slot);
+        free(p->block_table);
+    }
     free(m->groups.need);
     free(m->groups.lease);
     free(m->groups.group);
     free(m->groups.first);
     free(m->groups.row);
     free(m->groups.pair);
-    free(m->block_table);
+    free(m->no_blocks);
     weights_fini(&m->w);
     free(m);
     *model = NULL;

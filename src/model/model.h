@@ -17,7 +17,8 @@
 struct model;
 
 struct model_options {
-    int32_t max_rows;    /* rows of one pass, 1 to MODEL_MAX_ROWS: sizes the activations */
+    int32_t max_rows;    /* rows of a pass on the step lane, 1 to MODEL_MAX_ROWS */
+    int32_t long_rows;   /* rows of a pass on the long lane; 0: there is no such lane */
     int32_t max_context; /* tokens of one sequence, 1 to the config's max_position */
     int32_t max_logits;  /* rows of one model_pass_logits call, 1 to max_rows */
     int32_t kv_blocks;   /* blocks of 16 tokens, all sequences together, at least 1 */
@@ -42,7 +43,8 @@ struct model_memory {
     uint64_t expert_records;
     uint64_t cache_bytes;              /* slots and staging on the device; 0 in place */
     uint64_t kv_bytes, kv_block_bytes; /* kv_block_bytes: one block in all layers */
-    uint64_t activation_bytes;         /* with RoPE tables */
+    uint64_t activation_bytes;         /* of both lanes, logits, RoPE tables */
+    uint64_t long_bytes;               /* the long lane's part of activation_bytes */
     uint64_t total_bytes;
 };
 /* weight_dtype: of all weights; see model_weight_dtype. */
@@ -79,10 +81,21 @@ struct model_batch {
 };
 
 /*
+ * Two passes may be open at once, one on each lane; a lane has activations of its own, KV and
+ * weights are shared. One lane runs at any moment: calls come from one thread.
+ *   STEP  decode rows and what rides along with them, up to max_rows; runs through all layers
+ *   LONG  prompts, up to long_rows rows; runs to some layer, pauses while steps run, goes on
+ */
+enum model_lane { MODEL_STEP, MODEL_LONG, MODEL_LANES };
+
+/*
  * One pass = begin, then run up to some layer (n_layers for all) any number of times, then logits
  * of chosen rows, then end. Activations stay with the pass between runs, so that it may pause at
- * any layer. One open pass at a time for now; the batch's arrays must live until end. Rows' K and V
- * are written to their blocks layer by layer.
+ * any layer; a run that stops before the last layer returns when its layers are computed. The
+ * batch's arrays and block tables must live until end. Rows' K and V are written to their blocks
+ * layer by layer.
+ *
+ * Each run is a step of the pager: nothing is leased while a pass is paused, and experts may move.
  *
  * A row's logits depend only on the tokens up to it: not on what else is in the batch, how its
  * sequence was cut into passes, where its blocks lie, threads, instruction set, or the pager.
@@ -91,13 +104,21 @@ struct model_batch {
  * begin succeeded, end must follow, also when run or logits failed; after a failure of run the
  * pass takes nothing but end.
  */
-int model_pass_begin(struct model *m, const struct model_batch *batch, struct moed_error *err);
-int model_pass_run(struct model *m, int32_t layer_end, struct moed_error *err);
+int model_pass_begin(struct model *m, enum model_lane lane, const struct model_batch *batch,
+                     struct moed_error *err);
+int model_pass_run(struct model *m, enum model_lane lane, int32_t layer_end,
+                   struct moed_error *err);
 /* Raw logits of rows[0..n) of the pass after its last layer, n <= max_logits; logits
  * [n][vocab_size]; may be called more than once. */
-int model_pass_logits(struct model *m, const int32_t *rows, int32_t n, float *logits,
-                      struct moed_error *err);
-void model_pass_end(struct model *m);
+int model_pass_logits(struct model *m, enum model_lane lane, const int32_t *rows, int32_t n,
+                      float *logits, struct moed_error *err);
+/*
+ * Between runs: takes a sequence (index into the batch's seqs) out of the pass. From now on its
+ * blocks are neither written nor read and its block table is not looked at, so that they may be
+ * given away; its rows go on as noise, other rows do not see them.
+ */
+void model_pass_drop(struct model *m, enum model_lane lane, int32_t seq);
+void model_pass_end(struct model *m, enum model_lane lane);
 
 /* Where time and bytes of passes went, summed since open; for bench and metrics. Engine thread. */
 struct model_stats {
@@ -106,7 +127,7 @@ struct model_stats {
     double seconds_experts;   /* router, pager, experts */
     double seconds_dense;     /* MLP of layers without experts */
     double seconds_logits;
-    double seconds_other; /* embedding */
+    double seconds_other; /* embedding, waiting at the end of a run */
     /* Weights and KV touched, each once per pass. */
     uint64_t bytes_attention, bytes_kv; /* belong to seconds_attention */
     uint64_t bytes_experts;             /* matrices of the experts used, and the router */

@@ -42,6 +42,8 @@ static void count_uses(struct pager *p, int layer, const struct pager_need *need
             hits++;
         else if (p->coming[key])
             counter_add(&c->underway, 1);
+        else if (!p->map->host_of[key])
+            counter_add(&c->bypasses, 1); /* a miss that the device alone has seen */
         else
             p->missed[p->n_missed++] = key;
     }
@@ -61,13 +63,18 @@ static void lease_host(struct pager *p, struct pager_lease *lease)
     counter_add(&p->counters[lease->layer].bytes_in_place, p->record_bytes);
 }
 
+static void first_use(struct pager *p, struct slot *s)
+{
+    if (s->prefetched) {
+        s->prefetched = false;
+        counter_add(&counters_of(p, s->key)->prefetches_used, 1);
+    }
+}
+
 static void lease_slot(struct pager *p, struct pager_lease *lease, int32_t index)
 {
     struct slot *s = &p->slots[index];
-    if (s->prefetched) {
-        s->prefetched = false;
-        counter_add(&p->counters[lease->layer].prefetches_used, 1);
-    }
+    first_use(p, s);
     s->leases++;
     lease->kind = LEASE_SLOT;
     lease->record = s->memory;
@@ -184,6 +191,22 @@ int pager_acquire(struct pager *p, int layer, const struct pager_need *needs, si
     }
     number_add(&p->leases_out, (int32_t)n);
     return 0;
+}
+
+void pager_account(struct pager *p, int layer, const struct pager_need *needs, size_t n)
+{
+    assert(p->in_step && p->cfg.mode == PAGER_CACHED);
+    assert(layer >= 0 && layer < p->map->n_layers && n <= (size_t)p->map->n_experts);
+    count_uses(p, layer, needs, n);
+    uint64_t misses = 0;
+    for (size_t i = 0; i < n; i++) {
+        assert(needs[i].expert >= 0 && needs[i].expert < p->map->n_experts && needs[i].rows > 0);
+        int32_t index = p->slot_of[layer * p->map->n_experts + needs[i].expert];
+        if (index >= 0)
+            first_use(p, &p->slots[index]);
+        misses += index < 0;
+    }
+    counter_add(&p->counters[layer].bytes_in_place, misses * p->record_bytes);
 }
 
 void pager_release(struct pager *p, struct pager_lease *leases, size_t n)

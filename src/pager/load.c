@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include <uv.h>
 
@@ -11,6 +12,10 @@
 /* Two, so that the copy engine has the next chunk when one ends, and no more, so that a miss waits
  * for little. */
 #define CHUNKS_IN_FLIGHT 2
+
+/* How often a thread that has something to copy looks whether others' misses have closed: nobody
+ * wakes it for those. A miss takes some 50 us. */
+#define DEMAND_LOOK_NS 20000
 
 /* A ring of pointers between exactly two threads. It is never full: its size is the number of loads
  * that may be under way. */
@@ -34,7 +39,8 @@ struct loader {
     struct dev *dev;
     size_t chunk_bytes;
     struct ring to_do, done;
-    uv_sem_t came_back; /* one post for each load in done */
+    uv_sem_t came_back;                  /* one post for each load in done */
+    const _Atomic uint32_t *demand_open; /* others' misses; may be NULL */
     _Atomic int misses_open;
     _Atomic bool sleeps_for_miss; /* the pager thread waits for misses_open to fall to 0 */
     _Atomic bool stop;
@@ -113,12 +119,17 @@ static void take_messages(struct loader *l)
         queue_put(&l->queue[load->class], load);
 }
 
+static bool others_open(const struct loader *l)
+{
+    return l->demand_open && atomic_load_explicit(l->demand_open, memory_order_relaxed) > 0;
+}
+
 /* The queue whose first load may be copied now. */
 static struct queue *next_queue(struct loader *l)
 {
     for (int c = 0; c < LOAD_CLASSES; c++) {
         struct queue *q = &l->queue[c];
-        if (c > LOAD_DEMAND && atomic_load(&l->misses_open) > 0)
+        if (c > LOAD_DEMAND && (atomic_load(&l->misses_open) > 0 || others_open(l)))
             return NULL;
         while (q->first && q->first->sent_bytes == 0 &&
                atomic_load_explicit(&q->first->cancel, memory_order_relaxed))
@@ -183,12 +194,16 @@ static void end_oldest_chunk(struct loader *l)
 }
 
 /* Says that the engine's last release must wake this thread, unless that release has been already.
- */
+ * Nobody wakes it when others' misses have closed, so it naps. */
 static bool may_sleep(struct loader *l)
 {
     bool waiting = l->queue[LOAD_ADMISSION].first || l->queue[LOAD_PREFETCH].first;
     atomic_store(&l->sleeps_for_miss, waiting);
-    return !waiting || atomic_load(&l->misses_open) > 0;
+    if (!waiting || atomic_load(&l->misses_open) > 0)
+        return true;
+    if (others_open(l))
+        nanosleep(&(struct timespec){0, DEMAND_LOOK_NS}, NULL);
+    return false;
 }
 
 static void loader_main(void *arg)
@@ -214,13 +229,14 @@ static void on_wake(uv_async_t *wake)
 }
 
 int loader_open(struct loader **out, struct dev *dev, size_t chunk_bytes, size_t max_loads,
-                struct moed_error *err)
+                const _Atomic uint32_t *demand_open, struct moed_error *err)
 {
     struct loader *l = mem_new(1, sizeof *l);
     int rc;
     *out = NULL;
     l->dev = dev;
     l->chunk_bytes = chunk_bytes;
+    l->demand_open = demand_open;
     ring_init(&l->to_do, max_loads);
     ring_init(&l->done, max_loads);
     for (int c = 0; c < LOAD_CLASSES; c++)

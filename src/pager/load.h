@@ -45,9 +45,10 @@ struct load {
 
 struct loader;
 
-/* max_loads: how many may be under way at once; a promise of the sender. */
+/* max_loads: how many may be under way at once; a promise of the sender. demand_open: a miss that
+ * others compute is open while it is not 0; NULL: none ever. */
 int loader_open(struct loader **out, struct dev *dev, size_t chunk_bytes, size_t max_loads,
-                struct moed_error *err);
+                const _Atomic uint32_t *demand_open, struct moed_error *err);
 /* Ends the thread after the chunks in flight; loads under way are dropped where they are. */
 void loader_close(struct loader **l);
 

@@ -93,7 +93,7 @@ static int make_cache(struct pager *p, struct moed_error *err)
     p->policy = p->ops->open(p->n_keys, p->n_slots);
     if (p->n_slots + p->n_staging > 0)
         rc = loader_open(&p->loader, p->dev, p->cfg.chunk_bytes,
-                         (size_t)p->n_slots + (size_t)p->n_staging, err);
+                         (size_t)p->n_slots + (size_t)p->n_staging, p->cfg.demand_open, err);
     return rc;
 }
 
@@ -108,6 +108,7 @@ int pager_open(struct pager **out, const struct pager_config *cfg, const struct 
     p->cfg = *cfg;
     p->map = map;
     p->dev = dev;
+    p->table_version = 1;
     p->record_bytes = map->cls->bytes;
     p->n_keys = (int32_t)(map->n_layers * map->n_experts);
     for (int32_t k = 0; k < p->n_keys; k++)
@@ -198,6 +199,19 @@ void pager_info(const struct pager *p, struct pager_info *out)
         .epoch = pager_epoch(p),
         .leases_out = atomic_load_explicit(&p->leases_out, memory_order_relaxed),
     };
+}
+
+const int32_t *pager_table(const struct pager *p, uint64_t *version)
+{
+    assert(p->cfg.mode == PAGER_CACHED);
+    *version = p->table_version;
+    return p->slot_of;
+}
+
+const void *pager_slots(const struct pager *p, size_t *slot_bytes)
+{
+    *slot_bytes = p->record_bytes;
+    return p->arena;
 }
 
 void pager_residency(const struct pager *p, uint8_t *out)

@@ -66,6 +66,9 @@ struct pager_config {
     size_t chunk_bytes;   /* of one admission copy; 0: 2 MiB */
     bool synchronous;     /* admissions end inside step_end, without reserve and max_loads: exact
                              counts for tests and replay */
+    /* Nonzero while a miss is being computed outside of leases: written by any thread, read by the
+     * pager thread, whose admission copies yield to it. Outlives the pager; NULL: there is none. */
+    const _Atomic uint32_t *demand_open;
 };
 
 #define PAGER_MAX_STAGING  64
@@ -107,6 +110,23 @@ int pager_acquire(struct pager *p, int layer, const struct pager_need *needs, si
                   struct pager_lease *leases, struct moed_error *err);
 /* Gives leases back, each once; in any grouping and order. They become LEASE_NONE. */
 void pager_release(struct pager *p, struct pager_lease *leases, size_t n);
+
+/*
+ * For a step that the device runs as a whole, resolving experts itself: the residency table and the
+ * slots before it, the account after it. Cached pagers only. Engine thread.
+ */
+
+/* [n_layers * n_experts] slot index, or -1 where not resident: what the running step may see.
+ * Fixed from step_begin to step_end, in one place while the pager lives. version grows whenever it
+ * has changed; it is never 0. */
+const int32_t *pager_table(const struct pager *p, uint64_t *version);
+/* The memory of the slots, on the device: slot i lies at base + i * slot_bytes. NULL: no slots. */
+const void *pager_slots(const struct pager *p, size_t *slot_bytes);
+/*
+ * In the running step, after the device has done the layer: counts, tells the policy and remembers
+ * misses as pager_acquire does, as one event, without leases. Misses count as read in place.
+ */
+void pager_account(struct pager *p, int layer, const struct pager_need *needs, size_t n);
 
 /*
  * Advice: bounded, de-duplicated, behind every demand, silent. Returns 1 when taken, 0 when not.

@@ -62,7 +62,8 @@ struct pager {
     int32_t *free_staging;
     int32_t n_free_staging;
 
-    int32_t *slot_of;     /* [n_keys] the residency table; -1: not resident */
+    int32_t *slot_of; /* [n_keys] the residency table; -1: not resident */
+    uint64_t table_version;
     uint8_t *coming;      /* [n_keys] 1: a load is under way, promised or advised */
     uint64_t *used_epoch; /* [n_keys] the last one; epochs begin at 1 */
     int32_t *missed;      /* [n_missed] keys of this step, in order of use */

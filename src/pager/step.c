@@ -62,6 +62,7 @@ static void settle(struct pager *p, struct load *load)
     s->state = SLOT_RESIDENT;
     s->keep_until = pager_epoch(p) + PREFETCH_GRACE;
     p->slot_of[load->key] = load->slot;
+    p->table_version++;
     p->ops->insert(p->policy, load->key);
     number_add(&p->n_resident, 1);
     counter_add(&c->admissions, 1);
@@ -85,6 +86,7 @@ static void evict(struct pager *p, struct slot *s)
     if (s->state == SLOT_RESIDENT)
         p->ops->remove(p->policy, s->key);
     p->slot_of[s->key] = -1;
+    p->table_version++;
     number_add(&p->n_resident, -1);
     counter_add(&counters_of(p, s->key)->evictions, 1);
     s->state = SLOT_FREE;

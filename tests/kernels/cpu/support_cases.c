@@ -275,7 +275,9 @@ struct outcome case_kv_store(uint64_t seed, const struct kern_cpu *k, int parts,
     memset(o.tol, 0, elems * sizeof(double));
     int64_t slot[10];
     for (int i = 0; i < n; i++) {
-        slot[i] = i * 4 + rng_int(&r, 0, 3);
+        slot[i] = rng_int(&r, 0, 4) ? i * 4 + rng_int(&r, 0, 3) : -1;
+        if (slot[i] < 0)
+            continue;
         for (size_t j = 0; j < row; j++)
             for (int v = 0; v < 2; v++) {
                 int h = (int)(j / (size_t)kv.head_dim);

@@ -155,6 +155,56 @@ static void router_with_nan_still_chooses(void **state)
     }
 }
 
+/* Outputs behind the ends are left alone, those before them have the bits of the whole call. */
+static void experts_up_to_an_end(void **state)
+{
+    enum { WIDTH = 300, INNER = 90, ROWS = 11, GROUPS = 3, PAIRS = 14 };
+    static const int32_t row[PAIRS] = {4, 0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 0, 5, 8};
+    static const int32_t pair[PAIRS] = {13, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
+    static float x[ROWS * WIDTH], hidden[2][PAIRS * INNER], y[2][PAIRS * WIDTH];
+    struct record_class cls = record_class_swiglu(DTYPE_BF16, WIDTH, INNER);
+    uint16_t *records = malloc(GROUPS * cls.bytes);
+    uint32_t random = 7;
+    for (size_t i = 0; i < GROUPS * cls.bytes / 2; i++)
+        records[i] =
+            kern_to_bf16((float)((random = random * 1664525 + 1013904223) >> 16) / 65536 - 0.5f);
+    for (size_t i = 0; i < ROWS * WIDTH; i++)
+        x[i] = (float)((random = random * 1664525 + 1013904223) >> 16) / 65536 - 0.5f;
+    struct kern_expert_group group[GROUPS] = {
+        {records, row, pair, 1},
+        {(char *)records + cls.bytes, row + 1, pair + 1, 10},
+        {(char *)records + 2 * cls.bytes, row + 11, pair + 11, 3}};
+    _Alignas(64) static char scratch[1 << 18];
+    struct kern_experts all = {&cls, group, GROUPS, x, hidden[0], y[0], 0, 0};
+    kern_cpu(KERN_ISA_SCALAR)->experts_gate_up(&all, (struct kern_part){0, 1, scratch, 1});
+    kern_cpu(KERN_ISA_SCALAR)->experts_down(&all, (struct kern_part){0, 1, scratch, 1});
+    static const int inner_end[] = {1, 32, 89, INNER}, width_end[] = {1, 7, 160, WIDTH};
+    for (int isa = KERN_ISA_SCALAR; isa < KERN_ISA_COUNT; isa++)
+        for (int n = 0; kern_cpu((enum kern_isa)isa) && n < 16; n++) {
+            const struct kern_cpu *k = kern_cpu((enum kern_isa)isa);
+            struct kern_experts some = {&cls, group, GROUPS, x, hidden[1], y[1]};
+            some.inner_end = inner_end[n / 4], some.width_end = width_end[n % 4];
+            memset(hidden[1], 0xee, sizeof hidden[1]);
+            memset(y[1], 0xee, sizeof y[1]);
+            for (int p = 0; p < 5; p++)
+                k->experts_gate_up(&some, (struct kern_part){p, 5, scratch, sizeof scratch});
+            for (int at = 0; at < PAIRS * INNER; at++)
+                if (at % INNER < some.inner_end)
+                    assert_memory_equal(&hidden[1][at], &hidden[0][at], 4);
+                else
+                    assert_memory_equal(&hidden[1][at], "\xee\xee\xee\xee", 4);
+            some.hidden = hidden[0];
+            for (int p = 0; p < 5; p++)
+                k->experts_down(&some, (struct kern_part){p, 5, scratch, sizeof scratch});
+            for (int at = 0; at < PAIRS * WIDTH; at++)
+                if (at % WIDTH < some.width_end)
+                    assert_memory_equal(&y[1][at], &y[0][at], 4);
+                else
+                    assert_memory_equal(&y[1][at], "\xee\xee\xee\xee", 4);
+        }
+    free(records);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(embed),
     cmocka_unit_test(rmsnorm),
@@ -165,6 +215,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(silu_mul),
     cmocka_unit_test(router),
     cmocka_unit_test(experts),
+    cmocka_unit_test(experts_up_to_an_end),
     cmocka_unit_test(combine),
     cmocka_unit_test(attention_sees_only_its_window),
     cmocka_unit_test(router_with_nan_still_chooses),

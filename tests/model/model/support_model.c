@@ -34,6 +34,7 @@ void rig_open(struct rig *r, const struct rig_options *o)
     int32_t rows = o->max_rows ? o->max_rows : 64;
     struct model_options options = {
         .max_rows = rows,
+        .long_rows = o->long_rows,
         .max_context = r->c.max_position < RIG_CONTEXT ? r->c.max_position : RIG_CONTEXT,
         .max_logits = rows,
         .kv_blocks = RIG_BLOCKS,
@@ -92,14 +93,14 @@ void rig_pass(struct rig *r, const int32_t *count)
     struct model_batch batch = {
         .n_rows = n, .token = token, .pos = pos, .seq = seq, .n_seqs = r->n_seqs, .seqs = seqs};
     float *logits = mem_new((size_t)n * (size_t)r->c.vocab_size, sizeof *logits);
-    assert_ok(model_pass_begin(r->m, &batch, &err), &err);
+    assert_ok(model_pass_begin(r->m, r->lane, &batch, &err), &err);
     int32_t step = r->layers_per_run ? r->layers_per_run : r->c.n_layers;
     for (int32_t layer = 0; layer < r->c.n_layers;) {
         layer = layer + step < r->c.n_layers ? layer + step : r->c.n_layers;
-        assert_ok(model_pass_run(r->m, layer, &err), &err);
+        assert_ok(model_pass_run(r->m, r->lane, layer, &err), &err);
     }
-    assert_ok(model_pass_logits(r->m, rows, n, logits, &err), &err);
-    model_pass_end(r->m);
+    assert_ok(model_pass_logits(r->m, r->lane, rows, n, logits, &err), &err);
+    model_pass_end(r->m, r->lane);
     size_t row_bytes = (size_t)r->c.vocab_size * sizeof *logits;
     const float *from = logits;
     for (int s = 0; s < r->n_seqs; s++) {

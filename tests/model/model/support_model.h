@@ -17,6 +17,7 @@ struct rig_options {
     int threads;                      /* 0: 2 */
     bool cuda;                        /* skips the test where there is no CUDA */
     int32_t max_rows;                 /* 0: 64 */
+    int32_t long_rows;                /* 0: no long lane */
     struct pager_config pager;        /* in place by default */
 };
 
@@ -35,6 +36,7 @@ struct rig {
     struct rig_seq seq[RIG_MAX_SEQS];
     int n_seqs;
     int32_t layers_per_run; /* 0: all at once */
+    enum model_lane lane;   /* of the passes */
 };
 
 /* Fails the test when anything goes wrong. */

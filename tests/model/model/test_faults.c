@@ -199,11 +199,11 @@ static void a_failing_op_ends_the_pass_in_words(void **state)
     assert_ok(model_open(&m, &s.c, &s.o, s.store, &s.dev.base, &err), &err);
     do {
         s.dev.ops_left = n++;
-        rc = model_pass_begin(m, &batch, &err);
+        rc = model_pass_begin(m, MODEL_STEP, &batch, &err);
         if (rc == 0) {
-            if ((rc = model_pass_run(m, s.c.n_layers, &err)) == 0)
-                rc = model_pass_logits(m, rows, 1, logits, &err);
-            model_pass_end(m);
+            if ((rc = model_pass_run(m, MODEL_STEP, s.c.n_layers, &err)) == 0)
+                rc = model_pass_logits(m, MODEL_STEP, rows, 1, logits, &err);
+            model_pass_end(m, MODEL_STEP);
         }
         struct pager_info info;
         pager_info(model_pager(m), &info);

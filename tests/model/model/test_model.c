@@ -121,13 +121,13 @@ static void random_weights_run_and_repeat(void **state)
     for (int k = 0; k < 2; k++) {
         struct dev *dev;
         struct model *m = open_dummy(&dev, &c, &small_options);
-        assert_ok(model_pass_begin(m, &batch, &err), &err);
-        assert_ok(model_pass_run(m, c.n_layers, &err), &err);
-        assert_ok(model_pass_logits(m, rows, 2, logits[k], &err), &err);
-        assert_int_equal(model_pass_logits(m, rows, 5, logits[k], &err), MOED_EINVAL);
-        assert_int_equal(model_pass_logits(m, (const int32_t[]){4}, 1, logits[k], &err),
+        assert_ok(model_pass_begin(m, MODEL_STEP, &batch, &err), &err);
+        assert_ok(model_pass_run(m, MODEL_STEP, c.n_layers, &err), &err);
+        assert_ok(model_pass_logits(m, MODEL_STEP, rows, 2, logits[k], &err), &err);
+        assert_int_equal(model_pass_logits(m, MODEL_STEP, rows, 5, logits[k], &err), MOED_EINVAL);
+        assert_int_equal(model_pass_logits(m, MODEL_STEP, (const int32_t[]){4}, 1, logits[k], &err),
                          MOED_EINVAL);
-        model_pass_end(m);
+        model_pass_end(m, MODEL_STEP);
 
         struct model_stats s;
         model_stats(m, &s);
@@ -175,7 +175,7 @@ static void a_wrong_batch_opens_no_pass(void **state)
     struct model *m = open_dummy(&dev, &c, &small_options);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct moed_error err = {0};
-        assert_int_equal(model_pass_begin(m, &cases[i].batch, &err), MOED_EINVAL);
+        assert_int_equal(model_pass_begin(m, MODEL_STEP, &cases[i].batch, &err), MOED_EINVAL);
         if (!strstr(err.text, cases[i].word))
             fail_msg("%s: %s", cases[i].word, err.text);
     }
@@ -193,12 +193,12 @@ static void a_pass_may_end_at_any_layer(void **state)
     struct dev *dev;
     struct model *m = open_dummy(&dev, &c, &small_options);
     for (int32_t end = 0; end <= c.n_layers; end++) {
-        assert_ok(model_pass_begin(m, &batch, &err), &err);
-        assert_ok(model_pass_run(m, end, &err), &err);
-        model_pass_end(m);
+        assert_ok(model_pass_begin(m, MODEL_STEP, &batch, &err), &err);
+        assert_ok(model_pass_run(m, MODEL_STEP, end, &err), &err);
+        model_pass_end(m, MODEL_STEP);
     }
     /* Closing with a pass open ends it. */
-    assert_ok(model_pass_begin(m, &batch, &err), &err);
+    assert_ok(model_pass_begin(m, MODEL_STEP, &batch, &err), &err);
     model_close(&m);
     dev_close(&dev);
 }

@@ -62,7 +62,8 @@ const char *fake_text(int32_t id)
     return pieces[id % 8];
 }
 
-static int begin(void *self, const struct model_batch *batch, struct moed_error *err)
+static int begin(void *self, enum model_lane lane, const struct model_batch *batch,
+                 struct moed_error *err)
 {
     struct fake *f = self;
     assert(!f->batch && batch->n_rows > 0 && batch->n_rows <= f->max_rows);
@@ -76,7 +77,7 @@ static int begin(void *self, const struct model_batch *batch, struct moed_error 
     return 0;
 }
 
-static int run(void *self, int32_t layer_end, struct moed_error *err)
+static int run(void *self, enum model_lane lane, int32_t layer_end, struct moed_error *err)
 {
     struct fake *f = self;
     const struct model_batch *b = f->batch;
@@ -92,7 +93,8 @@ static int run(void *self, int32_t layer_end, struct moed_error *err)
     return 0;
 }
 
-static int logits(void *self, const int32_t *rows, int32_t n, float *out, struct moed_error *err)
+static int logits(void *self, enum model_lane lane, const int32_t *rows, int32_t n, float *out,
+                  struct moed_error *err)
 {
     struct fake *f = self;
     assert(n > 0 && n <= f->max_logits);
@@ -104,7 +106,7 @@ static int logits(void *self, const int32_t *rows, int32_t n, float *out, struct
     return 0;
 }
 
-static void end(void *self)
+static void end(void *self, enum model_lane lane)
 {
     ((struct fake *)self)->batch = NULL;
 }

@@ -577,6 +577,100 @@ static void counters_are_kept_by_layer(void **state)
     rig_close(&r);
 }
 
+/* A step run by the device: the table before it, the account after it, the same counts. */
+static void an_account_counts_like_leases(void **state)
+{
+    struct rig a, b;
+    struct pager_config cfg = {
+        .mode = PAGER_CACHED, .cache_bytes = 6 * RECORD, .synchronous = true};
+    rig_open(&a, 2, 8, &cfg);
+    rig_open(&b, 2, 8, &cfg);
+    uint32_t seed = 7;
+    for (int i = 0; i < 300; i++) {
+        struct moed_error err = {0};
+        struct pager_need needs[8];
+        struct pager_lease leases[8];
+        uint64_t version;
+        size_t slot_bytes, n = 0;
+        pager_step_begin(a.pager);
+        pager_step_begin(b.pager);
+        for (int layer = 0; layer < 2; layer++, n = 0) {
+            for (int e = 0; e < 8; e++)
+                if ((seed = seed * 1664525 + 1013904223) >> 29 < (e == i / 50 ? 7 : 2))
+                    needs[n++] = (struct pager_need){e, 1 + e % 3};
+            const int32_t *table = pager_table(b.pager, &version);
+            const uint8_t *base = pager_slots(b.pager, &slot_bytes);
+            assert_int_equal(slot_bytes, RECORD);
+            assert_ok(pager_acquire(a.pager, layer, needs, n, leases, &err), &err);
+            for (size_t k = 0; k < n; k++) {
+                int32_t slot = table[layer * 8 + needs[k].expert];
+                assert_int_equal(leases[k].slot, slot);
+                if (slot >= 0)
+                    assert_true(fake_records_holds(&b.records, base + (size_t)slot * slot_bytes,
+                                                   layer, needs[k].expert));
+            }
+            pager_release(a.pager, leases, n);
+            pager_account(b.pager, layer, needs, n);
+        }
+        pager_step_end(a.pager);
+        pager_step_end(b.pager);
+    }
+    struct pager_counters x = counters(&a), y = counters(&b);
+    assert_memory_equal(&x, &y, sizeof x);
+    assert_true(x.hits > 100 && x.evictions > 100);
+    rig_close(&a);
+    rig_close(&b);
+}
+
+static void the_table_has_a_version(void **state)
+{
+    struct rig r;
+    uint64_t version, before;
+    size_t slot_bytes;
+    rig_open(&r, 1, 8, &(struct pager_config){.mode = PAGER_CACHED, .cache_bytes = 2 * RECORD});
+    const int32_t *table = pager_table(r.pager, &before);
+    assert_true(before > 0);
+    assert_int_equal(table[3], -1);
+    fake_hold(&r.dev);
+    STEP(&r, 3);
+    pager_step_begin(r.pager);
+    fake_permit(&r.dev, -1);
+    FAKE_WAIT(atomic_load(&r.dev.ended) == RECORD / CHUNK);
+    usleep(1000);
+    assert_ptr_equal(pager_table(r.pager, &version), table);
+    assert_int_equal(version, before); /* this step has begun before */
+    assert_int_equal(table[3], -1);
+    pager_step_end(r.pager);
+    FAKE_WAIT((pager_step_begin(r.pager), pager_step_end(r.pager), table[3] >= 0));
+    pager_table(r.pager, &version);
+    assert_int_equal(version, before + 1);
+    for (int i = 0; i < 3; i++)
+        STEP(&r, 3);
+    pager_table(r.pager, &version);
+    assert_int_equal(version, before + 1); /* nothing moved */
+    rig_close(&r);
+    rig_open(&r, 1, 8, &(struct pager_config){.mode = PAGER_CACHED});
+    assert_null(pager_slots(r.pager, &slot_bytes));
+    rig_close(&r);
+}
+
+/* Misses that others compute hold admissions back as leases do. */
+static void chunks_yield_to_the_misses_of_others(void **state)
+{
+    struct rig r;
+    static _Atomic uint32_t open;
+    atomic_store(&open, 1);
+    rig_open(&r, 1, 8,
+             &(struct pager_config){
+                 .mode = PAGER_CACHED, .cache_bytes = 4 * RECORD, .demand_open = &open});
+    STEP(&r, 0);
+    usleep(20000);
+    assert_int_equal(r.dev.copies, 0);
+    atomic_store(&open, 0);
+    FAKE_WAIT(atomic_load(&r.dev.ended) == RECORD / CHUNK);
+    rig_close(&r);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(in_place_everything_is_resident),
     cmocka_unit_test(without_slots_every_use_is_a_miss),
@@ -599,5 +693,8 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(closing_with_loads_under_way_is_clean),
     cmocka_unit_test(what_cannot_be_opened_is_refused),
     cmocka_unit_test(counters_are_kept_by_layer),
+    cmocka_unit_test(an_account_counts_like_leases),
+    cmocka_unit_test(the_table_has_a_version),
+    cmocka_unit_test(chunks_yield_to_the_misses_of_others),
 };
 CHECK_MAIN(tests)

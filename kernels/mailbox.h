@@ -1,0 +1,173 @@
+/*
+ * The mailbox of a device's misses: how the GPU hands missed experts to the CPU's workers and gets
+ * results back while a graph runs, without a call of the driver. Plain C, read by the workers
+ * (src/device/misses.c) and by the CUDA kernels.
+ *
+ * It is one block of host memory that the GPU maps (pinned, page aligned, zeroed before either side
+ * looks at it). A job is the misses of one layer of one step; at most one is open. Both sides
+ * compute outputs of the same experts: the CPU outputs [0, cpu_inner) of gate/up and [0, cpu_width)
+ * of down of each group, the GPU the rest from the mapped records, over the link.
+ *
+ *   GPU                                              CPU
+ *   writes job fields, lists, x
+ *   fence; posted = seq                        --->  reads them; gate/up of its share
+ *   gate/up of its share over the link
+ *   writes its part of hidden
+ *   fence; link_hidden = seq                   --->  (awaits it when cpu_inner < inner)
+ *                                              <---  writes hidden [0, cpu_inner); cpu_hidden = seq
+ *   reads that; down of its share                    down of its share
+ *                                              <---  writes y [0, cpu_width); idle = done = seq
+ *   reads that
+ *
+ * Sequence numbers are never 0 and grow from job to job, by any step: serial numbers, later ones
+ * have a positive signed difference. A word holds the seq of the last job for which its event
+ * happened. The GPU waits for equality with the seq of its own job, each wait bounded.
+ *
+ * When it goes wrong. The GPU that gives up a wait writes abandon = seq, posts nothing more in this
+ * step and makes the rest of it no-ops. The CPU that cannot serve a job (a field beyond its limits,
+ * a record that is not here, link_hidden not seen within the limit) writes failed = seq, never
+ * done = seq. In both cases workers may be in the job still: lists, x, hidden and y belong to it
+ * until idle = seq, which the CPU writes when the last worker has left, however the job ended. So
+ * a job is posted only when idle holds the seq of the job posted before (after done = seq that is
+ * so; after a failure the host awaits it before the next step, misses_settle).
+ *
+ * Memory order. Writers: data, then a fence for the system (GPU: __threadfence_system; CPU: store
+ * release), then the word. Readers: the word by a volatile or acquire load that no cache answers,
+ * then (GPU: a fence) the data, likewise past the first-level cache. Reading this memory from the
+ * GPU costs a round trip over the link; the CPU's four words lie together, so that one load of 16
+ * bytes sees them all.
+ */
+#ifndef MOED_KERNELS_MAILBOX_H
+#define MOED_KERNELS_MAILBOX_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __CUDACC__
+#define MAILBOX_FN static __host__ __device__ inline
+#else
+#define MAILBOX_FN static inline
+#endif
+
+/* Words of different writers are so far apart: two lines, since CPUs fetch pairs of lines. */
+#define MAILBOX_LINE_BYTES 128
+/* Of the arrays behind the header. */
+#define MAILBOX_ALIGN_BYTES 256
+/* cpu_inner and cpu_width are multiples of so many outputs (or inner, width themselves): the two
+ * sides then write different lines, and the CPU's parts are whole. */
+#define MAILBOX_GRAIN 32
+
+/* A group of the job: one missed expert and its entries [first, first + count) of row and pair. */
+struct mailbox_group {
+    int32_t expert;
+    int32_t first, count;
+    int32_t reserved; /* 0 */
+};
+
+struct mailbox {
+    /* Written by the GPU. The workers spin on `posted` and find the job on the same line. */
+    uint32_t posted;
+    int32_t layer;     /* of the table of records: host_of[layer * experts + expert] */
+    int32_t n_rows;    /* rows of x that are filled */
+    int32_t n_groups;  /* at least 1 */
+    int32_t n_pairs;   /* entries of row and pair, all groups together */
+    int32_t cpu_inner; /* 1..inner; a job of which the CPU has no part of gate/up is not posted */
+    int32_t cpu_width; /* 0..width */
+    uint32_t reserved0;
+    uint64_t posted_ns; /* of the GPU's clock, any start; 0: not told */
+    uint8_t pad0[MAILBOX_LINE_BYTES - 40];
+
+    /* Written by the GPU. */
+    uint32_t link_hidden;
+    uint32_t abandon;
+    uint64_t link_hidden_ns; /* of the clock of posted_ns, written before link_hidden; or 0 */
+    uint8_t pad1[MAILBOX_LINE_BYTES - 16];
+
+    /* Written by the CPU's workers; one 16-byte load reads them. */
+    uint32_t cpu_hidden;
+    uint32_t done;
+    uint32_t failed;
+    uint32_t idle;
+    uint8_t pad2[MAILBOX_LINE_BYTES - 16];
+
+    /* Written by the CPU's workers for the host: nonzero while a job is being served. */
+    uint32_t open;
+    uint8_t pad3[MAILBOX_LINE_BYTES - 4];
+
+    /* Written by the host: nonzero ends every wait of both sides. */
+    uint32_t stop;
+    uint8_t pad4[MAILBOX_LINE_BYTES - 4];
+};
+
+/* What the arrays behind the header hold at most, and where they begin (bytes from the mailbox). */
+struct mailbox_layout {
+    int32_t max_rows, top_k;  /* of a step */
+    int32_t max_groups;       /* of a job */
+    int32_t max_pairs;        /* max_rows * top_k; a pair is row * top_k + choice */
+    int32_t width, inner;     /* of the record class: hidden, intermediate */
+    size_t group_off;         /* struct mailbox_group [max_groups] */
+    size_t row_off, pair_off; /* int32_t [max_pairs] */
+    size_t x_off;             /* float [max_rows][width] */
+    size_t hidden_off;        /* float [max_pairs][inner] */
+    size_t y_off;             /* float [max_pairs][width] */
+    size_t bytes;             /* of all, a multiple of 4 KiB */
+};
+
+MAILBOX_FN size_t mailbox_take(size_t *end, size_t bytes)
+{
+    size_t at = *end;
+    *end = (at + bytes + MAILBOX_ALIGN_BYTES - 1) / MAILBOX_ALIGN_BYTES * MAILBOX_ALIGN_BYTES;
+    return at;
+}
+
+/* The only place that computes the layout. All arguments are at least 1 and checked by the caller;
+ * experts is the number per layer. */
+MAILBOX_FN struct mailbox_layout mailbox_layout(int32_t max_rows, int32_t top_k, int32_t experts,
+                                                int32_t width, int32_t inner)
+{
+    struct mailbox_layout l;
+    size_t end = (sizeof(struct mailbox) + MAILBOX_ALIGN_BYTES - 1) / MAILBOX_ALIGN_BYTES *
+                 MAILBOX_ALIGN_BYTES;
+    l.max_rows = max_rows;
+    l.top_k = top_k;
+    l.max_pairs = max_rows * top_k;
+    l.max_groups = l.max_pairs < experts ? l.max_pairs : experts;
+    l.width = width;
+    l.inner = inner;
+    l.group_off = mailbox_take(&end, (size_t)l.max_groups * sizeof(struct mailbox_group));
+    l.row_off = mailbox_take(&end, (size_t)l.max_pairs * sizeof(int32_t));
+    l.pair_off = mailbox_take(&end, (size_t)l.max_pairs * sizeof(int32_t));
+    l.x_off = mailbox_take(&end, (size_t)max_rows * (size_t)width * sizeof(float));
+    l.hidden_off = mailbox_take(&end, (size_t)l.max_pairs * (size_t)inner * sizeof(float));
+    l.y_off = mailbox_take(&end, (size_t)l.max_pairs * (size_t)width * sizeof(float));
+    l.bytes = (end + 4095) / 4096 * 4096;
+    return l;
+}
+
+/* Shares of the link are kept by the number of missed experts of a job: 1, 2, 3-4, 5-8, 9-16 and
+ * more. */
+#define MAILBOX_SHARE_CLASSES 6
+MAILBOX_FN int32_t mailbox_share_class(int32_t n_groups)
+{
+    int32_t c = 0;
+    while (c < MAILBOX_SHARE_CLASSES - 1 && n_groups > 1 << c)
+        c++;
+    return c;
+}
+
+/*
+ * How many of `outputs` the CPU takes when the link's share is `link_share` / 1024: rounded to
+ * MAILBOX_GRAIN. 0 for a share of 1024, `outputs` for a share of 0. A job whose cpu_inner comes out
+ * as 0 is the link's alone and is not posted.
+ */
+#define MAILBOX_SHARE_ONE 1024
+MAILBOX_FN int32_t mailbox_cpu_outputs(int32_t outputs, int32_t link_share)
+{
+    int32_t units = (outputs + MAILBOX_GRAIN - 1) / MAILBOX_GRAIN;
+    int32_t link =
+        (int32_t)(((int64_t)units * link_share + MAILBOX_SHARE_ONE / 2) / MAILBOX_SHARE_ONE);
+    int32_t cpu = (units - link) * MAILBOX_GRAIN;
+    return cpu < outputs ? cpu : outputs;
+}
+
+#endif
