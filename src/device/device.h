@@ -18,6 +18,7 @@
 
 #include "kernels.h"
 #include "moed/error.h"
+#include "sample.h"
 
 struct dev;
 
@@ -68,6 +69,7 @@ struct dev_kern {
     int (*experts_gate_up)(struct dev *, const struct kern_experts *);
     int (*experts_down)(struct dev *, const struct kern_experts *);
     int (*combine)(struct dev *, const struct kern_combine *);
+    int (*sample)(struct dev *, const struct kern_sample *); /* NULL where it is not there */
     int (*sync)(struct dev *);
 };
 

@@ -34,8 +34,10 @@
     X(elementwise, router_select)                                                          \
     X(attention, attention_f32) X(attention, attention_f32_any)                            \
     X(attention, attention_bf16) X(attention, attention_bf16_any)                          \
-    DTYPED(X, linear, linear) DTYPED(X, experts, gate_up) DTYPED(X, experts, down)
-#define IMAGES(X) X(elementwise) X(attention) X(linear) X(experts)
+    DTYPED(X, linear, linear) DTYPED(X, experts, gate_up) DTYPED(X, experts, down)         \
+    X(sample, sample_best) X(sample, sample_weigh) X(sample, sample_select)                \
+    X(sample, sample_draw)
+#define IMAGES(X) X(elementwise) X(attention) X(linear) X(experts) X(sample)
 /* clang-format on */
 
 enum function {
@@ -75,6 +77,7 @@ enum mirror_kind {
     MIRROR_SLOT,
     MIRROR_TABLE,
     MIRROR_LIST,
+    MIRROR_SAMPLE,
     MIRROR_COUNT
 };
 
@@ -132,6 +135,13 @@ int cuda_enter(struct dev_cuda *d);
 /* Waits for all ops so far, bounded. */
 int cuda_wait_compute(struct dev_cuda *d);
 
+/* Launches one kernel; args is the struct it takes. Nothing where x or y is 0. */
+int cuda_launch(struct dev_cuda *d, enum function f, size_t x, size_t y, unsigned threads,
+                size_t shared_bytes, const void *args);
+/* A plan array as the device sees it. */
+int cuda_plan_array(struct dev_cuda *d, enum mirror_kind kind, const void *p, size_t bytes,
+                    const void **out);
+
 /* Brings a plan array to the device, if it is not there already. 0 or MOED_EDEVICE. */
 int cuda_mirror(struct dev_cuda *d, enum mirror_kind kind, const void *p, size_t bytes,
                 CUdeviceptr *out);
@@ -161,6 +171,7 @@ int cuda_router(struct dev *dev, const struct kern_router *a);
 int cuda_experts_gate_up(struct dev *dev, const struct kern_experts *a);
 int cuda_experts_down(struct dev *dev, const struct kern_experts *a);
 int cuda_combine(struct dev *dev, const struct kern_combine *a);
+int cuda_sample(struct dev *dev, const struct kern_sample *a);
 
 int cuda_memory_open(struct dev_cuda *d, struct moed_error *err);
 void cuda_memory_close(struct dev_cuda *d);

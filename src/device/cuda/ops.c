@@ -45,6 +45,18 @@ static int plan_array(struct dev_cuda *d, enum mirror_kind kind, const void *p, 
     return rc;
 }
 
+int cuda_launch(struct dev_cuda *d, enum function f, size_t x, size_t y, unsigned threads,
+                size_t shared_bytes, const void *args)
+{
+    return launch(d, f, x, y, threads, shared_bytes, args);
+}
+
+int cuda_plan_array(struct dev_cuda *d, enum mirror_kind kind, const void *p, size_t bytes,
+                    const void **out)
+{
+    return plan_array(d, kind, p, bytes, out);
+}
+
 int cuda_embed(struct dev *dev, const struct kern_embed *a)
 {
     struct dev_cuda *d = cuda_of(dev);
