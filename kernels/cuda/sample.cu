@@ -351,9 +351,26 @@ __device__ __forceinline__ u64 candidate(const candidates &c, int i, u64 *weight
                                                                    : 0;
 }
 
+// The last candidate of those whose places begin with `prefix`. The whole block.
+__device__ u64 last_with(const candidates &c, int shift, u64 prefix)
+{
+    __shared__ u64 last;
+    if (threadIdx.x == 0)
+        last = ~0ull;
+    __syncthreads();
+    for (int i = (int)threadIdx.x; i < c.n; i += CU_THREADS) {
+        u64 weight;
+        const u64 order = candidate(c, i, &weight);
+        if (order && order >> shift == prefix)
+            atomicMin(&last, order);
+    }
+    __syncthreads();
+    return last;
+}
+
 // The cut in the order at which the count of candidates (by_count), or their weights and `before`,
-// reach `goal`; *sum: before and all weights down to the cut. Digit by digit of the order, until
-// the rest is one candidate or all of them are kept. The whole block.
+// reach `goal`: the place of the last that is kept; *sum: before and all weights down to it. Digit
+// by digit of the order, until the rest is one candidate or all of it is kept. The whole block.
 __device__ u64 find_cut(const candidates &c, bool by_count, u64 goal, u64 before, u64 *sum)
 {
     __shared__ uint32_t count_of[DIGIT];
@@ -362,7 +379,7 @@ __device__ u64 find_cut(const candidates &c, bool by_count, u64 goal, u64 before
     __shared__ u64 chosen_count, chosen_sum, chosen_end;
     const int t = (int)threadIdx.x;
     u64 prefix = 0, counted = 0, total;
-    for (int shift = 56;; shift -= 8) {
+    for (int shift = 56;; shift -= 8) { // no two have one place: at 0 the rest is one
         count_of[t] = 0;
         sum_of[t] = 0;
         __syncthreads();
@@ -390,9 +407,9 @@ __device__ u64 find_cut(const candidates &c, bool by_count, u64 goal, u64 before
         prefix = prefix << 8 | (u64)chosen;
         counted = chosen_count;
         before = chosen_sum;
-        if (chosen_whole || shift == 0) {
+        if (chosen_whole) {
             *sum = chosen_end;
-            return prefix << shift;
+            return last_with(c, shift, prefix);
         }
     }
 }

@@ -195,10 +195,9 @@ void model_pass_drop(struct model *m, enum model_lane lane, int32_t seq)
     p->block_table[seq] = m->no_blocks;
 }
 
-int model_pass_logits(struct model *m, enum model_lane lane, const int32_t *rows, int32_t n,
-                      float *logits, struct moed_error *err)
+int head_run(struct model *m, const struct pass *p, const int32_t *rows, int32_t n, float *y,
+             struct moed_error *err)
 {
-    const struct pass *p = &m->lane[lane];
     const struct dev_kern *kern = m->dev->kern;
     const struct model_config *c = &m->c;
     assert(p->open && !p->failed && p->layer == c->n_layers);
@@ -219,7 +218,7 @@ int model_pass_logits(struct model *m, enum model_lane lane, const int32_t *rows
     struct kern_linear head = {.w = m->w.head.data,
                                .w_dtype = m->w.head.dtype,
                                .x = m->b.last,
-                               .y = m->b.logits ? m->b.logits : logits,
+                               .y = y,
                                .x_stride = (size_t)c->hidden,
                                .y_stride = (size_t)c->vocab_size,
                                .n = n,
@@ -227,13 +226,24 @@ int model_pass_logits(struct model *m, enum model_lane lane, const int32_t *rows
                                .out = c->vocab_size};
     if (kern->embed(m->dev, &pick) < 0 ||
         norm_run(m, &m->w.norm, n, c->hidden, m->b.last, m->b.last) < 0 ||
-        kern->linear(m->dev, &head) < 0 || kern->sync(m->dev) < 0 ||
-        (m->b.logits &&
-         m->dev->ops->copy_out(m->dev, logits, m->b.logits,
-                               (size_t)n * (size_t)c->vocab_size * sizeof *logits) < 0))
+        kern->linear(m->dev, &head) < 0)
         return moed_fail(err, MOED_EDEVICE, "the device failed in the logits");
     m->stats.bytes_logits +=
         (uint64_t)c->vocab_size * (uint64_t)c->hidden * (uint64_t)dtype_bytes(m->w.head.dtype);
+    return 0;
+}
+
+int model_pass_logits(struct model *m, enum model_lane lane, const int32_t *rows, int32_t n,
+                      float *logits, struct moed_error *err)
+{
+    const struct dev *dev = m->dev;
+    size_t bytes = (size_t)n * (size_t)m->c.vocab_size * sizeof *logits;
+    int rc = head_run(m, &m->lane[lane], rows, n, m->b.logits ? m->b.logits : logits, err);
+    if (rc < 0)
+        return rc;
+    if (dev->kern->sync(m->dev) < 0 ||
+        (m->b.logits && dev->ops->copy_out(m->dev, logits, m->b.logits, bytes) < 0))
+        return moed_fail(err, MOED_EDEVICE, "the device failed in the logits");
     stage_end(m, &m->stats.seconds_logits);
     return 0;
 }

@@ -24,7 +24,7 @@ struct cutter {
     uint64_t used;
 };
 
-/* rows * columns elements of 4 or 8 bytes; the limits of config and options keep the product under
+/* rows * columns elements of up to 8 bytes; the limits of config and options keep the product under
  * 2^63. NULL where nothing is asked for. */
 static void *cut(struct cutter *k, uint64_t rows, uint64_t columns, uint64_t size)
 {
@@ -71,6 +71,8 @@ uint64_t buffers_layout(struct device_buffers *b, uint8_t *base, const struct mo
     b->last = cut(&k, (uint64_t)o->max_logits, (uint64_t)c->hidden, sizeof(float));
     b->logits = cut(&k, o->device_logits ? (uint64_t)o->max_logits : 0, (uint64_t)c->vocab_size,
                     sizeof(float));
+    b->sampler = cut(&k, o->device_logits ? (uint64_t)o->max_logits : 0,
+                     kern_sample_row_bytes(c->vocab_size), 1);
     b->cos = cut(&k, (uint64_t)o->max_context, half, sizeof(float));
     b->sin = cut(&k, (uint64_t)o->max_context, half, sizeof(float));
     uint64_t rest = k.used;

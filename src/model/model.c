@@ -175,7 +175,8 @@ int model_open(struct model **out, const struct model_config *c, const struct mo
     m->o.device_logits = !dev->ops->uses_host_memory;
     m->dev = dev;
     if ((rc = weights_load(&m->w, c, store, &load, err)) < 0 || (rc = place_weights(m, err)) < 0 ||
-        (rc = alloc_buffers(m, err)) < 0 || (rc = open_pager(m, err)) < 0) {
+        (rc = alloc_buffers(m, err)) < 0 || (rc = sampler_open(m, err)) < 0 ||
+        (rc = open_pager(m, err)) < 0) {
         model_close(&m);
         return rc;
     }
@@ -195,6 +196,7 @@ void model_close(struct model **model)
         pager_close(&m->pager);
     if (m->registered_arena)
         m->dev->ops->host_unregister(m->dev, m->w.arena);
+    sampler_close(m);
     if (m->kv)
         m->dev->ops->free(m->dev, m->kv, m->kv_bytes);
     if (m->buffer_block)
