@@ -96,6 +96,7 @@ struct moed_engine_stats {
     uint64_t prompt_tokens, generated_tokens,
         cached_tokens; /* cached: prompt tokens reused from the prefix cache */
     uint64_t steps, preemptions;
+    uint64_t sampled_device, sampled_cpu; /* tokens, by where they were chosen */
     int32_t kv_blocks, kv_blocks_used, kv_blocks_cached;
     uint64_t prefix_queries, prefix_hits; /* tokens asked for, tokens found */
     struct moed_histogram ttft, inter_token, queue_time, step_time, request_time;

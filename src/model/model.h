@@ -115,8 +115,7 @@ int model_pass_logits(struct model *m, enum model_lane lane, const int32_t *rows
 /* As logits, but samples on the device and hands out the tokens: token[i] of rows[i] by params[i],
  * as kern_sample says. Only where model_can_sample. */
 int model_pass_sample(struct model *m, enum model_lane lane, const int32_t *rows, int32_t n,
-                      const struct kern_sample_row *params, int32_t *token,
-                      struct moed_error *err);
+                      const struct kern_sample_row *params, int32_t *token, struct moed_error *err);
 bool model_can_sample(const struct model *m);
 /*
  * Between runs: takes a sequence (index into the batch's seqs) out of the pass. From now on its

@@ -24,12 +24,15 @@ struct fake {
     int fail_code;
     atomic_int pass_us; /* each pass takes this long */
     atomic_bool nan_logits;
+    atomic_int sampled; /* rows that it has sampled itself; from the fail_sampled-th on it fails */
+    atomic_int fail_sampled;
     bool no_eos; /* the end token never wins by itself */
 };
 
 struct fake_config {
     int32_t max_seqs, max_batched_tokens, max_queue, max_model_len, kv_blocks, max_logits;
     bool no_prefix_cache, no_text, no_eos;
+    bool samples; /* as a device does that can */
     int threads;
 };
 
