@@ -80,7 +80,7 @@ struct model {
     uint8_t *dense; /* the dense weights on a device that does not use host memory, or NULL */
     uint64_t dense_bytes;
     int32_t *no_blocks; /* [max_context / 16] the block table of dropped sequences: block 0 */
-    int32_t *sampled; /* [max_logits] tokens, in shared memory; NULL: the device cannot sample */
+    int32_t *sampled;   /* [max_logits] shared memory; NULL where the device cannot sample */
     bool registered_arena;
     struct pass lane[MODEL_LANES];
     bool in_step;         /* a step of the pager is open */
