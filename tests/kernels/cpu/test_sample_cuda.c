@@ -175,6 +175,35 @@ static void combinations_cuda(void **state)
     assert_int_equal(bad, 0);
 }
 
+/* Equal logits by the thousand: more candidates than a list holds, above or below others. */
+static void crowds_of_equal_logits_cuda(void **state)
+{
+    static const float top_p[] = {1, 0.5f, 0.9f, 0.99f};
+    static const int top_k[] = {0, 100, 3000, 7000};
+    static const uint64_t kinds[] = {1, 2, 6};
+    enum { ROWS = 16 };
+    struct kern_sample_row row[ROWS];
+    struct dev *dev = cuda_open_or_skip();
+    struct rng r = {6};
+    struct bed b;
+    int bad = 0;
+    bed_open(&b, dev, ROWS, 9000);
+    for (int turn = 0; turn < 6; turn++) {
+        for (int i = 0; i < ROWS; i++) {
+            sample_logits(&r, kinds[turn % 3], b.logits + i * b.vocab, b.vocab);
+            row[i] = (struct kern_sample_row){.seed = rng_next(&r),
+                                              .top_k = top_k[i / 4],
+                                              .temperature = turn < 3 ? 1 : 0.5f,
+                                              .top_p = top_p[i % 4]};
+        }
+        bed_send(&b);
+        bad += check_call(&b, row, ROWS, -1, 1);
+    }
+    bed_close(&b);
+    dev_close(&dev);
+    assert_int_equal(bad, 0);
+}
+
 static double seconds(void)
 {
     struct timespec t;
@@ -239,6 +268,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(tokens_of_large_vocabularies_are_the_cpus_cuda),
     cmocka_unit_test(tokens_are_the_cpus_in_many_cases_cuda_deep),
     cmocka_unit_test(combinations_cuda),
+    cmocka_unit_test(crowds_of_equal_logits_cuda),
     cmocka_unit_test(time_of_sampling_cuda),
 };
 CHECK_MAIN(tests)
