@@ -124,7 +124,7 @@ struct kern_attention {
     const int32_t *pos; /* [n] */
     const int32_t *seq; /* [n] */
     const int32_t *const
-        *block_table; /* [sequences]: block of positions 16k..16k+15 is block_table[s][k] */
+        *block_table;    /* [sequences]: block of positions 16k..16k+15 is block_table[s][k] */
     size_t table_stride; /* more than 0, in recorded steps only: block_table[0] is a plan array
                             [sequences][table_stride] of all tables, and pos and seq are too */
     int n, heads;
@@ -152,6 +152,9 @@ struct kern_silu_mul {
  * Router: logits of the FMA class, the top_k largest (ties: lower id; NaN last) in falling order,
  * weights e^(logit - largest) / sum over all experts in ascending order, divided by the sum of the
  * chosen (in falling order) when renormalize. Splits over rows. Scratch: experts floats.
+ *
+ * forced replaces the choice alone: those experts in that order, weighed by the same rule over the
+ * logits, which are computed all the same; benches bring routing of real models to random weights.
  */
 struct kern_router {
     const void *w; /* [experts][in] */
@@ -159,8 +162,9 @@ struct kern_router {
     const float *x; /* [n][in] */
     int n, in, experts, top_k;
     int renormalize;
-    int32_t *id;   /* [n][top_k] */
-    float *weight; /* [n][top_k] */
+    int32_t *id;           /* [n][top_k] */
+    float *weight;         /* [n][top_k] */
+    const int32_t *forced; /* [n][top_k] distinct experts, part of the plan; NULL: the largest */
 };
 
 /* What follows the logits of one row: chooses and weighs. logit [experts] is overwritten. Any
@@ -192,6 +196,10 @@ struct kern_experts {
      * 0: all. The others are not written. Down reads all of hidden. */
     int inner_end, width_end;
 };
+
+/* Asks the memory for the first `bytes` of the weights that this part of experts_down will read:
+ * for a thread that waits for the hidden vector. */
+void kern_experts_fetch_down(const struct kern_experts *a, struct kern_part part, size_t bytes);
 
 /* acc = +0; acc = fma(weight[i][k], y[i*top_k+k], acc) for k ascending; x[i] = x[i] + acc. Splits
  * over rows. */

@@ -44,16 +44,14 @@ struct kern_sample_row {
 
 /*
  * token[i] = the token of logits[i], by row[i]. logits and scratch are device memory, row a plan
- * array, token shared memory. Rows from *live on are left alone (live: a word that the device can
- * read, or NULL: all n count); what is in their `token` stays. general: rows other than greedy
- * ones (step 2) may come; without it their tokens are not defined, and the op is shorter.
- * scratch: kern_sample_scratch_bytes, zeroed before its first use; one vocab for its whole life.
+ * array, token shared memory. general: rows other than greedy ones (step 2) may come; without it
+ * their tokens are not defined, and the op is shorter. scratch: kern_sample_scratch_bytes, zeroed
+ * before its first use; one vocab for its whole life.
  */
 struct kern_sample {
     const float *logits;               /* [n][vocab] */
     const struct kern_sample_row *row; /* [n] */
-    const int32_t *live;
-    int32_t *token; /* [n] */
+    int32_t *token;                    /* [n] */
     void *scratch;
     int n, vocab, general;
 };

@@ -17,7 +17,8 @@ results=${MOED_GPU_RESULTS:-build/gpu.json}
 MOED_SOURCE=$PWD
 LD_LIBRARY_PATH=$build/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 export MOED_SOURCE LD_LIBRARY_PATH
-programs="test.kernels.cpu.ops_cuda test.model.model.cuda"
+programs="test.kernels.cpu.ops_cuda test.kernels.cpu.sample_cuda test.model.model.cuda test.model.model.recorded_cuda
+    test.model.model.sample_cuda test.model.engine.sampling_cuda bench_cuda_sample"
 
 # record PART STATUS LOG: one line of results, with what the part printed.
 record() {
@@ -92,6 +93,7 @@ bench_one() {
 bench() {
     layers=${1:-12}
     bench_failed=0
+    part "bench sampling" "$build/tests/bench_cuda_sample" || bench_failed=1
     folder=$(bench_model "$layers")
     all=$((layers * 128 * 9 * 1048576))
     bench_one "cuda, all resident" --device cuda --expert-cache $all
@@ -111,9 +113,13 @@ pack)
     ;;
 kernels)
     run_test test.kernels.cpu.ops_cuda
+    run_test test.kernels.cpu.sample_cuda
     ;;
 models)
     run_test test.model.model.cuda
+    run_test test.model.model.recorded_cuda
+    run_test test.model.model.sample_cuda
+    run_test test.model.engine.sampling_cuda
     ;;
 server)
     part server python3 tests/gpu_server.py "$build/moed"
@@ -123,6 +129,10 @@ bench)
     ;;
 sanitize)
     part sanitize compute-sanitizer --tool memcheck --error-exitcode 1 "$build/tests/test.kernels.cpu.ops_cuda"
+    part "sanitize sampling" compute-sanitizer --tool memcheck --error-exitcode 1 \
+        "$build/tests/test.kernels.cpu.sample_cuda"
+    part "races of sampling" compute-sanitizer --tool racecheck --error-exitcode 1 \
+        "$build/tests/test.kernels.cpu.sample_cuda"
     ;;
 *)
     sed -n '2,11s/^# *//p' "$0" >&2

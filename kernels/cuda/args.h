@@ -8,6 +8,8 @@
 
 #include <stdint.h>
 
+#include "mailbox.h"
+
 #define CU_THREADS     256 /* of every block but the router's choice */
 #define CU_WARPS       (CU_THREADS / 32)
 #define CU_OUTS        2                    /* outputs of a weight matrix per warp */
@@ -72,6 +74,7 @@ struct cu_attention {
     int64_t q_stride, out_stride;
     const int32_t *pos, *seq;
     const int32_t *table; /* [sequences][table_stride] */
+    const int32_t *live;  /* rows from here on take no part; NULL: all do */
     int64_t table_stride;
     int32_t heads, window, scores; /* scores: positions per round, a multiple of 32 */
     float scale;
@@ -87,6 +90,7 @@ struct cu_select {
     float *logit; /* [n][experts], overwritten */
     int32_t *id;
     float *weight;
+    const int32_t *forced; /* [n][top_k], or NULL */
     int32_t n, experts, top_k, renormalize;
 };
 
@@ -108,6 +112,70 @@ struct cu_experts {
     int32_t n_items, pairs, width,
         inner; /* width: hidden of the record class; inner: intermediate */
     uint8_t inline_list[CU_INLINE_BYTES];
+};
+
+/* y = w h + bias for up to three matrices, h = rmsnorm(x) where norm is there and x otherwise. */
+struct cu_matrix {
+    const uint8_t *w;
+    const void *bias;
+    float *y;
+    int32_t out, first; /* first: of the outputs of all matrices together */
+};
+
+struct cu_norm_linear {
+    const float *x;
+    const void *norm; /* NULL: none */
+    float *h;         /* written where not NULL */
+    struct cu_matrix matrix[3];
+    int32_t n_matrices, n, in, outs, norm_dtype, bias_dtype;
+    float eps;
+};
+
+struct cu_turn {
+    struct cu_kv kv;
+    float *q, *k;
+    const float *v, *cos, *sin;
+    const void *q_norm, *k_norm;
+    const int32_t *pos, *live;
+    const int64_t *slot;
+    int32_t n, heads, norm_dtype;
+    float eps;
+};
+
+#define CU_LINK_BLOCKS  16   /* that read missed experts over the link */
+#define CU_RESOLVE_ROWS 32   /* warps of the block that resolves */
+#define CU_STEP_EXPERTS 1024 /* of one layer, at most */
+
+/* What the kernels of a recorded step tell each other, in device memory. */
+struct cu_paged_state {
+    uint32_t seq;                 /* of the last job in the mailbox */
+    uint32_t job;                 /* this layer's, 0: none */
+    uint32_t gave_up;             /* the miss workers did not answer: nothing waits any more */
+    uint32_t arrived;             /* blocks whose part over the link is done */
+    int32_t n_hits, n_misses;     /* items */
+    int32_t cpu_inner, cpu_width; /* outputs of missed experts that the CPU computes */
+};
+
+struct cu_paged {
+    struct cu_paged_state *state;
+    struct cu_expert_item *hit, *miss;
+    int32_t *row, *pair; /* of the items */
+    int32_t *chosen;     /* [n][top_k] */
+    uint8_t *missed;     /* [n * top_k] */
+    float *link_x;       /* [CU_LINK_BLOCKS][CU_MAX_ROWS][inner] */
+    const float *logit, *h;
+    const int32_t *live, *slot_of, *link_share, *forced, *forced_on;
+    const uint8_t *slots;
+    const uint8_t *const *host_of;
+    int64_t slot_bytes, gate_off, up_off, down_off;
+    int32_t *id;
+    float *weight, *hidden, *y, *x;
+    struct mailbox *box;
+    struct mailbox_group *box_group;
+    int32_t *box_row, *box_pair;
+    float *box_x, *box_hidden, *box_y;
+    uint64_t patience_ns; /* of a wait for the miss workers */
+    int32_t n, experts, top_k, renormalize, layer, width, inner, rows_per_item;
 };
 
 struct cu_combine {

@@ -95,10 +95,13 @@ template <int DT> __device__ __forceinline__ float add_values(const view &v, int
 
 template <int DT, bool VEC> __device__ __forceinline__ void attention(const cu_attention &a)
 {
-    extern __shared__ float shared[];
+    SHARED_DYNAMIC(float, shared);
+    grid_begin();
     __shared__ float partial[16];
     const int tid = (int)threadIdx.x, dim = a.kv.head_dim, h = (int)blockIdx.y;
     const int64_t i = blockIdx.x;
+    if (a.live && i >= *a.live)
+        return;
     float *q = shared, *score = shared + (dim + 31) / 32 * 32;
     const int pos = a.pos[i], end = pos + 1;
     const int first = a.window > 0 && pos >= a.window ? pos - a.window + 1 : 0;

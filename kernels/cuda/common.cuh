@@ -5,20 +5,13 @@
 #include "args.h"
 #include "base/dtype.h"
 #include "exp_constants.h"
+#include "ptx.cuh"
 
 #define KERNEL extern "C" __global__ void
 
 __device__ __forceinline__ float from_bf16(uint32_t v)
 {
     return __uint_as_float(v << 16);
-}
-
-// Exact for every half, subnormals too.
-__device__ __forceinline__ float from_f16(uint16_t v)
-{
-    float f;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(v));
-    return f;
 }
 
 __device__ __forceinline__ uint16_t to_bf16(float v)
@@ -69,16 +62,6 @@ __device__ __forceinline__ float exp_fixed(float x)
 __device__ __forceinline__ float silu_mul_1(float gate, float up)
 {
     return __fmul_rn(__fdiv_rn(gate, __fadd_rn(1.0f, exp_fixed(-gate))), up);
-}
-
-// 16 bytes of weights, each read once by this block: kept out of L1, where the activations live.
-__device__ __forceinline__ uint4 load_stream(const void *p)
-{
-    uint4 v;
-    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-        : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-        : "l"(p));
-    return v;
 }
 
 __device__ __forceinline__ void widen_bf16(uint32_t two, float *w)
@@ -153,8 +136,7 @@ __device__ __forceinline__ void dots(const uint8_t *const (&w)[R], const float *
             for (int b = 0; b < NB; b++) {
                 if (NB > 1 && b >= count)
                     break;
-                float4 lo = __ldg((const float4 *)(x[b] + k));
-                float4 hi = __ldg((const float4 *)(x[b] + k) + 1);
+                float4 lo = ((const float4 *)(x[b] + k))[0], hi = ((const float4 *)(x[b] + k))[1];
                 const float xs[8] = {lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w};
 #pragma unroll
                 for (int r = 0; r < R; r++)

@@ -3,6 +3,7 @@
 
 KERNEL __launch_bounds__(CU_THREADS) embed(const __grid_constant__ cu_embed a)
 {
+    grid_begin();
     const int64_t from = (int64_t)a.token[blockIdx.x] * a.dim, to = (int64_t)blockIdx.x * a.dim;
     for (int j = (int)threadIdx.x; j < a.dim; j += CU_THREADS)
         a.x[to + j] = load_any(a.table, a.dtype, from + j);
@@ -11,6 +12,7 @@ KERNEL __launch_bounds__(CU_THREADS) embed(const __grid_constant__ cu_embed a)
 // A block per row: thread t holds partial sum t of the FMA class.
 KERNEL __launch_bounds__(CU_THREADS) rmsnorm(const __grid_constant__ cu_rmsnorm a)
 {
+    grid_begin();
     __shared__ float sums[32];
     const float *x = a.x + blockIdx.x * a.x_stride;
     float *y = a.y + blockIdx.x * a.y_stride;
@@ -35,6 +37,7 @@ KERNEL __launch_bounds__(CU_THREADS) rmsnorm(const __grid_constant__ cu_rmsnorm 
 
 KERNEL __launch_bounds__(CU_THREADS) rope(const __grid_constant__ cu_rope a)
 {
+    grid_begin();
     const int64_t at = (int64_t)a.pos[blockIdx.x] * a.half;
     for (int j = (int)threadIdx.x; j < a.heads * a.half; j += CU_THREADS) {
         const int d = j % a.half;
@@ -47,13 +50,13 @@ KERNEL __launch_bounds__(CU_THREADS) rope(const __grid_constant__ cu_rope a)
 
 KERNEL __launch_bounds__(CU_THREADS) kv_store(const __grid_constant__ cu_kv_store a)
 {
+    grid_begin();
     const int64_t slot = a.slot[blockIdx.x], half = (int64_t)a.kv.kv_heads * 16 * a.kv.head_dim;
     if (slot < 0)
         return;
     uint8_t *block = a.kv.blocks + slot / 16 * a.kv.block_bytes;
     for (int j = (int)threadIdx.x; j < a.kv.kv_heads * a.kv.head_dim; j += CU_THREADS) {
-        const int64_t at =
-            (j / a.kv.head_dim * 16 + slot % 16) * a.kv.head_dim + j % a.kv.head_dim;
+        const int64_t at = (j / a.kv.head_dim * 16 + slot % 16) * a.kv.head_dim + j % a.kv.head_dim;
         const float k = a.k[blockIdx.x * a.k_stride + j], v = a.v[blockIdx.x * a.v_stride + j];
         if (a.kv.dtype == DTYPE_BF16) {
             ((uint16_t *)block)[at] = to_bf16(k);
@@ -67,6 +70,7 @@ KERNEL __launch_bounds__(CU_THREADS) kv_store(const __grid_constant__ cu_kv_stor
 
 KERNEL __launch_bounds__(CU_THREADS) silu_mul(const __grid_constant__ cu_silu_mul a)
 {
+    grid_begin();
     const int64_t i = (int64_t)blockIdx.x * CU_THREADS + threadIdx.x;
     if (i < a.n)
         a.y[i] = silu_mul_1(a.gate[i], a.up[i]);
@@ -74,6 +78,7 @@ KERNEL __launch_bounds__(CU_THREADS) silu_mul(const __grid_constant__ cu_silu_mu
 
 KERNEL __launch_bounds__(CU_THREADS) combine(const __grid_constant__ cu_combine a)
 {
+    grid_begin();
     const int64_t j = (int64_t)blockIdx.y * CU_THREADS + threadIdx.x, i = blockIdx.x;
     if (j >= a.dim)
         return;
@@ -95,9 +100,31 @@ __device__ __forceinline__ bool chosen_before(float v, int e, float best, int be
     return e < best_e;
 }
 
-// A warp per row; each lane looks after experts lane, lane + 32, ...
+// The best expert of a row that no lane has marked as taken, the same in every lane; lane l looks
+// after experts l, l + 32, ...
+__device__ __forceinline__ int best_left(const float *logit, int experts, uint64_t taken, int lane,
+                                         float &best)
+{
+    int best_e = -1;
+    best = 0;
+    for (int e = lane, i = 0; e < experts; e += 32, i++) {
+        const float v = logit[e];
+        if (!(taken >> i & 1) && chosen_before(v, e, best, best_e))
+            best = v, best_e = e;
+    }
+    for (int distance = 16; distance; distance /= 2) {
+        const float v = __shfl_xor_sync(0xffffffffu, best, distance);
+        const int e = __shfl_xor_sync(0xffffffffu, best_e, distance);
+        if (chosen_before(v, e, best, best_e))
+            best = v, best_e = e;
+    }
+    return best_e;
+}
+
+// A warp per row.
 KERNEL __launch_bounds__(CU_ROUTER_ROWS * 32) router_select(const __grid_constant__ cu_select a)
 {
+    grid_begin();
     __shared__ int32_t chosen_id[CU_ROUTER_ROWS][CU_MAX_TOP_K];
     const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
     const int row = (int)blockIdx.x * CU_ROUTER_ROWS + warp;
@@ -109,23 +136,17 @@ KERNEL __launch_bounds__(CU_ROUTER_ROWS * 32) router_select(const __grid_constan
     float max = 0;
     for (int k = 0; k < a.top_k; k++) {
         float best = 0;
-        int best_e = -1;
-        for (int e = lane, i = 0; e < a.experts; e += 32, i++) {
-            const float v = logit[e];
-            if (!(taken >> i & 1) && chosen_before(v, e, best, best_e))
-                best = v, best_e = e;
+        int e = -1;
+        if (k == 0 || !a.forced) {
+            e = best_left(logit, a.experts, taken, lane, best);
+            max = k == 0 ? best : max;
         }
-        for (int distance = 16; distance; distance /= 2) {
-            const float v = __shfl_xor_sync(0xffffffffu, best, distance);
-            const int e = __shfl_xor_sync(0xffffffffu, best_e, distance);
-            if (chosen_before(v, e, best, best_e))
-                best = v, best_e = e;
-        }
-        if (best_e % 32 == lane)
-            taken |= (uint64_t)1 << best_e / 32;
+        if (a.forced)
+            e = a.forced[(int64_t)row * a.top_k + k];
+        if (e % 32 == lane)
+            taken |= (uint64_t)1 << e / 32;
         if (lane == 0)
-            id[k] = a.id[(int64_t)row * a.top_k + k] = best_e;
-        max = k == 0 ? best : max;
+            id[k] = a.id[(int64_t)row * a.top_k + k] = e;
     }
     for (int e = lane; e < a.experts; e += 32)
         logit[e] = exp_fixed(__fsub_rn(logit[e], max));

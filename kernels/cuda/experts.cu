@@ -19,6 +19,7 @@ __device__ __forceinline__ expert_list list_of(const cu_experts &a)
 
 template <int DT, int NB, bool VEC> __device__ __forceinline__ void gate_up(const cu_experts &a)
 {
+    grid_begin();
     const expert_list l = list_of(a);
     const cu_expert_item item = l.item[blockIdx.x];
     const int lane = threadIdx.x & 31, out = (int)blockIdx.y * CU_WARPS + threadIdx.x / 32;
@@ -41,6 +42,7 @@ template <int DT, int NB, bool VEC> __device__ __forceinline__ void gate_up(cons
 
 template <int DT, int NB, bool VEC> __device__ __forceinline__ void down(const cu_experts &a)
 {
+    grid_begin();
     const expert_list l = list_of(a);
     const cu_expert_item item = l.item[blockIdx.x];
     const int lane = threadIdx.x & 31;

@@ -7,6 +7,7 @@ template <int DT, int NB, bool VEC> __device__ __forceinline__ void linear(const
     const int warp = threadIdx.x / 32, first = (int)blockIdx.y * CU_BLOCK_OUTS + warp * CU_OUTS;
     const int row = (int)blockIdx.x * NB, count = min(NB, a.n - row);
     const int64_t row_bytes = (int64_t)a.in * (DT == DTYPE_F32 ? 4 : 2);
+    grid_dependency_launch();
     if (first >= a.out)
         return;
     const uint8_t *w[CU_OUTS];
@@ -14,6 +15,11 @@ template <int DT, int NB, bool VEC> __device__ __forceinline__ void linear(const
 #pragma unroll
     for (int r = 0; r < CU_OUTS; r++)
         w[r] = (const uint8_t *)a.w + min(first + r, a.out - 1) * row_bytes;
+#pragma unroll
+    for (int r = 0; r < CU_OUTS; r++)
+        if (VEC && (int)(threadIdx.x & 31) == r)
+            prefetch_row(w[r], (uint32_t)row_bytes);
+    grid_dependency_wait();
 #pragma unroll
     for (int b = 0; b < NB; b++)
         x[b] = a.x + min(row + b, a.n - 1) * a.x_stride;

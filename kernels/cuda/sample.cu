@@ -150,6 +150,7 @@ __device__ __forceinline__ float best_logit(const cu_sample_state *s)
 KERNEL __launch_bounds__(CU_THREADS) sample_best(const __grid_constant__ cu_sample a)
 {
     const int row = (int)blockIdx.y, t = (int)threadIdx.x;
+    grid_begin();
     if (a.live && row >= *a.live)
         return;
     cu_sample_state *s = state_of(a, row);
@@ -296,6 +297,7 @@ KERNEL __launch_bounds__(CU_THREADS) sample_weigh(const __grid_constant__ cu_sam
     __shared__ uint32_t count[CU_SAMPLE_BINS];
     __shared__ u64 sum[CU_SAMPLE_BINS];
     const int row = (int)blockIdx.y, t = (int)threadIdx.x;
+    grid_begin();
     if (a.live && row >= *a.live)
         return;
     cu_sample_state *s = state_of(a, row);
@@ -439,6 +441,7 @@ __device__ void select(const cu_sample &a, int row, cu_sample_state *s)
 KERNEL __launch_bounds__(CU_THREADS) sample_select(const __grid_constant__ cu_sample a)
 {
     const int row = (int)blockIdx.y, first = first_id();
+    grid_begin();
     if (a.live && row >= *a.live)
         return;
     cu_sample_state *s = state_of(a, row);
@@ -463,6 +466,7 @@ KERNEL __launch_bounds__(CU_THREADS) sample_select(const __grid_constant__ cu_sa
 KERNEL __launch_bounds__(CU_THREADS) sample_draw(const __grid_constant__ cu_sample a)
 {
     const int row = (int)blockIdx.y, first = first_id();
+    grid_begin();
     if (a.live && row >= *a.live)
         return;
     cu_sample_state *s = state_of(a, row);

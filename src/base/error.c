@@ -56,8 +56,9 @@ int moed_fail_in(struct moed_error *err, int code, const char *fmt, ...)
 const char *moed_code_name(int code)
 {
     static const char *const names[] = {
-        "ok",   "invalid",  "format",   "io",          "no memory", "not found", "limit",
-        "busy", "canceled", "deadline", "unsupported", "device",    "closed",    "internal",
+        "ok",          "invalid", "format", "io",       "no memory",
+        "not found",   "limit",   "busy",   "canceled", "deadline",
+        "unsupported", "device",  "closed", "internal", "timed out",
     };
     int i = -code;
     return i >= 0 && i < (int)(sizeof names / sizeof names[0]) ? names[i] : "unknown";

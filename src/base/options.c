@@ -14,6 +14,7 @@ struct value {
     int64_t integer;
     double real;
     uint64_t bytes;
+    double share; /* of SIZE; negative: bytes counts */
     const char **list;
     size_t n_list, cap_list;
 };
@@ -21,6 +22,7 @@ struct value {
 struct options {
     const struct option_row *rows;
     size_t n_rows;
+    unsigned command;
     struct value *values; /* [n_rows] */
     const char **positional;
     size_t n_positional, cap_positional;
@@ -64,6 +66,22 @@ int options_parse_bytes(const char *text, uint64_t *bytes)
     return MOED_EINVAL;
 }
 
+int options_parse_size(const char *text, uint64_t *bytes, double *share)
+{
+    char *end;
+    *share = -1;
+    if (!isdigit((unsigned char)text[0]))
+        return MOED_EINVAL;
+    double percent = strtod(text, &end);
+    if (strcmp(end, "%") != 0)
+        return options_parse_bytes(text, bytes);
+    if (!(percent >= 0 && percent <= 100))
+        return MOED_ELIMIT;
+    *bytes = 0;
+    *share = percent / 100;
+    return 0;
+}
+
 static bool is_choice(const char *choices, const char *text)
 {
     size_t n = strlen(text);
@@ -104,6 +122,12 @@ static int convert(const struct option_row *row, struct value *v, const char *te
                                    "--%s takes a size such as 512MiB or 12GiB, not '%s'", row->name,
                                    text);
         break;
+    case OPTION_SIZE:
+        if (options_parse_size(text, &v->bytes, &v->share) < 0)
+            return moed_fail_param(err, MOED_EINVAL, row->name,
+                                   "--%s takes a size such as 512MiB, 12GiB or 25%%, not '%s'",
+                                   row->name, text);
+        break;
     case OPTION_CHOICE:
         if (!is_choice(row->value, text))
             return moed_fail_param(err, MOED_EINVAL, row->name, "--%s is one of %s, not '%s'",
@@ -128,12 +152,18 @@ static int convert(const struct option_row *row, struct value *v, const char *te
     return 0;
 }
 
+/* The command's row of this name, else another's. */
 static size_t find_row(const struct options *o, const char *name, size_t n)
 {
-    for (size_t i = 0; i < o->n_rows; i++)
-        if (strlen(o->rows[i].name) == n && memcmp(o->rows[i].name, name, n) == 0)
-            return i;
-    return o->n_rows;
+    size_t found = o->n_rows;
+    for (size_t i = 0; i < o->n_rows; i++) {
+        if (strlen(o->rows[i].name) != n || memcmp(o->rows[i].name, name, n) != 0)
+            continue;
+        found = i;
+        if (o->rows[i].commands & o->command)
+            break;
+    }
+    return found;
 }
 
 static int unknown(const char *arg, struct moed_error *err)
@@ -206,6 +236,7 @@ int options_parse(struct options **out, const struct option_row *rows, size_t n_
     struct options *o = mem_new(1, sizeof *o);
     o->rows = rows;
     o->n_rows = n_rows;
+    o->command = command;
     o->values = mem_new(n_rows, sizeof *o->values);
     bool only_words = false;
     for (int i = 0; i < argc;) {
@@ -280,6 +311,11 @@ double options_real(const struct options *o, const char *name)
 uint64_t options_bytes(const struct options *o, const char *name)
 {
     return value_of(o, name)->bytes;
+}
+
+double options_share(const struct options *o, const char *name)
+{
+    return value_of(o, name)->share;
 }
 
 size_t options_list(const struct options *o, const char *name, const char *const **values)

@@ -4,7 +4,7 @@
  *
  * A value comes from the command line, else from the row's environment variable, else from the
  * row's default. A row belongs to one or more sub-commands (a bit mask); an option of another
- * command is an error that says so.
+ * command is an error that says so. Two rows may share a name where no command has both.
  */
 #ifndef MOED_BASE_OPTIONS_H
 #define MOED_BASE_OPTIONS_H
@@ -23,6 +23,7 @@ enum option_kind {
     OPTION_INT,    /* min..max */
     OPTION_REAL,   /* min..max */
     OPTION_BYTES,  /* a number with an optional KiB, MiB, GiB */
+    OPTION_SIZE,   /* the same, or a share such as 25% */
     OPTION_CHOICE, /* one of `choices`, separated by | */
 };
 
@@ -56,12 +57,17 @@ bool options_flag(const struct options *o, const char *name);
 const char *options_string(const struct options *o, const char *name);
 int64_t options_int(const struct options *o, const char *name);
 double options_real(const struct options *o, const char *name);
+/* Of BYTES, and of SIZE where options_share is negative. */
 uint64_t options_bytes(const struct options *o, const char *name);
+/* Of SIZE: 0 to 1, or negative for one in bytes. */
+double options_share(const struct options *o, const char *name);
 size_t options_list(const struct options *o, const char *name, const char *const **values);
 size_t options_positional(const struct options *o, const char *const **values);
 
 /* "64KiB", "1.5GiB", "4096": bytes, or negative with the reason. */
 int options_parse_bytes(const char *text, uint64_t *bytes);
+/* The same, or "25%": *share is then 0.25 and *bytes 0; else *share is -1. */
+int options_parse_size(const char *text, uint64_t *bytes, double *share);
 
 /* Text for --help and rows for the reference page (Markdown), of the rows of one command. */
 void options_help(const struct option_row *rows, size_t n_rows, unsigned command, struct buf *out);

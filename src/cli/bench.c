@@ -51,7 +51,7 @@ static int pass(struct bench *b, int32_t n_rows, int32_t n_seqs, int32_t n_logit
     rc = model_pass_run(b->model, MODEL_STEP, b->config.n_layers, err);
     for (int32_t i = 0; i < n_logits; i++)
         rows[i] = n_rows - n_logits + i;
-    if (rc == 0)
+    if (rc == 0 && n_logits > 0)
         rc = model_pass_logits(b->model, MODEL_STEP, rows, n_logits, b->logits, err);
     model_pass_end(b->model, MODEL_STEP);
     return rc;
@@ -275,6 +275,8 @@ static int open_model(struct bench *b, const struct options *o, const char *dir,
         .user = &progress,
     };
     cli_progress_init(&progress);
+    if ((rc = engine_plan_misses(&mo, &cfg, err)) < 0)
+        goto out;
     rc = open_devices(b, &cfg, &dev, err);
     if (rc == 0)
         rc = strcmp(cfg.load_format, "dummy") == 0 ? store_open_dummy(&store, err)

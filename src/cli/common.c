@@ -1,5 +1,6 @@
 #include "cli/cli.h"
 
+#include <math.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -40,7 +41,11 @@ struct moed_engine_config cli_engine_config(const struct options *o, const char 
         .expert_policy = options_string(o, "expert-policy"),
         .expert_cache_bytes =
             options_has(o, "expert-cache") ? (int64_t)options_bytes(o, "expert-cache") : -1,
+        .expert_cache_share =
+            options_has(o, "expert-cache") ? fmax(options_share(o, "expert-cache"), 0) : 0,
         .link_bytes_per_s = options_bytes(o, "link-speed"),
+        .miss_threads = (int32_t)options_int(o, "miss-threads"),
+        .miss_link_share = options_string(o, "miss-link-share"),
         .stage_min_rows = (int32_t)options_int(o, "stage-min-rows"),
         .threads = (int32_t)options_int(o, "threads"),
         .max_model_len = (int32_t)options_int(o, "max-model-len"),

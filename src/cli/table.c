@@ -20,14 +20,21 @@ const struct option_row cli_rows[] = {
      "Compute threads. Without it: the cores that affinity and the cgroup leave."},
     {"isa", 0, OPTION_CHOICE, "auto|scalar|avx2|avx512", "auto", 0, 0, CLI_MODEL_COMMANDS, NULL,
      "Instruction set of the CPU kernels. All give the same bits."},
-    {"expert-cache", 0, OPTION_BYTES, "SIZE", NULL, 0, 0, CLI_MODEL_COMMANDS, "MOED_EXPERT_CACHE",
-     "Bytes of device memory for expert slots. Without it a GPU gets as many as fit; the CPU uses "
-     "experts in place. With it a copying link and an arena stand in for a GPU on the CPU. "
+    {"expert-cache", 0, OPTION_SIZE, "SIZE", NULL, 0, 0, CLI_MODEL_COMMANDS, "MOED_EXPERT_CACHE",
+     "Device memory for expert slots: bytes, or a share of all experts such as 25%. Without it a "
+     "GPU gets as many as fit; the CPU uses experts in place. With it a copying link and an arena "
+     "stand in for a GPU on the CPU. "
      "Below the size of one expert there are no slots."},
     {"expert-policy", 0, OPTION_CHOICE, "lfru|lfu|lru", "lfru", 0, 0, CLI_MODEL_COMMANDS, NULL,
      "Which expert leaves the cache. Changes speed, never output."},
     {"link-speed", 0, OPTION_BYTES, "BYTES", NULL, 0, 0, CLI_MODEL_COMMANDS, NULL,
      "Speed limit of the stand-in link in bytes per second. Without it: as fast as memory copies."},
+    {"miss-threads", 0, OPTION_INT, "N", NULL, 0, 256, CLI_MODEL_COMMANDS, NULL,
+     "Threads that compute what a GPU does not hold. Without it: the cores that affinity and the "
+     "cgroup leave, but two."},
+    {"miss-link-share", 0, OPTION_STRING, "PERCENT|auto", "auto", 0, 0, CLI_MODEL_COMMANDS, NULL,
+     "Of what a GPU does not hold, the part that it reads over the link while those threads "
+     "compute the rest; auto: learned while running. Changes speed, never output."},
     {"stage-min-rows", 0, OPTION_INT, "N", NULL, 0, 1048576, CLI_MODEL_COMMANDS, NULL,
      "Missed experts that at least N rows want are copied to a staging slot first. 0: never."},
     {"kv-cache-dtype", 0, OPTION_CHOICE, "auto|bf16|fp32", "auto", 0, 0, CLI_MODEL_COMMANDS, NULL,

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/mem.h"
 #include "device/device.h"
 
 #define PATH_BYTES 4096
@@ -116,18 +117,69 @@ int cores_quota(const char *proc_cgroup, const char *cgroup_root)
     return least;
 }
 
-/* Cores in the affinity mask, which may be larger than a cpu_set_t. */
-static int cores_affinity(void)
+#define CPUS_MAX (1 << 16)
+
+int cores_allowed(int *cpu, int max)
 {
-    for (int cpus = 1024; cpus <= 1 << 16; cpus *= 2) {
+    int n = 0;
+    for (int cpus = 1024; cpus <= CPUS_MAX && !n; cpus *= 2) {
         cpu_set_t *set = CPU_ALLOC((size_t)cpus);
         size_t bytes = CPU_ALLOC_SIZE((size_t)cpus);
-        int n = set && sched_getaffinity(0, bytes, set) == 0 ? CPU_COUNT_S(bytes, set) : 0;
+        if (set && sched_getaffinity(0, bytes, set) == 0)
+            for (int c = 0; c < cpus && n < max; c++)
+                if (CPU_ISSET_S((size_t)c, bytes, set))
+                    cpu[n++] = c;
         CPU_FREE(set);
-        if (n)
-            return n;
     }
-    return 1;
+    return n;
+}
+
+/* The lowest CPU of the physical core. */
+static int core_of(int cpu, const char *cpu_root)
+{
+    char path[PATH_BYTES], line[256];
+    snprintf(path, sizeof path, "%s/cpu%d/topology/thread_siblings_list", cpu_root, cpu);
+    return first_line(path, line, sizeof line) ? (int)strtol(line, NULL, 10) : cpu;
+}
+
+void cores_spread(int *cpu, int count, int n, const char *cpu_root)
+{
+    struct place {
+        int cpu, core, nth; /* nth of its core */
+    } *place = mem_new((size_t)count, sizeof *place), moving;
+    int cores = 0;
+    for (int i = 0; i < count; i++) {
+        place[i] = (struct place){cpu[i], core_of(cpu[i], cpu_root), 0};
+        for (int j = 0; j < i; j++)
+            place[i].nth += place[j].core == place[i].core;
+        cores += !place[i].nth;
+    }
+    /* With a core for each, first ones first; otherwise whole cores. The highest cores lead. */
+    bool spread = n <= cores;
+    for (int i = 1; i < count; i++) {
+        moving = place[i];
+        int j = i;
+        for (; j > 0; j--) {
+            const struct place *p = &place[j - 1];
+            bool after = spread && p->nth != moving.nth ? p->nth > moving.nth
+                         : p->core != moving.core       ? p->core < moving.core
+                                                        : p->nth > moving.nth;
+            if (!after)
+                break;
+            place[j] = *p;
+        }
+        place[j] = moving;
+    }
+    for (int i = 0; i < count; i++)
+        cpu[i] = place[i].cpu;
+    free(place);
+}
+
+static int cores_affinity(void)
+{
+    int *cpu = mem_new(CPUS_MAX, sizeof *cpu), n = cores_allowed(cpu, CPUS_MAX);
+    free(cpu);
+    return n ? n : 1;
 }
 
 int dev_usable_cores(void)

@@ -9,4 +9,15 @@
  */
 int cores_quota(const char *proc_cgroup, const char *cgroup_root);
 
+/*
+ * Chooses n of the CPUs in cpu[count] (ascending) for threads that stay: moves them to the front.
+ * Different physical cores come first; what is left over is whole cores, the lowest ones, where
+ * there is a choice. cpu_root is /sys/devices/system/cpu; CPUs it knows nothing of count as cores
+ * of their own.
+ */
+void cores_spread(int *cpu, int count, int n, const char *cpu_root);
+
+/* CPUs of this thread's affinity mask, ascending, at most max; returns how many. */
+int cores_allowed(int *cpu, int max);
+
 #endif

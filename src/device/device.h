@@ -6,9 +6,9 @@
  *
  * What the arguments of an op may point to: weights, activations, the KV cache and RoPE tables lie
  * in memory of alloc (or, records of experts, in registered host memory); a router's id and sampled
- * tokens in memory of alloc_shared; the plan of a step (token, pos, seq, slot, block tables, groups,
- * rows, pairs, parameters of sampling) in host memory of any kind, which the op has read when it
- * returns.
+ * tokens in memory of alloc_shared; the plan of a step (token, pos, seq, slot, block tables,
+ * groups, rows, pairs, forced choices, parameters of sampling) in host memory of any kind, which
+ * the op has read when it returns.
  */
 #ifndef MOED_DEVICE_H
 #define MOED_DEVICE_H
@@ -18,10 +18,13 @@
 #include <stdint.h>
 
 #include "kernels.h"
+#include "mailbox.h"
 #include "moed/error.h"
 #include "sample.h"
+#include "step.h"
 
 struct dev;
+struct dev_recorded;
 
 /* A copy in flight. Embedded by its owner, who keeps it in place until it is done. */
 struct dev_event {
@@ -53,6 +56,9 @@ struct dev_ops {
     int (*event_wait)(struct dev *, struct dev_event *ev);
     /* Engine thread: waits for all ops so far, then copies device to host. 0 or MOED_EDEVICE. */
     int (*copy_out)(struct dev *, void *dst, const void *src, size_t bytes);
+    /* Engine thread: queues a copy within device memory, in order with the ops: the yardstick of
+     * that memory. 0 or MOED_EDEVICE. */
+    int (*copy_within)(struct dev *, void *dst, const void *src, size_t bytes);
     void (*close)(struct dev *);
 };
 
@@ -74,9 +80,44 @@ struct dev_kern {
     int (*sync)(struct dev *);
 };
 
+/*
+ * Steps recorded once and replayed: a CUDA graph each. Engine thread. Between record_begin and
+ * record_end the ops of dev_kern and of this table are recorded, not run; memory they use must stay
+ * where it is as long as the recording is replayed. NULL where a device has no such thing.
+ */
+struct dev_step {
+    /* Plan memory, zeroed, one block: the host's twin. An op that gets a pointer into it reads the
+     * device's twin, as it is when the recording is replayed. */
+    void *(*plan_alloc)(struct dev *, size_t bytes);
+    void (*plan_free)(struct dev *, void *plan);
+    /* Queues the copy of a part of plan memory to the device; the part may not be written again
+     * before sync. */
+    int (*plan_send)(struct dev *, const void *part, size_t bytes);
+    /* Makes the mailbox of l, zeroed, in memory of alloc_shared, and what paged_experts needs
+     * beside it. Once, before anything is recorded that has experts. */
+    int (*mailbox_open)(struct dev *, const struct mailbox_layout *l, struct mailbox **out,
+                        struct moed_error *err);
+    void (*mailbox_close)(struct dev *);
+
+    int (*record_begin)(struct dev *);
+    /* The ops that follow leave rows from *live on alone; a word of plan memory. */
+    void (*live)(struct dev *, const int32_t *live);
+    int (*record_end)(struct dev *, struct dev_recorded **out, struct moed_error *err);
+    void (*forget)(struct dev *, struct dev_recorded *);
+    /* Queues a replay. What the device gave up waiting for is told by sync: MOED_ETIMEDOUT. */
+    int (*replay)(struct dev *, const struct dev_recorded *);
+
+    int (*norm_linear)(struct dev *, const struct kern_norm_linear *);
+    int (*turn)(struct dev *, const struct kern_turn *);
+    int (*paged_experts)(struct dev *, const struct kern_paged_experts *);
+    /* Whether paged_experts can work on records of this class. */
+    bool (*can_page)(struct dev *, const struct record_class *cls, int experts, int top_k);
+};
+
 struct dev {
     const struct dev_ops *ops;
     const struct dev_kern *kern;
+    const struct dev_step *step; /* or NULL */
 };
 
 struct dev_cpu_config {

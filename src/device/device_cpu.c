@@ -90,6 +90,12 @@ static int cpu_copy_out(struct dev *dev, void *dst, const void *src, size_t byte
     return 0;
 }
 
+static int cpu_copy_within(struct dev *dev, void *dst, const void *src, size_t bytes)
+{
+    memcpy(dst, src, bytes);
+    return 0;
+}
+
 static void cpu_close(struct dev *dev)
 {
     struct dev_cpu *d = self_of(dev);
@@ -323,6 +329,7 @@ static const struct dev_ops cpu_ops = {
     .copy_in = cpu_copy_in,
     .event_wait = cpu_event_wait,
     .copy_out = cpu_copy_out,
+    .copy_within = cpu_copy_within,
     .close = cpu_close,
 };
 

@@ -68,6 +68,9 @@ static bool fits(const struct moed_engine *e, const struct job *j, struct kern_s
     if (p.sampling->logprobs >= 0 || !sampler_raw(p.sampling, p.n_mask))
         return false;
     *row = sampler_row(&p);
+    /* The same in every step: the device need not be sent it again. */
+    if (row->temperature == 0 || row->top_k == 1)
+        *row = (struct kern_sample_row){0};
     return true;
 }
 

@@ -336,7 +336,6 @@ static void set_up(struct engine_setup *s, struct loaded *l, const struct descri
                                      .max_queue = p->max_queue,
                                      .max_model_len = p->max_model_len,
                                      .kv_blocks = p->options.kv_blocks,
-                                     .n_layers = d->config.n_layers,
                                      .no_prefix_cache = cfg->no_prefix_cache};
     s->max_logits = p->options.max_logits;
     set_info(&s->info, &d->config, p);

@@ -1,8 +1,10 @@
 #include "engine/plan.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "device/misses.h"
 #include "pager/policy.h"
 #include "sched/kv.h"
 
@@ -64,9 +66,29 @@ static int plan_pager(struct engine_plan *p, const struct moed_engine_config *cf
     }
     g->mode = PAGER_CACHED;
     g->cache_bytes = cfg->expert_cache_bytes < 0 ? 0 : (uint64_t)cfg->expert_cache_bytes;
+    g->fill = true;
     g->stage_min_rows = cfg->stage_min_rows;
     g->staging_slots = cfg->stage_min_rows > 0 ? PAGER_STAGING_SLOTS : 0;
     return range("stage-min-rows", cfg->stage_min_rows, 0, MODEL_MAX_ROWS, err);
+}
+
+int engine_plan_misses(struct model_options *o, const struct moed_engine_config *cfg,
+                       struct moed_error *err)
+{
+    const char *share = cfg->miss_link_share;
+    o->miss_threads = cfg->miss_threads;
+    o->link_share = MISSES_SHARE_ADAPTIVE;
+    o->miss_isa = cfg->isa && *cfg->isa ? (enum kern_isa)kern_isa_parse(cfg->isa) : KERN_ISA_AUTO;
+    if (share && *share && strcmp(share, "auto") != 0) {
+        char *end;
+        long percent = strtol(share, &end, 10);
+        if (end == share || *end || percent < 0 || percent > 100)
+            return moed_fail_param(err, MOED_EINVAL, "miss-link-share",
+                                   "miss-link-share must be auto or 0 to 100, not \"%.64s\"",
+                                   share);
+        o->link_share = (int32_t)(percent * MAILBOX_SHARE_ONE / 100);
+    }
+    return range("miss-threads", cfg->miss_threads, 0, MISSES_THREADS_MAX, err);
 }
 
 static int plan_limits(struct engine_plan *p, const struct moed_engine_config *cfg,
@@ -112,14 +134,24 @@ uint64_t engine_cache_bytes(uint64_t device_budget_bytes, const struct model_mem
     return min_u64(slots, m->expert_records) * m->expert_record_bytes;
 }
 
+uint64_t engine_share_bytes(double share, const struct model_memory *m)
+{
+    return (uint64_t)(share * (double)m->expert_records + 0.5) * m->expert_record_bytes;
+}
+
 /* All but the KV cache, on the host. Dense weights pass through the host also where they go to a
  * device. */
-static uint64_t fixed_bytes(struct engine_plan *p, const struct model_config *c, enum dtype dtype)
+static uint64_t fixed_bytes(struct engine_plan *p, const struct moed_engine_config *cfg,
+                            const struct model_config *c, enum dtype dtype)
 {
     uint64_t vocab = (uint64_t)c->vocab_size;
     p->options.max_context = p->max_model_len;
     p->options.kv_blocks = 1;
     model_memory(c, dtype, &p->options, &p->memory);
+    if (cfg->expert_cache_share > 0 && cfg->expert_cache_bytes >= 0) {
+        p->options.pager.cache_bytes = engine_share_bytes(cfg->expert_cache_share, &p->memory);
+        model_memory(c, dtype, &p->options, &p->memory);
+    }
     p->sampling_bytes = (uint64_t)p->options.max_logits * vocab * sizeof(float) +
                         (uint64_t)p->threads * vocab * (2 * sizeof(float) + 2 * sizeof(uint64_t));
     p->other_bytes = OTHER_BYTES;
@@ -231,9 +263,10 @@ int engine_plan(struct engine_plan *p, const struct moed_engine_config *cfg,
     p->options.device_logits = p->device_budget_bytes > 0;
     int rc;
     if ((rc = plan_kv_dtype(p, cfg->kv_dtype, err)) < 0 || (rc = plan_pager(p, cfg, c, err)) < 0 ||
+        (rc = engine_plan_misses(&p->options, cfg, err)) < 0 ||
         (rc = plan_limits(p, cfg, c, cores, err)) < 0)
         return rc;
-    uint64_t fixed = fixed_bytes(p, c, weight_dtype);
+    uint64_t fixed = fixed_bytes(p, cfg, c, weight_dtype);
     p->total_bytes = fixed;
     if (p->memory.total_bytes == UINT64_MAX || fixed > p->budget_bytes)
         return too_large(p, p->memory.kv_block_bytes, err);

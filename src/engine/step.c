@@ -96,9 +96,6 @@ static void build(struct moed_engine *e, const struct sched_plan *plan)
 {
     struct pass *p = &e->pass;
     p->n_rows = p->n_seqs = p->n_jobs = 0;
-    /* A pass runs through all layers here; a device that pauses gets its own loop. */
-    assert(plan->n_prefill == 0 ||
-           (plan->layer_begin == 0 && plan->layer_end == e->setup.sched.n_layers));
     for (int32_t i = 0; i < plan->n_decode; i++)
         add_span(p, &plan->decode[i]);
     for (int32_t i = 0; i < plan->n_prefill; i++) {
@@ -190,7 +187,7 @@ static int run_pass(struct moed_engine *e, struct moed_error *err)
     if (rc < 0)
         return rc;
     struct job **jobs = mem_new((size_t)e->setup.max_logits, sizeof(struct job *));
-    rc = b->run(b->self, MODEL_STEP, e->setup.sched.n_layers, err);
+    rc = b->run(b->self, MODEL_STEP, e->setup.info.n_layers, err);
     if (rc >= 0)
         rc = sample_on_device(e, MODEL_STEP, p->jobs, p->n_jobs, err);
     for (int32_t i = 0; rc >= 0 && i < p->n_jobs;)

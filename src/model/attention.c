@@ -4,7 +4,7 @@
 #include "model/model_int.h"
 
 /* Bytes of K and V that a layer reads and writes for the pass, each position once. */
-static uint64_t kv_bytes(const struct model *m, const struct pass *p, int32_t layer)
+uint64_t attention_kv_bytes(const struct model *m, const struct pass *p, int32_t layer)
 {
     const struct model_batch *b = &p->batch;
     uint64_t per_token = m->layer_block_bytes / KV_BLOCK_TOKENS;
@@ -105,7 +105,7 @@ int attention_run(struct model *m, const struct pass *p, int32_t layer, struct m
                    p->a->x) < 0)
         return device_failed("attention", layer, err);
     m->stats.bytes_attention += l->attention_bytes;
-    m->stats.bytes_kv += kv_bytes(m, p, layer);
+    m->stats.bytes_kv += attention_kv_bytes(m, p, layer);
     stage_end(m, &m->stats.seconds_attention);
     return 0;
 }

@@ -36,9 +36,17 @@ static int32_t group_rows(struct model *m, const struct pass *p)
     return n;
 }
 
-static int route(struct model *m, const struct pass *p, const struct layer_weights *l)
+/* The layer's part of the batch's forced choices, if it has any. */
+static const int32_t *forced_of(const struct model *m, const struct pass *p, int32_t layer)
+{
+    size_t each = (size_t)p->batch.n_rows * (size_t)m->c.top_k;
+    return p->batch.forced ? p->batch.forced + (size_t)layer * each : NULL;
+}
+
+static int route(struct model *m, const struct pass *p, int32_t layer)
 {
     const struct model_config *c = &m->c;
+    const struct layer_weights *l = &m->w.layer[layer];
     const struct activations *a = p->a;
     struct kern_router router = {.w = l->router.data,
                                  .w_dtype = l->router.dtype,
@@ -49,7 +57,8 @@ static int route(struct model *m, const struct pass *p, const struct layer_weigh
                                  .top_k = c->top_k,
                                  .renormalize = c->norm_topk,
                                  .id = p->id,
-                                 .weight = a->weight};
+                                 .weight = a->weight,
+                                 .forced = forced_of(m, p, layer)};
     int rc = norm_run(m, &l->ffn_norm, router.n, c->hidden, a->x, a->h);
     if (rc < 0 || (rc = m->dev->kern->router(m->dev, &router)) < 0)
         return rc;
@@ -105,7 +114,7 @@ int experts_run(struct model *m, const struct pass *p, int32_t layer, struct moe
     const struct layer_weights *l = &m->w.layer[layer];
     const struct model_config *c = &m->c;
     struct expert_groups *g = &m->groups;
-    if (route(m, p, l) < 0)
+    if (route(m, p, layer) < 0)
         return device_failed("the router", layer, err);
     int32_t n = group_rows(m, p);
     int rc = pager_acquire(m->pager, layer, g->need, (size_t)n, g->lease, err);

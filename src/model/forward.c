@@ -5,7 +5,7 @@
 #include <assert.h>
 #include <time.h>
 
-#include "model/model_int.h"
+#include "model/recorded.h"
 
 void stage_end(struct model *m, double *seconds)
 {
@@ -101,13 +101,25 @@ static int check_batch(struct model *m, struct pass *p, struct moed_error *err)
     return 0;
 }
 
+static int embed(struct model *m, const struct pass *p, struct moed_error *err)
+{
+    struct kern_embed a = {.table = m->w.embed.data,
+                           .dtype = m->w.embed.dtype,
+                           .token = p->batch.token,
+                           .x = p->a->x,
+                           .n = p->batch.n_rows,
+                           .dim = m->c.hidden};
+    int rc = m->dev->kern->embed(m->dev, &a);
+    return rc < 0 ? moed_fail(err, MOED_EDEVICE, "the device failed in the embedding") : 0;
+}
+
 int model_pass_begin(struct model *m, enum model_lane lane, const struct model_batch *batch,
                      struct moed_error *err)
 {
     struct pass *p = &m->lane[lane];
     assert(!p->open);
     p->batch = *batch;
-    p->failed = false;
+    p->failed = p->replayed = false;
     p->layer = p->max_context = 0;
     p->kv_positions = 0;
     int rc = check_batch(m, p, err);
@@ -121,14 +133,6 @@ int model_pass_begin(struct model *m, enum model_lane lane, const struct model_b
         int64_t block = p->block_table[batch->seq[i]][pos / KV_BLOCK_TOKENS];
         p->slot[i] = block * KV_BLOCK_TOKENS + pos % KV_BLOCK_TOKENS;
     }
-    rc = m->dev->kern->embed(m->dev, &(struct kern_embed){.table = m->w.embed.data,
-                                                          .dtype = m->w.embed.dtype,
-                                                          .token = batch->token,
-                                                          .x = p->a->x,
-                                                          .n = batch->n_rows,
-                                                          .dim = m->c.hidden});
-    if (rc < 0)
-        return moed_fail(err, MOED_EDEVICE, "the device failed in the embedding");
     p->open = true;
     m->stats.passes++;
     m->stats.rows += (uint64_t)batch->n_rows;
@@ -147,10 +151,23 @@ static int step_end(struct model *m)
     if (!m->in_step)
         return 0;
     int rc = m->dev->kern->sync(m->dev);
+    if (recorded_pending(m->recorded))
+        rc = recorded_settle(m->recorded, m, rc);
     if (m->pager)
         pager_step_end(m->pager);
     m->in_step = false;
     return rc;
+}
+
+/* What a replay touches beside experts, which are counted when it has ended. */
+static void count_bytes(struct model *m, const struct pass *p)
+{
+    for (int32_t layer = 0; layer < m->c.n_layers; layer++) {
+        m->stats.bytes_attention += m->w.layer[layer].attention_bytes;
+        m->stats.bytes_kv += attention_kv_bytes(m, p, layer);
+        if (!m->c.moe_layer[layer])
+            m->stats.bytes_dense += m->w.layer[layer].ffn_bytes;
+    }
 }
 
 static int step_begin(struct model *m)
@@ -170,6 +187,15 @@ int model_pass_run(struct model *m, enum model_lane lane, int32_t layer_end, str
     int rc = step_begin(m);
     if (rc < 0)
         waiting_failed(err);
+    if (rc >= 0 && p->layer == 0)
+        p->replayed = layer_end == m->c.n_layers && recorded_fits(m->recorded, m, p);
+    if (rc >= 0 && p->replayed) {
+        rc = recorded_run(m->recorded, m, p, err);
+        p->layer = layer_end;
+        count_bytes(m, p);
+    } else if (rc >= 0 && p->layer == 0) {
+        rc = embed(m, p, err);
+    }
     while (rc >= 0 && p->layer < layer_end) {
         rc = attention_run(m, p, p->layer, err);
         if (rc >= 0)
@@ -208,6 +234,8 @@ int head_run(struct model *m, const struct pass *p, const int32_t *rows, int32_t
         if (rows[i] < 0 || rows[i] >= p->batch.n_rows)
             return moed_fail(err, MOED_EINVAL, "logits of row %d of %d", rows[i], p->batch.n_rows);
     clock_gettime(CLOCK_MONOTONIC, &m->mark);
+    m->stats.bytes_logits +=
+        (uint64_t)c->vocab_size * (uint64_t)c->hidden * (uint64_t)dtype_bytes(m->w.head.dtype);
     /* Picking rows is looking them up in a table. */
     struct kern_embed pick = {.table = p->a->x,
                               .dtype = DTYPE_F32,
@@ -224,27 +252,42 @@ int head_run(struct model *m, const struct pass *p, const int32_t *rows, int32_t
                                .n = n,
                                .in = c->hidden,
                                .out = c->vocab_size};
-    if (kern->embed(m->dev, &pick) < 0 ||
-        norm_run(m, &m->w.norm, n, c->hidden, m->b.last, m->b.last) < 0 ||
-        kern->linear(m->dev, &head) < 0)
-        return moed_fail(err, MOED_EDEVICE, "the device failed in the logits");
-    m->stats.bytes_logits +=
-        (uint64_t)c->vocab_size * (uint64_t)c->hidden * (uint64_t)dtype_bytes(m->w.head.dtype);
-    return 0;
+    int rc = 0;
+    if (p->replayed && recorded_head_fits(m->recorded, n))
+        rc = recorded_head(m->recorded, m, rows, n);
+    else if ((rc = kern->embed(m->dev, &pick)) >= 0 &&
+             (rc = norm_run(m, &m->w.norm, n, c->hidden, m->b.last, m->b.last)) >= 0)
+        rc = kern->linear(m->dev, &head);
+    return rc < 0 ? moed_fail(err, MOED_EDEVICE, "the device failed in the logits") : 0;
+}
+
+int head_wait(struct model *m, struct moed_error *err)
+{
+    int rc = m->dev->kern->sync(m->dev);
+    if (recorded_pending(m->recorded))
+        rc = recorded_settle(m->recorded, m, rc);
+    if (rc == MOED_ETIMEDOUT)
+        return recorded_timed_out(err);
+    return rc < 0 ? moed_fail(err, MOED_EDEVICE, "the device failed in the logits") : 0;
+}
+
+void head_end(struct model *m, const struct pass *p)
+{
+    stage_end(m, p->replayed ? &m->stats.seconds_recorded : &m->stats.seconds_logits);
 }
 
 int model_pass_logits(struct model *m, enum model_lane lane, const int32_t *rows, int32_t n,
                       float *logits, struct moed_error *err)
 {
-    const struct dev *dev = m->dev;
-    size_t bytes = (size_t)n * (size_t)m->c.vocab_size * sizeof *logits;
-    int rc = head_run(m, &m->lane[lane], rows, n, m->b.logits ? m->b.logits : logits, err);
-    if (rc < 0)
+    const struct pass *p = &m->lane[lane];
+    int rc = head_run(m, p, rows, n, m->b.logits ? m->b.logits : logits, err);
+    if (rc < 0 || (rc = head_wait(m, err)) < 0)
         return rc;
-    if (dev->kern->sync(m->dev) < 0 ||
-        (m->b.logits && dev->ops->copy_out(m->dev, logits, m->b.logits, bytes) < 0))
+    if (m->b.logits &&
+        m->dev->ops->copy_out(m->dev, logits, m->b.logits,
+                              (size_t)n * (size_t)m->c.vocab_size * sizeof *logits) < 0)
         return moed_fail(err, MOED_EDEVICE, "the device failed in the logits");
-    stage_end(m, &m->stats.seconds_logits);
+    head_end(m, p);
     return 0;
 }
 

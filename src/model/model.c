@@ -1,9 +1,10 @@
 #include "model/model.h"
 
+#include <assert.h>
 #include <stdlib.h>
 
 #include "base/mem.h"
-#include "model/model_int.h"
+#include "model/recorded.h"
 
 static int32_t most_rows(const struct model_options *o)
 {
@@ -158,7 +159,10 @@ static int open_pager(struct model *m, struct moed_error *err)
                                  .n_experts = m->c.n_experts,
                                  .cls = &m->w.cls,
                                  .host_of = m->w.host_of};
-    return pager_open(&m->pager, &m->o.pager, &m->map, m->dev, err);
+    struct pager_config cfg = m->o.pager;
+    if (recorded_demand_open(m->recorded))
+        cfg.demand_open = recorded_demand_open(m->recorded);
+    return pager_open(&m->pager, &cfg, &m->map, m->dev, err);
 }
 
 int model_open(struct model **out, const struct model_config *c, const struct model_options *o,
@@ -176,7 +180,8 @@ int model_open(struct model **out, const struct model_config *c, const struct mo
     m->dev = dev;
     if ((rc = weights_load(&m->w, c, store, &load, err)) < 0 || (rc = place_weights(m, err)) < 0 ||
         (rc = alloc_buffers(m, err)) < 0 || (rc = sampler_open(m, err)) < 0 ||
-        (rc = open_pager(m, err)) < 0) {
+        (rc = recorded_open(&m->recorded, m, err)) < 0 || (rc = open_pager(m, err)) < 0 ||
+        (rc = recorded_record(m->recorded, m, err)) < 0) {
         model_close(&m);
         return rc;
     }
@@ -194,6 +199,7 @@ void model_close(struct model **model)
             model_pass_end(m, lane);
     if (m->pager)
         pager_close(&m->pager);
+    recorded_close(&m->recorded, m);
     if (m->registered_arena)
         m->dev->ops->host_unregister(m->dev, m->w.arena);
     sampler_close(m);
@@ -220,6 +226,16 @@ void model_close(struct model **model)
     weights_fini(&m->w);
     free(m);
     *model = NULL;
+}
+
+int model_set_cache(struct model *m, const struct pager_config *cfg, struct moed_error *err)
+{
+    for (enum model_lane lane = 0; lane < MODEL_LANES; lane++)
+        assert(!m->lane[lane].open);
+    pager_close(&m->pager);
+    m->o.pager = *cfg;
+    int rc = open_pager(m, err);
+    return rc < 0 ? rc : recorded_record(m->recorded, m, err);
 }
 
 struct pager *model_pager(struct model *m)

@@ -26,6 +26,11 @@ struct model_options {
     bool device_logits; /* logits are made in device memory and copied out: model_open sets it where
                            the device does not use host memory; planners do beforehand */
     struct pager_config pager;
+    /* On a device that resolves experts itself: threads that compute what it does not hold (0: a
+     * default), the share of it that comes over the link (0 to MAILBOX_SHARE_ONE, or
+     * MISSES_SHARE_ADAPTIVE), and their instruction set. */
+    int32_t miss_threads, link_share;
+    enum kern_isa miss_isa;
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes,
                      double seconds); /* loading; may be NULL */
     void *user;
@@ -64,6 +69,10 @@ int model_open(struct model **out, const struct model_config *c, const struct mo
 void model_close(struct model **m);
 
 struct pager *model_pager(struct model *m); /* NULL for a model without experts */
+/* Between passes: another pager over the same records, with nothing resident; for measuring several
+ * cache sizes without loading again. After a failure the model takes nothing but model_close. Does
+ * nothing to a model without experts. */
+int model_set_cache(struct model *m, const struct pager_config *cfg, struct moed_error *err);
 
 /* A sequence as a pass sees it. */
 struct model_seq {
@@ -78,6 +87,9 @@ struct model_batch {
     const int32_t *seq;           /* [n_rows] index into seqs */
     int32_t n_seqs;               /* 1 to max_rows; one may have no row */
     const struct model_seq *seqs; /* [n_seqs] */
+    /* [n_layers][n_rows][top_k] experts that rows go to in place of the router's choice (struct
+     * kern_router), -1 in layers without experts; NULL: the router chooses. */
+    const int32_t *forced;
 };
 
 /*
@@ -132,7 +144,8 @@ struct model_stats {
     double seconds_experts;   /* router, pager, experts */
     double seconds_dense;     /* MLP of layers without experts */
     double seconds_logits;
-    double seconds_other; /* embedding, waiting at the end of a run */
+    double seconds_recorded; /* passes that the device ran as a whole, logits included */
+    double seconds_other;    /* embedding, waiting at the end of a run */
     /* Weights and KV touched, each once per pass. */
     uint64_t bytes_attention, bytes_kv; /* belong to seconds_attention */
     uint64_t bytes_experts;             /* matrices of the experts used, and the router */

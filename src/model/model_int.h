@@ -57,6 +57,7 @@ struct pass {
     const int32_t **block_table; /* [max_rows] of the pass's sequences; host */
 
     bool open, failed;
+    bool replayed; /* a recorded step */
     struct model_batch batch;
     int32_t layer;         /* the next to run */
     int32_t max_context;   /* highest position + 1 */
@@ -83,8 +84,9 @@ struct model {
     int32_t *sampled;   /* [max_logits] shared memory; NULL where the device cannot sample */
     bool registered_arena;
     struct pass lane[MODEL_LANES];
-    bool in_step;         /* a step of the pager is open */
-    struct timespec mark; /* start of the current stage */
+    struct recorded *recorded; /* passes that the device runs as a whole, or NULL */
+    bool in_step;              /* a step of the pager is open */
+    struct timespec mark;      /* start of the current stage */
     struct model_stats stats;
 };
 
@@ -96,12 +98,17 @@ uint64_t kv_layer_block_bytes(const struct model_config *c, enum dtype kv_dtype)
 
 /* The stages of a layer, on an open pass. */
 int attention_run(struct model *m, const struct pass *p, int32_t layer, struct moed_error *err);
+uint64_t attention_kv_bytes(const struct model *m, const struct pass *p, int32_t layer);
 int dense_run(struct model *m, const struct pass *p, int32_t layer, struct moed_error *err);
 int experts_run(struct model *m, const struct pass *p, int32_t layer, struct moed_error *err);
 
 /* Queues the logits y [n][vocab] of rows of a pass that has gone through all layers. */
 int head_run(struct model *m, const struct pass *p, const int32_t *rows, int32_t n, float *y,
              struct moed_error *err);
+/* Waits for the device, after head_run and what was queued behind it. */
+int head_wait(struct model *m, struct moed_error *err);
+/* Adds the time to the stage it belongs to. */
+void head_end(struct model *m, const struct pass *p);
 
 /* What sampling on the device needs beside buffers. */
 int sampler_open(struct model *m, struct moed_error *err);

@@ -28,6 +28,7 @@ bool model_can_sample(const struct model *m)
 int model_pass_sample(struct model *m, enum model_lane lane, const int32_t *rows, int32_t n,
                       const struct kern_sample_row *params, int32_t *token, struct moed_error *err)
 {
+    const struct pass *p = &m->lane[lane];
     struct kern_sample call = {.logits = m->b.logits,
                                .row = params,
                                .token = m->sampled,
@@ -37,12 +38,14 @@ int model_pass_sample(struct model *m, enum model_lane lane, const int32_t *rows
     assert(model_can_sample(m));
     for (int32_t i = 0; i < n; i++)
         call.general |= params[i].temperature != 0 && params[i].top_k != 1;
-    int rc = head_run(m, &m->lane[lane], rows, n, m->b.logits, err);
+    int rc = head_run(m, p, rows, n, m->b.logits, err);
     if (rc < 0)
         return rc;
-    if (m->dev->kern->sample(m->dev, &call) < 0 || m->dev->kern->sync(m->dev) < 0)
+    if (m->dev->kern->sample(m->dev, &call) < 0)
         return moed_fail(err, MOED_EDEVICE, "the device failed in sampling");
+    if ((rc = head_wait(m, err)) < 0)
+        return rc;
     memcpy(token, m->sampled, (size_t)n * sizeof *token);
-    stage_end(m, &m->stats.seconds_logits);
+    head_end(m, p);
     return 0;
 }

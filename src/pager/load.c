@@ -14,7 +14,7 @@
 #define CHUNKS_IN_FLIGHT 2
 
 /* How often a thread that has something to copy looks whether others' misses have closed: nobody
- * wakes it for those. A miss takes some 50 us. */
+ * wakes it for those. A miss takes 50 us and more. */
 #define DEMAND_LOOK_NS 20000
 
 /* A ring of pointers between exactly two threads. It is never full: its size is the number of loads
@@ -32,15 +32,15 @@ struct queue {
 
 struct chunk {
     struct dev_event event;
+    uint64_t begin_ns;
     struct load *load; /* NULL: free */
 };
 
 struct loader {
     struct dev *dev;
-    size_t chunk_bytes;
+    struct loader_config cfg;
     struct ring to_do, done;
-    uv_sem_t came_back;                  /* one post for each load in done */
-    const _Atomic uint32_t *demand_open; /* others' misses; may be NULL */
+    uv_sem_t came_back; /* one post for each load in done */
     _Atomic int misses_open;
     _Atomic bool sleeps_for_miss; /* the pager thread waits for misses_open to fall to 0 */
     _Atomic bool stop;
@@ -49,6 +49,9 @@ struct loader {
     uv_thread_t thread;
     /* The pager thread's. */
     uv_loop_t loop;
+    uv_timer_t share_due; /* wakes a thread that sleeps while a miss is open */
+    uint64_t
+        yields_until_ns; /* while a miss is open: the promised share has been used up so long */
     struct queue queue[LOAD_CLASSES];
     struct chunk chunk[CHUNKS_IN_FLIGHT];
     unsigned oldest, n_chunks; /* chunk[(oldest + i) % CHUNKS_IN_FLIGHT], i < n_chunks */
@@ -121,7 +124,25 @@ static void take_messages(struct loader *l)
 
 static bool others_open(const struct loader *l)
 {
-    return l->demand_open && atomic_load_explicit(l->demand_open, memory_order_relaxed) > 0;
+    const _Atomic uint32_t *open = l->cfg.demand_open;
+    return open && atomic_load_explicit(open, memory_order_relaxed) > 0;
+}
+
+/* Whether what yields may send its next chunk. */
+static bool may_send(const struct loader *l)
+{
+    if (atomic_load(&l->misses_open) == 0 && !others_open(l))
+        return true;
+    return l->cfg.min_share_percent > 0 && l->n_chunks == 0 && uv_hrtime() >= l->yields_until_ns;
+}
+
+/* BEGUN, now or before; false: the engine thread holds it. */
+static bool begin(struct load *load)
+{
+    int expected = LOAD_WAITS;
+    return atomic_compare_exchange_strong_explicit(&load->claim, &expected, LOAD_BEGUN,
+                                                   memory_order_acquire, memory_order_relaxed) ||
+           expected == LOAD_BEGUN;
 }
 
 /* The queue whose first load may be copied now. */
@@ -129,13 +150,13 @@ static struct queue *next_queue(struct loader *l)
 {
     for (int c = 0; c < LOAD_CLASSES; c++) {
         struct queue *q = &l->queue[c];
-        if (c > LOAD_DEMAND && (atomic_load(&l->misses_open) > 0 || others_open(l)))
+        if (c > LOAD_DEMAND && !may_send(l))
             return NULL;
         while (q->first && q->first->sent_bytes == 0 &&
                atomic_load_explicit(&q->first->cancel, memory_order_relaxed))
             come_back(l, queue_pop(q), LOAD_CANCELED);
         if (q->first)
-            return q;
+            return begin(q->first) ? q : NULL;
     }
     return NULL;
 }
@@ -145,9 +166,10 @@ static bool send_chunk(struct loader *l, struct queue *q)
     struct load *load = q->first;
     struct chunk *c = &l->chunk[(l->oldest + l->n_chunks) % CHUNKS_IN_FLIGHT];
     size_t n = load->bytes - load->sent_bytes;
-    if (n > l->chunk_bytes)
-        n = l->chunk_bytes;
+    if (n > l->cfg.chunk_bytes)
+        n = l->cfg.chunk_bytes;
     atomic_store(&c->event.state, 0);
+    c->begin_ns = uv_hrtime();
     int rc = l->dev->ops->copy_in(l->dev, load->dst + load->sent_bytes,
                                   load->src + load->sent_bytes, n, &c->event);
     if (rc < 0 && l->n_chunks > 0)
@@ -176,11 +198,24 @@ static void drop_rest(struct loader *l, struct load *load)
     }
 }
 
+/* After a chunk that took so long, misses have the link until the share is kept. */
+static void account_share(struct loader *l, uint64_t begin_ns, uint64_t end_ns)
+{
+    uint64_t share = (uint64_t)l->cfg.min_share_percent;
+    if (share > 0)
+        l->yields_until_ns = end_ns + (end_ns - begin_ns) * (100 - share) / share;
+}
+
 static void end_oldest_chunk(struct loader *l)
 {
     struct chunk *c = &l->chunk[l->oldest];
     struct load *load = c->load;
     int rc = l->dev->ops->event_wait(l->dev, &c->event);
+    uint64_t end_ns = uv_hrtime();
+    if (load->class != LOAD_DEMAND)
+        account_share(l, c->begin_ns, end_ns);
+    /* The next one has had the link to itself from here on. */
+    l->chunk[(l->oldest + 1) % CHUNKS_IN_FLIGHT].begin_ns = end_ns;
     c->load = NULL;
     l->oldest = (l->oldest + 1) % CHUNKS_IN_FLIGHT;
     l->n_chunks--;
@@ -193,17 +228,33 @@ static void end_oldest_chunk(struct loader *l)
         settle(l, load);
 }
 
-/* Says that the engine's last release must wake this thread, unless that release has been already.
- * Nobody wakes it when others' misses have closed, so it naps. */
+static void on_share_due(uv_timer_t *timer)
+{
+}
+
+/*
+ * Says that the engine's last release must wake this thread, unless that release has been already;
+ * its promised share wakes it too. Nobody wakes it when others' misses have closed, so it naps.
+ */
 static bool may_sleep(struct loader *l)
 {
     bool waiting = l->queue[LOAD_ADMISSION].first || l->queue[LOAD_PREFETCH].first;
     atomic_store(&l->sleeps_for_miss, waiting);
-    if (!waiting || atomic_load(&l->misses_open) > 0)
+    if (!waiting)
         return true;
-    if (others_open(l))
+    if (others_open(l)) {
         nanosleep(&(struct timespec){0, DEMAND_LOOK_NS}, NULL);
-    return false;
+        return false;
+    }
+    if (atomic_load(&l->misses_open) == 0)
+        return false;
+    uint64_t now_ns = uv_hrtime();
+    if (l->cfg.min_share_percent > 0) {
+        uint64_t left_ns = l->yields_until_ns > now_ns ? l->yields_until_ns - now_ns : 0;
+        uv_update_time(&l->loop);
+        uv_timer_start(&l->share_due, on_share_due, left_ns / 1000000 + 1, 0);
+    }
+    return true;
 }
 
 static void loader_main(void *arg)
@@ -228,17 +279,16 @@ static void on_wake(uv_async_t *wake)
 {
 }
 
-int loader_open(struct loader **out, struct dev *dev, size_t chunk_bytes, size_t max_loads,
-                const _Atomic uint32_t *demand_open, struct moed_error *err)
+int loader_open(struct loader **out, struct dev *dev, const struct loader_config *cfg,
+                struct moed_error *err)
 {
     struct loader *l = mem_new(1, sizeof *l);
     int rc;
     *out = NULL;
     l->dev = dev;
-    l->chunk_bytes = chunk_bytes;
-    l->demand_open = demand_open;
-    ring_init(&l->to_do, max_loads);
-    ring_init(&l->done, max_loads);
+    l->cfg = *cfg;
+    ring_init(&l->to_do, cfg->max_loads);
+    ring_init(&l->done, cfg->max_loads);
     for (int c = 0; c < LOAD_CLASSES; c++)
         l->queue[c].end = &l->queue[c].first;
     if ((rc = uv_sem_init(&l->came_back, 0)) != 0)
@@ -247,12 +297,14 @@ int loader_open(struct loader **out, struct dev *dev, size_t chunk_bytes, size_t
         goto no_loop;
     if ((rc = uv_async_init(&l->loop, &l->wake, on_wake)) != 0)
         goto no_wake;
+    uv_timer_init(&l->loop, &l->share_due);
     if ((rc = uv_thread_create(&l->thread, loader_main, l)) != 0)
         goto no_thread;
     *out = l;
     return 0;
 
 no_thread:
+    uv_close((uv_handle_t *)&l->share_due, NULL);
     uv_close((uv_handle_t *)&l->wake, NULL);
     uv_run(&l->loop, UV_RUN_DEFAULT);
 no_wake:
@@ -275,6 +327,7 @@ void loader_close(struct loader **loader)
     atomic_store(&l->stop, true);
     uv_async_send(&l->wake);
     uv_thread_join(&l->thread);
+    uv_close((uv_handle_t *)&l->share_due, NULL);
     uv_close((uv_handle_t *)&l->wake, NULL);
     uv_run(&l->loop, UV_RUN_DEFAULT);
     int rc = uv_loop_close(&l->loop);
@@ -291,9 +344,22 @@ void loader_send(struct loader *l, struct load *load)
     load->sent_bytes = 0;
     load->chunks_out = 0;
     load->failed = false;
+    atomic_store_explicit(&load->claim, LOAD_WAITS, memory_order_relaxed);
     atomic_store_explicit(&load->cancel, false, memory_order_relaxed);
     l->sent = true;
     ring_put(&l->to_do, load);
+}
+
+bool load_hold(struct load *load)
+{
+    int expected = LOAD_WAITS;
+    return atomic_compare_exchange_strong_explicit(&load->claim, &expected, LOAD_HELD,
+                                                   memory_order_acquire, memory_order_relaxed);
+}
+
+void load_let_go(struct load *load)
+{
+    atomic_store_explicit(&load->claim, LOAD_WAITS, memory_order_release);
 }
 
 void loader_kick(struct loader *l)

@@ -7,11 +7,10 @@
 #include "base/mem.h"
 #include "pager/pager_int.h"
 
-#define DEFAULT_CHUNK_BYTES ((size_t)2 << 20)
-#define DEFAULT_MAX_LOADS   32
-/* The reserve costs hits and spares an admission the wait for the next step: one slot in 64. */
-#define RESERVE_SHARE 64
-#define RESERVE_MOST  8
+#define DEFAULT_CHUNK_BYTES       ((size_t)2 << 20)
+#define DEFAULT_MAX_LOADS         64
+#define MAX_LOADS_SHARE           8 /* of the slots, one in */
+#define DEFAULT_MIN_SHARE_PERCENT 25
 
 static int check_config(const struct pager_config *cfg, const struct expert_map *map,
                         struct moed_error *err)
@@ -41,13 +40,12 @@ static void apply_defaults(struct pager *p)
         c->chunk_bytes = DEFAULT_CHUNK_BYTES;
     if (c->max_loads == 0)
         c->max_loads = DEFAULT_MAX_LOADS;
-    if (c->reserve_slots == 0)
-        c->reserve_slots =
-            p->n_slots / RESERVE_SHARE < RESERVE_MOST ? p->n_slots / RESERVE_SHARE : RESERVE_MOST;
-    if (c->reserve_slots < 0 || c->synchronous)
-        c->reserve_slots = 0;
-    if (c->reserve_slots > p->n_slots / 2)
-        c->reserve_slots = p->n_slots / 2;
+    if (c->max_loads > p->n_slots / MAX_LOADS_SHARE)
+        c->max_loads = p->n_slots / MAX_LOADS_SHARE > 0 ? p->n_slots / MAX_LOADS_SHARE : 1;
+    if (c->min_share_percent == 0)
+        c->min_share_percent = DEFAULT_MIN_SHARE_PERCENT;
+    if (c->min_share_percent < 0)
+        c->min_share_percent = 0;
     c->policy = policy_find(c->policy)->name; /* static, unlike the caller's */
 }
 
@@ -67,8 +65,7 @@ static int make_slots(struct pager *p, struct slot **slots, uint8_t **arena, int
     if (!*slots || !*stack)
         return moed_fail(err, MOED_ENOMEM, "no memory for %d %s", n, what);
     for (int32_t i = 0; i < n; i++) {
-        (*slots)[i] = (struct slot){
-            .memory = *arena + (size_t)i * p->record_bytes, .key = -1, .next_key = -1};
+        (*slots)[i] = (struct slot){.memory = *arena + (size_t)i * p->record_bytes, .key = -1};
         (*stack)[i] = n - 1 - i;
     }
     return 0;
@@ -87,13 +84,20 @@ static int make_cache(struct pager *p, struct moed_error *err)
                         "staging slots", err);
     if (rc < 0)
         return rc;
-    p->leaving = mem_new((size_t)p->n_slots, sizeof p->leaving[0]);
     p->finished = mem_new((size_t)p->n_slots, sizeof p->finished[0]);
+    p->waiting = mem_new((size_t)p->n_slots, sizeof p->waiting[0]);
     p->ops = policy_find(p->cfg.policy);
     p->policy = p->ops->open(p->n_keys, p->n_slots);
     if (p->n_slots + p->n_staging > 0)
-        rc = loader_open(&p->loader, p->dev, p->cfg.chunk_bytes,
-                         (size_t)p->n_slots + (size_t)p->n_staging, p->cfg.demand_open, err);
+        rc = loader_open(
+            &p->loader, p->dev,
+            &(struct loader_config){.chunk_bytes = p->cfg.chunk_bytes,
+                                    .max_loads = (size_t)p->n_slots + (size_t)p->n_staging,
+                                    .min_share_percent = p->cfg.min_share_percent,
+                                    .demand_open = p->cfg.demand_open},
+            err);
+    if (rc == 0 && p->cfg.fill && !p->cfg.synchronous)
+        pager_fill(p);
     return rc;
 }
 
@@ -117,6 +121,7 @@ int pager_open(struct pager **out, const struct pager_config *cfg, const struct 
     p->coming = mem_new((size_t)p->n_keys, sizeof p->coming[0]);
     p->used_epoch = mem_new((size_t)p->n_keys, sizeof p->used_epoch[0]);
     p->missed = mem_new((size_t)p->n_keys, sizeof p->missed[0]);
+    p->candidates = mem_new((size_t)p->n_keys, sizeof p->candidates[0]);
     p->touch_keys = mem_new((size_t)map->n_experts, sizeof p->touch_keys[0]);
     p->touch_rows = mem_new((size_t)map->n_experts, sizeof p->touch_rows[0]);
     p->counters = mem_new((size_t)map->n_layers, sizeof p->counters[0]);
@@ -150,7 +155,8 @@ void pager_close(struct pager **pager)
     free(p->staging);
     free(p->free_slot);
     free(p->free_staging);
-    free(p->leaving);
+    free(p->waiting);
+    free(p->candidates);
     free(p->finished);
     free(p->slot_of);
     free(p->coming);

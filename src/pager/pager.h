@@ -16,8 +16,8 @@
  *
  * Rules (design.md 3.2)
  * - a step sees one epoch: step_begin publishes finished loads, nothing changes until step_end;
- * - a victim leaves the table between two steps and its slot is refilled only after that; a lease
- *   keeps its slot;
+ * - a victim leaves the table between two steps, and its slot is refilled only then: step_end is
+ *   called when the device has done the step; a lease keeps its slot;
  * - what a step used is not evicted before the next step has ended;
  * - a lease is released exactly once; step_end and pager_close assert that none is out;
  * - any failure of a load is silent for the caller: the expert stays a miss, the counter
@@ -61,13 +61,19 @@ struct pager_config {
     const char *policy;   /* "lru", "lfu", "lfru"; NULL: lfru */
     int staging_slots;    /* ring for many-row misses, at most PAGER_MAX_STAGING; 0: none */
     int stage_min_rows;   /* rows from which on a miss goes through staging; 0: never */
-    int reserve_slots;    /* slots kept free for admissions; 0: a default, -1: none */
-    int max_loads;        /* admissions under way; what a step misses beyond is bypassed; 0: 32 */
+    int max_loads;        /* slots without a record for admissions to come, at most; fewer where the
+                             link brings fewer in a step; 0: 64, and an eighth of the slots */
     size_t chunk_bytes;   /* of one admission copy; 0: 2 MiB */
-    bool synchronous;     /* admissions end inside step_end, without reserve and max_loads: exact
-                             counts for tests and replay */
-    /* Nonzero while a miss is being computed outside of leases: written by any thread, read by the
-     * pager thread, whose admission copies yield to it. Outlives the pager; NULL: there is none. */
+    int min_share_percent; /* of the link's time for admissions while a miss is open; 0: 25, -1:
+                              none */
+    bool fill;             /* at open, all slots get records, layer by layer in turn */
+    bool synchronous; /* admissions end inside step_end, all that the policy wants: exact counts
+                         for tests and replay */
+    /*
+     * Nonzero while a miss is read over the link outside of leases: written by any thread, read by
+     * the pager thread, whose admission copies yield to it. A miss that the CPU computes from host
+     * memory does not need the link and need not count. Outlives the pager; NULL: there is none.
+     */
     const _Atomic uint32_t *demand_open;
 };
 
@@ -148,12 +154,14 @@ void pager_prefetch_cancel(struct pager *p);
     X(bytes_in_place, "Bytes of records read from host memory in place.")                          \
     X(admissions, "Experts brought into a slot.")                                                  \
     X(evictions, "Experts that left a slot.")                                                      \
-    X(bypasses, "Misses that were not admitted: not worth a place, or too many loads.")            \
+    X(bypasses, "Misses that were not admitted: not worth a place, or more than the link takes.")  \
     X(underway, "Misses of experts that were already being loaded.")                               \
     X(staged, "Misses that went through a staging slot.")                                          \
     X(prefetches, "Pieces of prefetch advice that were taken.")                                    \
     X(prefetches_canceled, "Pieces of prefetch advice taken back or given up before loading.")     \
     X(prefetches_used, "Prefetched experts that were used before they left.")                      \
+    X(fills, "Experts asked for to fill free slots, without a miss.")                              \
+    X(dropped, "Admissions given up for better ones before they began.")                           \
     X(load_errors, "Loads that failed.")                                                           \
     X(stall_us, "Microseconds a step waited for a copy.")
 

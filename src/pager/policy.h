@@ -31,6 +31,9 @@ struct policy_ops {
     /* The resident key to evict next among those for which evictable(user, key) holds; -1 if none.
      * Does not remove it. */
     int32_t (*victim)(struct policy *, bool (*evictable)(void *user, int32_t key), void *user);
+    /* How likely a key's next use is near, resident or not: larger is sooner. Comparable within a
+     * step, after its touches. */
+    double (*worth)(const struct policy *, int32_t key);
     /* Is a missed key worth the place of `victim` (-1: a free slot)? */
     bool (*admit)(struct policy *, int32_t key, int32_t victim);
 };

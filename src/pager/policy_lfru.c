@@ -90,7 +90,7 @@ static void lfru_touch(struct policy *p, uint64_t step, const int32_t *keys, con
     }
 }
 
-static double worth(const struct policy *p, int32_t key)
+static double lfru_worth(const struct policy *p, int32_t key)
 {
     double w = 0;
     for (int j = 0; j < p->n_spans; j++)
@@ -100,7 +100,7 @@ static double worth(const struct policy *p, int32_t key)
 
 static void lfru_insert(struct policy *p, int32_t key)
 {
-    p->heap.rank[key] = worth(p, key);
+    p->heap.rank[key] = lfru_worth(p, key);
     key_heap_add(&p->heap, key);
 }
 
@@ -114,9 +114,9 @@ static int32_t lfru_victim(struct policy *p, bool (*evictable)(void *user, int32
     if (p->ranked_step != p->step) {
         p->ranked_step = p->step;
         for (int32_t i = 0; i < p->heap.n; i++)
-            p->heap.rank[p->heap.heap[i]] = worth(p, p->heap.heap[i]);
+            p->heap.rank[p->heap.heap[i]] = lfru_worth(p, p->heap.heap[i]);
         for (int32_t i = 0; i < p->heap.n_aside; i++)
-            p->heap.rank[p->heap.aside[i]] = worth(p, p->heap.aside[i]);
+            p->heap.rank[p->heap.aside[i]] = lfru_worth(p, p->heap.aside[i]);
         key_heap_rebuild(&p->heap);
     }
     return key_heap_victim(&p->heap, evictable, user);
@@ -124,7 +124,7 @@ static int32_t lfru_victim(struct policy *p, bool (*evictable)(void *user, int32
 
 static bool lfru_admit(struct policy *p, int32_t key, int32_t victim)
 {
-    return victim < 0 || worth(p, key) >= worth(p, victim);
+    return victim < 0 || lfru_worth(p, key) >= lfru_worth(p, victim);
 }
 
 const struct policy_ops policy_lfru = {
@@ -135,5 +135,6 @@ const struct policy_ops policy_lfru = {
     .insert = lfru_insert,
     .remove = lfru_remove,
     .victim = lfru_victim,
+    .worth = lfru_worth,
     .admit = lfru_admit,
 };

@@ -61,6 +61,11 @@ static int32_t lfu_victim(struct policy *p, bool (*evictable)(void *user, int32_
     return key_heap_victim(&p->heap, evictable, user);
 }
 
+static double lfu_worth(const struct policy *p, int32_t key)
+{
+    return p->heap.rank[key];
+}
+
 static bool lfu_admit(struct policy *p, int32_t key, int32_t victim)
 {
     return victim < 0 || p->heap.rank[key] >= p->heap.rank[victim];
@@ -74,5 +79,6 @@ const struct policy_ops policy_lfu = {
     .insert = lfu_insert,
     .remove = lfu_remove,
     .victim = lfu_victim,
+    .worth = lfu_worth,
     .admit = lfu_admit,
 };

@@ -8,18 +8,21 @@ struct policy {
     struct key_heap heap; /* rank: number of the last touch */
     uint64_t step;
     double touches; /* counts exactly up to 2^53 */
+    double *used;   /* [n_keys] step of the last touch */
 };
 
 static struct policy *lru_open(int32_t n_keys, int32_t n_slots)
 {
     struct policy *p = mem_new(1, sizeof *p);
     key_heap_init(&p->heap, n_keys);
+    p->used = mem_new((size_t)n_keys, sizeof p->used[0]);
     return p;
 }
 
 static void lru_close(struct policy *p)
 {
     key_heap_fini(&p->heap);
+    free(p->used);
     free(p);
 }
 
@@ -29,8 +32,10 @@ static void lru_touch(struct policy *p, uint64_t step, const int32_t *keys, cons
     if (step != p->step)
         key_heap_restore(&p->heap);
     p->step = step;
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         key_heap_set(&p->heap, keys[i], ++p->touches);
+        p->used[keys[i]] = (double)step;
+    }
 }
 
 static void lru_insert(struct policy *p, int32_t key)
@@ -48,6 +53,12 @@ static int32_t lru_victim(struct policy *p, bool (*evictable)(void *user, int32_
     return key_heap_victim(&p->heap, evictable, user);
 }
 
+/* What one step used is worth the same, whichever layer came first. */
+static double lru_worth(const struct policy *p, int32_t key)
+{
+    return p->used[key];
+}
+
 static bool lru_admit(struct policy *p, int32_t key, int32_t victim)
 {
     return true;
@@ -61,5 +72,6 @@ const struct policy_ops policy_lru = {
     .insert = lru_insert,
     .remove = lru_remove,
     .victim = lru_victim,
+    .worth = lru_worth,
     .admit = lru_admit,
 };

@@ -1,11 +1,10 @@
 /*
- * Between steps: admissions, evictions, advice. Nothing here runs while a step does, except that
- * advice may start a load into a free slot, which no table shows.
+ * Between steps: loads, evictions, advice. Nothing here runs while a step does, except that advice
+ * may start a load into a free slot, which no table shows.
  *
- *   step_end n      the policy pairs what was missed with spare slots and with victims; loads into
- *                   spare slots and those of the reserve start; victims are marked LEAVING
- *   step_begin n+1  loads that came back are shown; victims leave the table: their slots fill up
- * the reserve, or loads into them start; the epoch begins
+ *   step_end n      the device has done the step: what was missed gets free slots and the places of
+ *                   victims, which leave the table (admit.c); loads start
+ *   step_begin n+1  loads that came back are shown; the epoch begins
  */
 #include <assert.h>
 
@@ -21,8 +20,7 @@ static void push_free(struct pager *p, struct slot *s)
     p->free_slot[p->n_free++] = (int32_t)(s - p->slots);
 }
 
-/* FREE -> LOADING. The slot is off the free stack. */
-static void start_load(struct pager *p, struct slot *s, int32_t key, enum load_class class)
+void pager_start_load(struct pager *p, struct slot *s, int32_t key, enum load_class class)
 {
     assert(s->state == SLOT_FREE && s->leases == 0 && p->slot_of[key] < 0 && !p->coming[key]);
     s->state = SLOT_LOADING;
@@ -36,12 +34,16 @@ static void start_load(struct pager *p, struct slot *s, int32_t key, enum load_c
     s->load.class = class;
     p->coming[key] = 1;
     number_add(&p->n_loading, 1);
+    s->load.number = ++p->loads_sent;
+    if (class == LOAD_ADMISSION)
+        p->waiting[p->n_waiting++] =
+            (struct waiting){.slot = s->load.slot, .number = s->load.number};
     loader_send(p->loader, &s->load);
 }
 
-static void start_in_free_slot(struct pager *p, int32_t key, enum load_class class)
+void pager_start_in_free_slot(struct pager *p, int32_t key, enum load_class class)
 {
-    start_load(p, &p->slots[p->free_slot[--p->n_free]], key, class);
+    pager_start_load(p, &p->slots[p->free_slot[--p->n_free]], key, class);
 }
 
 /* Takes a load that came back in: LOADING -> RESIDENT or FREE. Between steps only. */
@@ -64,6 +66,7 @@ static void settle(struct pager *p, struct load *load)
     p->slot_of[load->key] = load->slot;
     p->table_version++;
     p->ops->insert(p->policy, load->key);
+    p->arrived += load->class == LOAD_ADMISSION;
     number_add(&p->n_resident, 1);
     counter_add(&c->admissions, 1);
     counter_add(&c->bytes_copied, p->record_bytes);
@@ -79,12 +82,11 @@ static void settle_all(struct pager *p)
         settle(p, load);
 }
 
-/* RESIDENT or LEAVING -> FREE, off the table, not yet on the free stack. */
+/* RESIDENT -> FREE, off the table, not yet on the free stack. */
 static void evict(struct pager *p, struct slot *s)
 {
-    assert((s->state == SLOT_RESIDENT || s->state == SLOT_LEAVING) && s->leases == 0);
-    if (s->state == SLOT_RESIDENT)
-        p->ops->remove(p->policy, s->key);
+    assert(s->state == SLOT_RESIDENT && s->leases == 0);
+    p->ops->remove(p->policy, s->key);
     p->slot_of[s->key] = -1;
     p->table_version++;
     number_add(&p->n_resident, -1);
@@ -105,55 +107,16 @@ static bool evictable(void *user, int32_t key)
            !(s->prefetched && s->keep_until > epoch);
 }
 
-/*
- * RESIDENT -> LEAVING, or all the way where nothing has to wait for the next step. The newcomer
- * takes a slot of the reserve, which the victim's will fill up again, or waits for the victim's.
- */
-static void give_place(struct pager *p, struct slot *s, int32_t key, enum load_class class)
+int32_t pager_victim(struct pager *p)
 {
-    if (p->cfg.synchronous) {
-        evict(p, s);
-        start_load(p, s, key, class);
-        return;
-    }
-    assert(s->state == SLOT_RESIDENT);
-    p->ops->remove(p->policy, s->key);
-    s->state = SLOT_LEAVING;
-    p->leaving[p->n_leaving++] = (int32_t)(s - p->slots);
-    if (p->n_free > 0) {
-        s->next_key = -1;
-        start_in_free_slot(p, key, class);
-        return;
-    }
-    s->next_key = key;
-    s->next_class = class;
-    p->coming[key] = 1;
-    p->n_promised++;
+    return p->ops->victim(p->policy, evictable, p);
 }
 
-static void admit_missed(struct pager *p)
+void pager_replace(struct pager *p, int32_t victim, int32_t key, enum load_class class)
 {
-    int32_t n = p->n_missed;
-    if (n == 0)
-        return;
-    /* Where not all can come, each step begins elsewhere, so that no layer is last every time. */
-    int32_t first = p->cfg.synchronous ? 0 : (int32_t)(pager_epoch(p) * 7919 % (uint64_t)n);
-    for (int32_t i = 0; i < n; i++) {
-        int32_t key = p->missed[(first + i) % n];
-        int32_t underway =
-            atomic_load_explicit(&p->n_loading, memory_order_relaxed) + p->n_promised;
-        bool room = p->n_slots > 0 && (p->cfg.synchronous || underway < p->cfg.max_loads);
-        bool spare = p->n_free > p->cfg.reserve_slots;
-        if (room && spare && p->ops->admit(p->policy, key, -1)) {
-            start_in_free_slot(p, key, LOAD_ADMISSION);
-            continue;
-        }
-        int32_t victim = room && !spare ? p->ops->victim(p->policy, evictable, p) : -1;
-        if (victim >= 0 && p->ops->admit(p->policy, key, victim))
-            give_place(p, &p->slots[p->slot_of[victim]], key, LOAD_ADMISSION);
-        else
-            counter_add(&counters_of(p, key)->bypasses, 1);
-    }
+    struct slot *s = &p->slots[p->slot_of[victim]];
+    evict(p, s);
+    pager_start_load(p, s, key, class);
 }
 
 /* Advice that waited for a slot gets one now or is given up. */
@@ -161,8 +124,8 @@ static void place_advice(struct pager *p)
 {
     for (int32_t i = 0; i < p->n_advice; i++) {
         int32_t key = p->advice[i];
-        bool spare = p->n_free > p->cfg.reserve_slots;
-        int32_t victim = spare ? -1 : p->ops->victim(p->policy, evictable, p);
+        bool spare = p->n_free > 0;
+        int32_t victim = spare ? -1 : pager_victim(p);
         p->coming[key] = 0;
         if (!spare && victim < 0) {
             counter_add(&counters_of(p, key)->prefetches_canceled, 1);
@@ -170,9 +133,9 @@ static void place_advice(struct pager *p)
         }
         p->n_prefetch_loads++;
         if (spare)
-            start_in_free_slot(p, key, LOAD_PREFETCH);
+            pager_start_in_free_slot(p, key, LOAD_PREFETCH);
         else
-            give_place(p, &p->slots[p->slot_of[victim]], key, LOAD_PREFETCH);
+            pager_replace(p, victim, key, LOAD_PREFETCH);
     }
     p->n_advice = 0;
 }
@@ -181,7 +144,7 @@ void pager_step_end(struct pager *p)
 {
     assert(p->in_step && atomic_load(&p->leases_out) == 0);
     p->in_step = false;
-    admit_missed(p);
+    pager_admit(p);
     p->n_missed = 0;
     if (!p->loader)
         return;
@@ -194,34 +157,12 @@ void pager_step_end(struct pager *p)
         settle_all(p);
 }
 
-/* The victims of the last step leave; who was promised their slots begins to load. */
-static void turn_over(struct pager *p)
-{
-    for (int32_t i = 0; i < p->n_leaving; i++) {
-        struct slot *s = &p->slots[p->leaving[i]];
-        int32_t key = s->next_key;
-        evict(p, s);
-        s->next_key = -1;
-        if (key < 0) {
-            push_free(p, s);
-            continue;
-        }
-        p->n_promised--;
-        p->coming[key] = 0;
-        start_load(p, s, key, s->next_class);
-    }
-    p->n_leaving = 0;
-}
-
 void pager_step_begin(struct pager *p)
 {
     assert(!p->in_step);
     p->in_step = true;
-    if (p->n_slots > 0) {
+    if (p->n_slots > 0)
         settle_all(p);
-        turn_over(p);
-        loader_kick(p->loader);
-    }
     atomic_store_explicit(&p->epoch, pager_epoch(p) + 1, memory_order_relaxed);
 }
 
@@ -237,8 +178,8 @@ int pager_prefetch(struct pager *p, int layer, int expert)
         p->n_advice + p->n_prefetch_loads >= PAGER_MAX_PREFETCH)
         return 0;
     counter_add(&p->counters[layer].prefetches, 1);
-    if (p->n_free > p->cfg.reserve_slots) {
-        start_in_free_slot(p, key, LOAD_PREFETCH);
+    if (p->n_free > 0) {
+        pager_start_in_free_slot(p, key, LOAD_PREFETCH);
         p->n_prefetch_loads++;
         loader_kick(p->loader);
     } else {
@@ -259,12 +200,5 @@ void pager_prefetch_cancel(struct pager *p)
         struct slot *s = &p->slots[i];
         if (s->state == SLOT_LOADING && s->load.class == LOAD_PREFETCH)
             atomic_store_explicit(&s->load.cancel, true, memory_order_relaxed);
-        if (s->state == SLOT_LEAVING && s->next_key >= 0 && s->next_class == LOAD_PREFETCH) {
-            p->coming[s->next_key] = 0;
-            counter_add(&counters_of(p, s->next_key)->prefetches_canceled, 1);
-            p->n_prefetch_loads--;
-            p->n_promised--;
-            s->next_key = -1;
-        }
     }
 }

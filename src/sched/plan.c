@@ -1,5 +1,6 @@
 /*
- * Making plans: decodes first, then one prefill slice within the token budget, oldest first.
+ * Making plans. A step: decodes first, then prompts within the token budget, oldest first. A long
+ * pass: all prompts that are left, oldest first.
  */
 #include <assert.h>
 
@@ -99,37 +100,46 @@ static void plan_decodes(struct sched *s)
     }
 }
 
-static int32_t add_slice(struct sched *s, struct sched_seq *q, int32_t budget)
+/* Tokens of the sequence that are not computed, after a look at what others have computed. */
+static int32_t tokens_left(struct sched *s, struct sched_seq *q)
+{
+    take_known(s, q);
+    return q->n_tokens - q->n_computed;
+}
+
+/*
+ * What of the sequence goes into the step that has room for `budget` rows more. With a long lane a
+ * step takes whole rests only: a prompt that does not fit is left to the next long pass, and its
+ * tokens are added to *left.
+ */
+static int32_t add_prefill(struct sched *s, struct sched_seq *q, int32_t budget, int64_t *left)
 {
     struct sched_plan *p = &s->plan;
-    take_known(s, q);
-    int32_t left = q->n_tokens - q->n_computed;
-    int32_t n = left < budget ? left : budget;
-    p->prefill[p->n_prefill++] = (struct sched_span){q, q->n_computed, n, n == left};
+    int32_t rest = tokens_left(s, q), n = rest < budget ? rest : budget;
+    if (s->cfg.long_prefill_tokens && n < rest) {
+        *left += rest;
+        return 0;
+    }
+    p->prefill[p->n_prefill++] = (struct sched_span){q, q->n_computed, n, n == rest};
     p->prefill_rows += n;
     return n;
 }
 
-static void plan_slice(struct sched *s)
+static void plan_prefill(struct sched *s)
 {
     struct sched_plan *p = &s->plan;
     int32_t budget = s->cfg.max_batched_tokens - p->n_decode;
+    int32_t long_tokens = s->cfg.long_prefill_tokens;
+    int64_t left = 0;
     p->n_prefill = p->prefill_rows = 0;
-    p->layer_begin = p->layer_end = 0;
-    for (struct sched_seq *q = s->running.head; q && budget > 0; q = q->next)
-        if (q->state == SCHED_PREFILL)
-            budget -= add_slice(s, q, budget);
-    while (budget > 0 && s->waiting.head && s->running.n < s->cfg.max_seqs && admit(s))
-        budget -= add_slice(s, s->running.tail, budget);
-}
-
-/* A slice whose sequences are all gone is not worth finishing. */
-static bool slice_paused(const struct sched_plan *p)
-{
-    for (int32_t i = 0; i < p->n_prefill; i++)
-        if (p->prefill[i].seq)
-            return true;
-    return false;
+    for (struct sched_seq *q = s->running.head; q && (budget > 0 || long_tokens); q = q->next)
+        if (q->state == SCHED_PREFILL && !q->in_long)
+            budget -= add_prefill(s, q, budget, &left);
+    /* Prompts for one long pass are admitted ahead, so that short ones behind them get their step.
+     */
+    while ((long_tokens ? left < long_tokens : budget > 0) && s->waiting.head &&
+           s->running.n < s->cfg.max_seqs && admit(s))
+        budget -= add_prefill(s, s->running.tail, budget, &left);
 }
 
 const struct sched_plan *sched_plan(struct sched *s)
@@ -137,27 +147,43 @@ const struct sched_plan *sched_plan(struct sched *s)
     assert(!s->planned);
     struct sched_plan *p = &s->plan;
     plan_decodes(s);
-    if (slice_paused(p))
-        p->layer_begin = p->layer_end;
-    else
-        plan_slice(s);
-    if (p->n_prefill > 0) {
-        int32_t step = s->cfg.layers_per_slice ? s->cfg.layers_per_slice : s->cfg.n_layers;
-        p->layer_end = p->layer_begin + step;
-        if (p->layer_end > s->cfg.n_layers)
-            p->layer_end = s->cfg.n_layers;
-    }
+    plan_prefill(s);
     p->n_rows = p->n_decode + p->prefill_rows;
     p->number++;
     s->planned = p->n_rows > 0;
     return p;
 }
 
-void plan_drop(struct sched *s, const struct sched_seq *q)
+const struct sched_long *sched_long(struct sched *s)
 {
-    for (int32_t i = 0; i < s->plan.n_prefill; i++)
-        if (s->plan.prefill[i].seq == q)
-            s->plan.prefill[i].seq = NULL;
+    assert(!s->planned);
+    struct sched_long *l = &s->open;
+    if (l->n_spans > 0)
+        return l;
+    int32_t budget = s->cfg.long_prefill_tokens;
+    for (struct sched_seq *q = s->running.head; q && budget > 0; q = q->next) {
+        if (q->state != SCHED_PREFILL)
+            continue;
+        int32_t rest = tokens_left(s, q), n = rest < budget ? rest : budget;
+        l->spans[l->n_spans++] = (struct sched_span){q, q->n_computed, n, n == rest};
+        q->in_long = true;
+        budget -= n;
+        l->n_rows += n;
+    }
+    l->n_alive = l->n_spans;
+    return l;
+}
+
+void long_drop(struct sched *s, struct sched_seq *q)
+{
+    if (!q->in_long)
+        return;
+    int32_t i = 0;
+    while (s->open.spans[i].seq != q)
+        i++;
+    s->open.spans[i].seq = NULL;
+    s->open.n_alive--;
+    q->in_long = false;
 }
 
 static void computed(struct sched *s, struct sched_seq *q, int32_t n)
@@ -170,38 +196,57 @@ static void computed(struct sched *s, struct sched_seq *q, int32_t n)
     }
 }
 
-static void slice_clear(struct sched_plan *p)
+static void prefilled(struct sched *s, struct sched_seq *q, int32_t n)
 {
-    p->n_prefill = p->prefill_rows = p->layer_begin = p->layer_end = 0;
+    computed(s, q, n);
+    if (q->n_computed < q->n_tokens)
+        return;
+    sched_move(s, q, SCHED_DECODE);
+    if (q == q->request->seqs)
+        sched_release_held(s, q->request);
+}
+
+static void step_clear(struct sched *s)
+{
+    s->planned = false;
+    s->plan.n_decode = s->plan.n_prefill = s->plan.prefill_rows = 0;
 }
 
 void sched_complete(struct sched *s)
 {
     assert(s->planned);
-    s->planned = false;
     struct sched_plan *p = &s->plan;
     for (int32_t i = 0; i < p->n_decode; i++)
         computed(s, p->decode[i].seq, 1);
-    p->n_decode = 0;
-    if (p->layer_end < s->cfg.n_layers)
-        return;
-    for (int32_t i = 0; i < p->n_prefill; i++) {
-        struct sched_seq *q = p->prefill[i].seq;
-        if (!q)
-            continue;
-        computed(s, q, p->prefill[i].n);
-        if (q->n_computed < q->n_tokens)
-            continue;
-        sched_move(s, q, SCHED_DECODE);
-        if (q == q->request->seqs)
-            sched_release_held(s, q->request);
-    }
-    slice_clear(p);
+    for (int32_t i = 0; i < p->n_prefill; i++)
+        prefilled(s, p->prefill[i].seq, p->prefill[i].n);
+    step_clear(s);
 }
 
 void sched_abandon(struct sched *s)
 {
-    s->planned = false;
-    s->plan.n_decode = 0;
-    slice_clear(&s->plan);
+    step_clear(s);
+}
+
+static void long_clear(struct sched_long *l)
+{
+    for (int32_t i = 0; i < l->n_spans; i++)
+        if (l->spans[i].seq)
+            l->spans[i].seq->in_long = false;
+    l->n_spans = l->n_rows = l->n_alive = 0;
+}
+
+void sched_long_complete(struct sched *s)
+{
+    struct sched_long *l = &s->open;
+    assert(!s->planned && l->n_spans > 0);
+    for (int32_t i = 0; i < l->n_spans; i++)
+        if (l->spans[i].seq)
+            prefilled(s, l->spans[i].seq, l->spans[i].n);
+    long_clear(l);
+}
+
+void sched_long_abandon(struct sched *s)
+{
+    long_clear(&s->open);
 }

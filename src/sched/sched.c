@@ -8,9 +8,10 @@
 int sched_open(struct sched **out, const struct sched_config *cfg, struct moed_error *err)
 {
     *out = NULL;
-    if (cfg->max_seqs < 1 || cfg->max_queue < 1 || cfg->max_model_len < 1 || cfg->n_layers < 1)
+    if (cfg->max_seqs < 1 || cfg->max_queue < 1 || cfg->max_model_len < 1 ||
+        cfg->long_prefill_tokens < 0)
         return moed_fail(err, MOED_EINVAL,
-                         "max_num_seqs, max_queue, max_model_len and layers must be at least 1");
+                         "max_num_seqs, max_queue and max_model_len must be at least 1");
     if (cfg->max_batched_tokens < cfg->max_seqs)
         return moed_fail_param(err, MOED_EINVAL, "max_num_batched_tokens",
                                "max_num_batched_tokens (%d) must be at least max_num_seqs (%d)",
@@ -25,6 +26,7 @@ int sched_open(struct sched **out, const struct sched_config *cfg, struct moed_e
     }
     s->plan.decode = mem_new((size_t)cfg->max_seqs, sizeof *s->plan.decode);
     s->plan.prefill = mem_new((size_t)cfg->max_seqs, sizeof *s->plan.prefill);
+    s->open.spans = mem_new((size_t)cfg->max_seqs, sizeof *s->open.spans);
     *out = s;
     return 0;
 }
@@ -39,6 +41,7 @@ void sched_close(struct sched **out)
     kv_pool_close(&s->kv);
     free(s->plan.decode);
     free(s->plan.prefill);
+    free(s->open.spans);
     free(s);
     *out = NULL;
 }
@@ -110,7 +113,7 @@ static bool allowed(enum sched_state from, enum sched_state to)
 
 static void leave_batch(struct sched *s, struct sched_seq *q)
 {
-    plan_drop(s, q);
+    long_drop(s, q);
     give_blocks_back(s, q);
     list_remove(&s->running, q);
 }

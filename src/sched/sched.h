@@ -2,8 +2,12 @@
  * The scheduler: what goes into the next pass. Pure: no threads, no clock, no I/O, no tensors; its
  * owner (the engine thread) calls everything. Rules and bounds: src/sched/README.md.
  *
- *   sched_add -> [ sched_plan -> run the pass -> sched_complete -> sched_append or sched_end ]* ->
+ *   sched_add -> [ sched_plan -> run the step -> sched_complete -> sched_append or sched_end ]* ->
  *   sched_remove
+ *
+ * and between two steps, where there is a long lane,
+ *
+ *   sched_long -> some layers, as often as it takes -> sched_long_complete -> append or end
  */
 #ifndef MOED_SCHED_H
 #define MOED_SCHED_H
@@ -17,14 +21,15 @@
 
 struct sched_config {
     int32_t max_seqs;           /* sequences in the batch */
-    int32_t max_batched_tokens; /* rows of one plan; at least max_seqs */
-    int32_t max_queue;          /* requests that were never admitted */
-    int32_t max_model_len;      /* tokens of one sequence */
+    int32_t max_batched_tokens; /* rows of one step; at least max_seqs */
+    /* Prompt tokens of one pass that pauses while steps run. 0: there is no such pass, prompts are
+     * cut into the steps. */
+    int32_t long_prefill_tokens;
+    int32_t max_queue;     /* requests that were never admitted */
+    int32_t max_model_len; /* tokens of one sequence */
     int32_t kv_blocks;
-    int32_t n_layers;
-    int32_t layers_per_slice; /* a prefill slice pauses after so many layers; 0: never */
-    bool no_prefix_cache;     /* only choices of one request share blocks */
-    uint64_t kv_hash_mask;    /* 0: all bits */
+    bool no_prefix_cache;  /* only choices of one request share blocks */
+    uint64_t kv_hash_mask; /* 0: all bits */
 };
 
 /* All transitions are made by one function, sched_move in sched.c. */
@@ -58,6 +63,7 @@ struct sched_seq {
     struct kv_salt salt;
     bool no_reuse; /* computes its prompt even where blocks are known */
     bool admitted; /* once at least */
+    bool in_long;  /* in the open long pass */
     struct sched_request *request;
     struct sched_seq *prev, *next; /* in the queue or in the batch */
     void *user;
@@ -71,24 +77,28 @@ struct sched_request {
 
 /* Rows [first, first + n) of a sequence. */
 struct sched_span {
-    struct sched_seq *seq; /* NULL: ended or preempted while the slice was paused; its blocks are
-                              gone, its rows must not be written any more */
+    struct sched_seq *seq; /* NULL, of a long pass only: ended or preempted while it was paused; its
+                              blocks are gone, its rows must not be written any more */
     int32_t first, n;
     bool last; /* holds the newest token: its logits give the next one */
 };
 
-/*
- * Decode rows plus at most one prefill slice, tokens x layers. The slice's spans stay the same from
- * plan to plan until layer_end reaches all layers; a pass that does not pause has [0, n_layers).
- */
+/* A step: decode rows, then prompt tokens. */
 struct sched_plan {
     uint64_t number;
-    int32_t n_rows;            /* of decode and slice */
+    int32_t n_rows;
     struct sched_span *decode; /* [n_decode], one row each */
     int32_t n_decode;
     struct sched_span *prefill; /* [n_prefill] */
     int32_t n_prefill, prefill_rows;
-    int32_t layer_begin, layer_end; /* of the slice */
+};
+
+/* A long pass. Its spans stay as they are, except that a seq becomes NULL, until it is completed or
+ * abandoned. */
+struct sched_long {
+    struct sched_span *spans; /* [n_spans] */
+    int32_t n_spans, n_rows;  /* 0: none is open */
+    int32_t n_alive;          /* spans that have their sequence */
 };
 
 struct sched_stats {
@@ -122,13 +132,22 @@ int sched_add(struct sched *s, struct sched_request **out, const struct sched_ne
 int sched_check(const struct sched_config *cfg, size_t n_prompt, size_t max_tokens,
                 struct moed_error *err);
 
-/* The next plan, owned by the scheduler and valid until the next call; n_rows is 0 when there is
- * nothing to do. */
+/* The next step, owned by the scheduler and valid until the next call; n_rows is 0 when there is
+ * nothing to do in it. */
 const struct sched_plan *sched_plan(struct sched *s);
-/* The pass of the last plan has run: its rows are computed. */
+/* The last step has run: its rows are computed. */
 void sched_complete(struct sched *s);
-/* The pass failed: nothing of it counts; a paused slice starts anew. */
+/* It failed: nothing of it counts. */
 void sched_abandon(struct sched *s);
+/*
+ * The open long pass, or a new one over all prompts that the last step did not take, oldest first,
+ * or none (n_spans 0). Not between plan and complete. Owned by the scheduler, and of one address.
+ */
+const struct sched_long *sched_long(struct sched *s);
+/* All its layers have run: its rows are computed. */
+void sched_long_complete(struct sched *s);
+/* It failed, or nothing in it is alive: nothing of it counts. */
+void sched_long_abandon(struct sched *s);
 /* The token that the logits of a span with `last` gave. The sequence must be in DECODE. */
 void sched_append(struct sched *s, struct sched_seq *seq, int32_t token);
 /* Ends a sequence in any state; not between plan and complete. */

@@ -18,6 +18,7 @@ struct sched {
     int32_t n_new;      /* requests never admitted */
     int32_t n_requests; /* added and not removed */
     struct sched_plan plan;
+    struct sched_long open;
     bool planned; /* between plan and complete */
     uint64_t preemptions, prefix_queries, prefix_hits;
 };
@@ -31,7 +32,7 @@ static inline int32_t blocks_for(int32_t tokens)
 void sched_move(struct sched *s, struct sched_seq *seq, enum sched_state to);
 /* Once the first choice has its prompt, or cannot get it any more. */
 void sched_release_held(struct sched *s, struct sched_request *r);
-/* A slice that is paused forgets the sequence. */
-void plan_drop(struct sched *s, const struct sched_seq *seq);
+/* A long pass that is paused forgets the sequence. */
+void long_drop(struct sched *s, struct sched_seq *seq);
 
 #endif

@@ -13,6 +13,7 @@
 
 #include <cuda.h>
 
+#include "cuda/args.h"
 #include "device/device.h"
 
 /* Every wait ends after this: what has not come by then never will. */
@@ -36,8 +37,15 @@
     X(attention, attention_bf16) X(attention, attention_bf16_any)                          \
     DTYPED(X, linear, linear) DTYPED(X, experts, gate_up) DTYPED(X, experts, down)         \
     X(sample, sample_best) X(sample, sample_weigh) X(sample, sample_select)                \
-    X(sample, sample_draw)
-#define IMAGES(X) X(elementwise) X(attention) X(linear) X(experts) X(sample)
+    X(sample, sample_draw)                                                                 \
+    X(step, turn) STEPPED(X, step, norm_linear)                                            \
+    X(paged, resolve) X(paged, paged_combine)                                              \
+    STEPPED(X, paged, paged_gate_up) STEPPED(X, paged, paged_down)
+#define STEPPED(X, image, name)                                                            \
+    X(image, name##_bf16_1) X(image, name##_bf16_2) X(image, name##_bf16_4)                \
+    X(image, name##_bf16_8) X(image, name##_f16_1) X(image, name##_f16_4)                  \
+    X(image, name##_f32_1) X(image, name##_f32_4)
+#define IMAGES(X) X(elementwise) X(attention) X(linear) X(experts) X(step) X(paged) X(sample)
 /* clang-format on */
 
 enum function {
@@ -78,6 +86,7 @@ enum mirror_kind {
     MIRROR_TABLE,
     MIRROR_LIST,
     MIRROR_SAMPLE,
+    MIRROR_FORCED,
     MIRROR_COUNT
 };
 
@@ -103,6 +112,28 @@ struct grown {
     size_t bytes;
 };
 
+/* Plan memory: the host's twin, pinned, and the device's. */
+struct plan_memory {
+    uint8_t *host;
+    CUdeviceptr device;
+    size_t bytes;
+};
+
+/* What the kernels of paged experts share, for all layers; in device memory but the mailbox. */
+struct paged {
+    struct mailbox_layout layout;
+    struct mailbox *box;
+    CUdeviceptr memory;
+    struct cu_paged args; /* what is the same in all layers */
+    uint32_t abandoned;   /* the mailbox's word, as last seen */
+    size_t max_items;
+};
+
+struct dev_recorded {
+    CUgraph graph;
+    CUgraphExec exec;
+};
+
 struct dev_cuda {
     struct dev dev;
     CUdevice device;
@@ -117,7 +148,12 @@ struct dev_cuda {
     size_t logits_bytes;
     struct grown table, list; /* flat block tables; lists of expert calls: host memory */
     uint8_t *bounce;          /* pinned, for copy_out */
-    _Atomic bool failed;      /* sticky */
+    struct plan_memory plan;
+    struct paged paged;
+    bool recording, overlaps; /* overlaps: launches may begin before the one ahead has ended */
+    const int32_t *live;      /* on the device */
+    int max_shared_bytes, overlap_capable;
+    _Atomic bool failed; /* sticky */
     void (*warn)(const char *text);
 };
 
@@ -135,12 +171,31 @@ int cuda_enter(struct dev_cuda *d);
 /* Waits for all ops so far, bounded. */
 int cuda_wait_compute(struct dev_cuda *d);
 
-/* Launches one kernel; args is the struct it takes. Nothing where x or y is 0. */
+#define CUDA_WORDS_ALIGN 16 /* of the loads of the wide kernels */
+
+static inline const void *cuda_at(CUdeviceptr p)
+{
+    return (const void *)(uintptr_t)p;
+}
+
+static inline bool cuda_aligned(const void *p)
+{
+    return (uintptr_t)p % CUDA_WORDS_ALIGN == 0;
+}
+
+static inline size_t cuda_blocks(size_t n, size_t each)
+{
+    return (n + each - 1) / each;
+}
+
+/* Launches, or records, one kernel; args is the struct it takes. Nothing where x or y is 0. */
 int cuda_launch(struct dev_cuda *d, enum function f, size_t x, size_t y, unsigned threads,
                 size_t shared_bytes, const void *args);
-/* A plan array as the device sees it. */
+/* A plan array as the device sees it: its twin in plan memory, or its mirror. */
 int cuda_plan_array(struct dev_cuda *d, enum mirror_kind kind, const void *p, size_t bytes,
                     const void **out);
+/* NULL where p is not in plan memory. */
+const void *cuda_plan_twin(const struct dev_cuda *d, const void *p);
 
 /* Brings a plan array to the device, if it is not there already. 0 or MOED_EDEVICE. */
 int cuda_mirror(struct dev_cuda *d, enum mirror_kind kind, const void *p, size_t bytes,
@@ -159,6 +214,7 @@ void cuda_host_unregister(struct dev *dev, void *p);
 int cuda_copy_in(struct dev *dev, void *dst, const void *src, size_t bytes, struct dev_event *ev);
 int cuda_event_wait(struct dev *dev, struct dev_event *ev);
 int cuda_copy_out(struct dev *dev, void *dst, const void *src, size_t bytes);
+int cuda_copy_within(struct dev *dev, void *dst, const void *src, size_t bytes);
 
 int cuda_embed(struct dev *dev, const struct kern_embed *a);
 int cuda_rmsnorm(struct dev *dev, const struct kern_rmsnorm *a);
@@ -172,6 +228,18 @@ int cuda_experts_gate_up(struct dev *dev, const struct kern_experts *a);
 int cuda_experts_down(struct dev *dev, const struct kern_experts *a);
 int cuda_combine(struct dev *dev, const struct kern_combine *a);
 int cuda_sample(struct dev *dev, const struct kern_sample *a);
+
+/* The verbs of dev_step (graph.c, ops_step.c). */
+int cuda_norm_linear(struct dev *dev, const struct kern_norm_linear *a);
+int cuda_turn(struct dev *dev, const struct kern_turn *a);
+int cuda_paged_experts(struct dev *dev, const struct kern_paged_experts *a);
+bool cuda_can_page(struct dev *dev, const struct record_class *cls, int experts, int top_k);
+int cuda_mailbox_open(struct dev *dev, const struct mailbox_layout *l, struct mailbox **out,
+                      struct moed_error *err);
+extern const struct dev_step cuda_step;
+void cuda_mailbox_close(struct dev *dev);
+/* After a wait for the stream: MOED_ETIMEDOUT when the device has given up waiting for a miss. */
+int cuda_step_outcome(struct dev_cuda *d);
 
 int cuda_memory_open(struct dev_cuda *d, struct moed_error *err);
 void cuda_memory_close(struct dev_cuda *d);

@@ -219,6 +219,15 @@ int cuda_copy_out(struct dev *dev, void *dst, const void *src, size_t bytes)
     return rc;
 }
 
+int cuda_copy_within(struct dev *dev, void *dst, const void *src, size_t bytes)
+{
+    struct dev_cuda *d = cuda_of(dev);
+    int rc = cuda_enter(d);
+    return rc < 0 ? rc
+                  : cuda_check(d, cuMemcpyDtoDAsync(address(dst), address(src), bytes, d->compute),
+                               "a copy within the device");
+}
+
 /* Larger buffers; nothing on the device may still use the old ones. */
 static int grow_mirror(struct dev_cuda *d, struct mirror *m, size_t bytes)
 {

@@ -7,6 +7,9 @@
 #include "cuda_int.h"
 #include "device/plugin.h"
 
+/* Room for the static shared memory of a kernel that takes all the rest. */
+#define STATIC_SHARED_BYTES 8192
+
 const char *cuda_words(CUresult r)
 {
     const char *text = NULL;
@@ -122,6 +125,26 @@ static int plugin_memory(struct dev_memory *out, int ordinal, struct moed_error 
     return 0;
 }
 
+/* Kernels that hold whole rows in shared memory may take all of it. */
+static int prepare_functions(struct dev_cuda *d, struct moed_error *err)
+{
+    int major = 0;
+    CUresult r = cuDeviceGetAttribute(
+        &d->max_shared_bytes, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, d->device);
+    if (r == CUDA_SUCCESS)
+        r = cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, d->device);
+    d->overlap_capable = major >= 9;
+    d->max_shared_bytes -= STATIC_SHARED_BYTES;
+    static const enum function large[] = {FN_norm_linear_bf16_1, FN_norm_linear_bf16_2,
+                                          FN_norm_linear_bf16_4, FN_norm_linear_f16_1,
+                                          FN_norm_linear_f32_1,  FN_resolve};
+    for (size_t i = 0; i < sizeof large / sizeof large[0] && r == CUDA_SUCCESS; i++)
+        r = cuFuncSetAttribute(d->function[large[i]],
+                               CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                               d->max_shared_bytes);
+    return r == CUDA_SUCCESS ? 0 : fail_driver(err, r, "cannot set up the kernels");
+}
+
 /* All kernels, loaded now: one that loads at its first launch would wait for the whole device. */
 static int load_functions(struct dev_cuda *d, struct moed_error *err)
 {
@@ -154,7 +177,7 @@ static int load_functions(struct dev_cuda *d, struct moed_error *err)
             return moed_fail(err, MOED_EUNSUPPORTED, "cannot load the kernel %s: %s",
                              functions[i].name, cuda_words(r));
     }
-    return 0;
+    return prepare_functions(d, err);
 }
 
 static int open_context(struct dev_cuda *d, struct moed_error *err)
@@ -180,6 +203,7 @@ static void cuda_close(struct dev *dev)
         cuCtxSetCurrent(d->context);
         if (d->compute && !atomic_load(&d->failed))
             cuda_wait_compute(d);
+        cuda_mailbox_close(dev);
         cuda_memory_close(d);
         for (int i = 0; i < IMAGE_COUNT; i++)
             if (d->module[i])
@@ -198,7 +222,9 @@ static int cuda_sync(struct dev *dev)
 {
     struct dev_cuda *d = cuda_of(dev);
     int rc = cuda_enter(d);
-    return rc < 0 ? rc : cuda_wait_compute(d);
+    if (rc < 0 || (rc = cuda_wait_compute(d)) < 0)
+        return rc;
+    return cuda_step_outcome(d);
 }
 
 static const struct dev_kern cuda_kern = {
@@ -228,6 +254,7 @@ static const struct dev_ops cuda_ops = {
     .copy_in = cuda_copy_in,
     .event_wait = cuda_event_wait,
     .copy_out = cuda_copy_out,
+    .copy_within = cuda_copy_within,
     .close = cuda_close,
 };
 
@@ -237,7 +264,7 @@ static int plugin_open(struct dev **out, int ordinal, void (*warn)(const char *t
     struct dev_cuda *d = calloc(1, sizeof *d);
     if (!d)
         return moed_fail(err, MOED_ENOMEM, "no memory for a device");
-    d->dev = (struct dev){&cuda_ops, &cuda_kern};
+    d->dev = (struct dev){&cuda_ops, &cuda_kern, &cuda_step};
     d->warn = warn;
     int rc;
     if ((rc = find_device(&d->device, ordinal, err)) < 0 || (rc = open_context(d, err)) < 0 ||

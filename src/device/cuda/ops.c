@@ -4,57 +4,40 @@
 #include "cuda/args.h"
 #include "cuda_int.h"
 
-#define WORDS_ALIGN 16 /* of the loads of the wide kernels */
-
-static const void *at(CUdeviceptr p)
-{
-    return (const void *)(uintptr_t)p;
-}
-
-static bool aligned(const void *p)
-{
-    return (uintptr_t)p % WORDS_ALIGN == 0;
-}
-
-static int launch(struct dev_cuda *d, enum function f, size_t x, size_t y, unsigned threads,
-                  size_t shared_bytes, const void *args)
+int cuda_launch(struct dev_cuda *d, enum function f, size_t x, size_t y, unsigned threads,
+                size_t shared_bytes, const void *args)
 {
     void *params[] = {(void *)args};
     if (x == 0 || y == 0)
         return 0;
     if (x > INT32_MAX || y > UINT16_MAX)
         return cuda_check(d, CUDA_ERROR_INVALID_VALUE, "an op too large for one launch");
-    return cuda_check(d,
-                      cuLaunchKernel(d->function[f], (unsigned)x, (unsigned)y, 1, threads, 1, 1,
-                                     (unsigned)shared_bytes, d->compute, params, NULL),
+    /* All kernels begin with grid_begin: one may be set up while the one ahead still runs. */
+    CUlaunchAttribute overlap = {.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+                                 .value.programmaticStreamSerializationAllowed = 1};
+    CUlaunchConfig config = {.gridDimX = (unsigned)x,
+                             .gridDimY = (unsigned)y,
+                             .gridDimZ = 1,
+                             .blockDimX = threads,
+                             .blockDimY = 1,
+                             .blockDimZ = 1,
+                             .sharedMemBytes = (unsigned)shared_bytes,
+                             .hStream = d->compute,
+                             .attrs = &overlap,
+                             .numAttrs = d->overlaps ? 1 : 0};
+    return cuda_check(d, cuLaunchKernelEx(&config, d->function[f], params, NULL),
                       "launching a kernel");
-}
-
-static size_t blocks(size_t n, size_t each)
-{
-    return (n + each - 1) / each;
-}
-
-/* A plan array of n elements, as the device sees it. */
-static int plan_array(struct dev_cuda *d, enum mirror_kind kind, const void *p, size_t bytes,
-                      const void **out)
-{
-    CUdeviceptr device = 0;
-    int rc = cuda_mirror(d, kind, p, bytes, &device);
-    *out = at(device);
-    return rc;
-}
-
-int cuda_launch(struct dev_cuda *d, enum function f, size_t x, size_t y, unsigned threads,
-                size_t shared_bytes, const void *args)
-{
-    return launch(d, f, x, y, threads, shared_bytes, args);
 }
 
 int cuda_plan_array(struct dev_cuda *d, enum mirror_kind kind, const void *p, size_t bytes,
                     const void **out)
 {
-    return plan_array(d, kind, p, bytes, out);
+    CUdeviceptr device = 0;
+    if ((*out = cuda_plan_twin(d, p)))
+        return 0;
+    int rc = cuda_mirror(d, kind, p, bytes, &device);
+    *out = cuda_at(device);
+    return rc;
 }
 
 int cuda_embed(struct dev *dev, const struct kern_embed *a)
@@ -63,10 +46,11 @@ int cuda_embed(struct dev *dev, const struct kern_embed *a)
     const void *token;
     int rc;
     if ((rc = cuda_enter(d)) < 0 ||
-        (rc = plan_array(d, MIRROR_TOKEN, a->token, (size_t)a->n * sizeof *a->token, &token)) < 0)
+        (rc = cuda_plan_array(d, MIRROR_TOKEN, a->token, (size_t)a->n * sizeof *a->token, &token)) <
+            0)
         return rc;
     struct cu_embed args = {a->table, token, a->x, a->n, a->dim, (int32_t)a->dtype};
-    return launch(d, FN_embed, (size_t)a->n, 1, CU_THREADS, 0, &args);
+    return cuda_launch(d, FN_embed, (size_t)a->n, 1, CU_THREADS, 0, &args);
 }
 
 int cuda_rmsnorm(struct dev *dev, const struct kern_rmsnorm *a)
@@ -81,7 +65,7 @@ int cuda_rmsnorm(struct dev *dev, const struct kern_rmsnorm *a)
                               .w_dtype = (int32_t)a->w_dtype,
                               .eps = a->eps};
     int rc = cuda_enter(d);
-    return rc < 0 ? rc : launch(d, FN_rmsnorm, (size_t)a->n, 1, CU_THREADS, 0, &args);
+    return rc < 0 ? rc : cuda_launch(d, FN_rmsnorm, (size_t)a->n, 1, CU_THREADS, 0, &args);
 }
 
 /* One op over weights comes in sizes by rows per reading of the weights. */
@@ -123,7 +107,7 @@ int cuda_linear(struct dev *dev, const struct kern_linear *a)
 {
     static const struct sizes sizes[DTYPE_COUNT] = SIZES(linear);
     struct dev_cuda *d = cuda_of(dev);
-    bool wide = a->in % 8 == 0 && aligned(a->w) && aligned(a->x) && a->x_stride % 4 == 0;
+    bool wide = a->in % 8 == 0 && cuda_aligned(a->w) && cuda_aligned(a->x) && a->x_stride % 4 == 0;
     struct size s = size_for(sizes, a->w_dtype, a->n, wide);
     struct cu_linear args = {.w = a->w,
                              .bias = a->bias,
@@ -138,8 +122,8 @@ int cuda_linear(struct dev *dev, const struct kern_linear *a)
                              .bias_dtype = (int32_t)a->bias_dtype};
     int rc = cuda_enter(d);
     return rc < 0 ? rc
-                  : launch(d, s.f, blocks((size_t)a->n, (size_t)s.rows),
-                           blocks((size_t)a->out, CU_BLOCK_OUTS), CU_THREADS, 0, &args);
+                  : cuda_launch(d, s.f, cuda_blocks((size_t)a->n, (size_t)s.rows),
+                                cuda_blocks((size_t)a->out, CU_BLOCK_OUTS), CU_THREADS, 0, &args);
 }
 
 int cuda_rope(struct dev *dev, const struct kern_rope *a)
@@ -148,7 +132,7 @@ int cuda_rope(struct dev *dev, const struct kern_rope *a)
     const void *pos;
     int rc;
     if ((rc = cuda_enter(d)) < 0 ||
-        (rc = plan_array(d, MIRROR_POS, a->pos, (size_t)a->n * sizeof *a->pos, &pos)) < 0)
+        (rc = cuda_plan_array(d, MIRROR_POS, a->pos, (size_t)a->n * sizeof *a->pos, &pos)) < 0)
         return rc;
     struct cu_rope args = {.x = a->x,
                            .x_stride = (int64_t)a->x_stride,
@@ -158,7 +142,7 @@ int cuda_rope(struct dev *dev, const struct kern_rope *a)
                            .n = a->n,
                            .heads = a->heads,
                            .half = a->head_dim / 2};
-    return launch(d, FN_rope, (size_t)a->n, 1, CU_THREADS, 0, &args);
+    return cuda_launch(d, FN_rope, (size_t)a->n, 1, CU_THREADS, 0, &args);
 }
 
 static struct cu_kv kv_args(const struct kern_kv *kv)
@@ -173,7 +157,7 @@ int cuda_kv_store(struct dev *dev, const struct kern_kv_store *a)
     const void *slot;
     int rc;
     if ((rc = cuda_enter(d)) < 0 ||
-        (rc = plan_array(d, MIRROR_SLOT, a->slot, (size_t)a->n * sizeof *a->slot, &slot)) < 0)
+        (rc = cuda_plan_array(d, MIRROR_SLOT, a->slot, (size_t)a->n * sizeof *a->slot, &slot)) < 0)
         return rc;
     struct cu_kv_store args = {.kv = kv_args(&a->kv),
                                .k = a->k,
@@ -182,14 +166,18 @@ int cuda_kv_store(struct dev *dev, const struct kern_kv_store *a)
                                .v_stride = (int64_t)a->v_stride,
                                .slot = slot,
                                .n = a->n};
-    return launch(d, FN_kv_store, (size_t)a->n, 1, CU_THREADS, 0, &args);
+    return cuda_launch(d, FN_kv_store, (size_t)a->n, 1, CU_THREADS, 0, &args);
 }
 
 /* The block tables of the call's sequences as one array [sequences][stride]. */
 static int flat_tables(struct dev_cuda *d, const struct kern_attention *a, const void **out,
                        size_t *stride)
 {
-    size_t each = blocks((size_t)a->max_context, KV_BLOCK_TOKENS), seqs = 0;
+    if (a->table_stride) {
+        *stride = a->table_stride;
+        return cuda_plan_array(d, MIRROR_TABLE, a->block_table[0], 0, out);
+    }
+    size_t each = cuda_blocks((size_t)a->max_context, KV_BLOCK_TOKENS), seqs = 0;
     for (int i = 0; i < a->n; i++)
         seqs = (size_t)a->seq[i] + 1 > seqs ? (size_t)a->seq[i] + 1 : seqs;
     size_t bytes = seqs * each * sizeof(int32_t);
@@ -204,7 +192,7 @@ static int flat_tables(struct dev_cuda *d, const struct kern_attention *a, const
                    ((size_t)a->pos[i] / KV_BLOCK_TOKENS + 1) * sizeof(int32_t));
     }
     *stride = each;
-    return plan_array(d, MIRROR_TABLE, d->table.p, bytes, out);
+    return cuda_plan_array(d, MIRROR_TABLE, d->table.p, bytes, out);
 }
 
 int cuda_attention(struct dev *dev, const struct kern_attention *a)
@@ -216,8 +204,8 @@ int cuda_attention(struct dev *dev, const struct kern_attention *a)
     if (a->kv.head_dim > CU_MAX_DIM || (a->kv.dtype != DTYPE_F32 && a->kv.dtype != DTYPE_BF16))
         return cuda_check(d, CUDA_ERROR_INVALID_VALUE, "attention of such heads");
     if ((rc = cuda_enter(d)) < 0 ||
-        (rc = plan_array(d, MIRROR_POS, a->pos, n * sizeof *a->pos, &pos)) < 0 ||
-        (rc = plan_array(d, MIRROR_SEQ, a->seq, n * sizeof *a->seq, &seq)) < 0 ||
+        (rc = cuda_plan_array(d, MIRROR_POS, a->pos, n * sizeof *a->pos, &pos)) < 0 ||
+        (rc = cuda_plan_array(d, MIRROR_SEQ, a->seq, n * sizeof *a->seq, &seq)) < 0 ||
         (rc = flat_tables(d, a, &table, &stride)) < 0)
         return rc;
     int scores = (a->max_context + 31) / 32 * 32;
@@ -230,17 +218,18 @@ int cuda_attention(struct dev *dev, const struct kern_attention *a)
                                 .seq = seq,
                                 .table = table,
                                 .table_stride = (int64_t)stride,
+                                .live = d->live,
                                 .heads = a->heads,
                                 .window = a->window,
                                 .scores = scores < CU_SCORES ? scores : CU_SCORES,
                                 .scale = a->scale};
-    bool wide =
-        a->kv.head_dim % 8 == 0 && aligned(a->kv.blocks) && a->kv.block_bytes % WORDS_ALIGN == 0;
+    bool wide = a->kv.head_dim % 8 == 0 && cuda_aligned(a->kv.blocks) &&
+                a->kv.block_bytes % CUDA_WORDS_ALIGN == 0;
     enum function f = a->kv.dtype == DTYPE_BF16 ? wide ? FN_attention_bf16 : FN_attention_bf16_any
                       : wide                    ? FN_attention_f32
                                                 : FN_attention_f32_any;
     size_t floats = (size_t)(a->kv.head_dim + 31) / 32 * 32 + (size_t)args.scores;
-    return launch(d, f, n, (size_t)a->heads, CU_THREADS, floats * sizeof(float), &args);
+    return cuda_launch(d, f, n, (size_t)a->heads, CU_THREADS, floats * sizeof(float), &args);
 }
 
 int cuda_silu_mul(struct dev *dev, const struct kern_silu_mul *a)
@@ -248,7 +237,9 @@ int cuda_silu_mul(struct dev *dev, const struct kern_silu_mul *a)
     struct dev_cuda *d = cuda_of(dev);
     struct cu_silu_mul args = {a->gate, a->up, a->y, (int64_t)a->n};
     int rc = cuda_enter(d);
-    return rc < 0 ? rc : launch(d, FN_silu_mul, blocks(a->n, CU_THREADS), 1, CU_THREADS, 0, &args);
+    return rc < 0 ? rc
+                  : cuda_launch(d, FN_silu_mul, cuda_blocks(a->n, CU_THREADS), 1, CU_THREADS, 0,
+                                &args);
 }
 
 static int want_logits(struct dev_cuda *d, size_t bytes)
@@ -271,29 +262,35 @@ int cuda_router(struct dev *dev, const struct kern_router *a)
     struct dev_cuda *d = cuda_of(dev);
     if (a->top_k > CU_MAX_TOP_K || a->experts > CU_MAX_EXPERTS)
         return cuda_check(d, CUDA_ERROR_INVALID_VALUE, "a router of so many experts");
+    const void *forced = NULL;
     int rc = cuda_enter(d);
     if (rc < 0 || (rc = want_logits(d, (size_t)a->n * (size_t)a->experts * sizeof(float))) < 0)
+        return rc;
+    if (a->forced &&
+        (rc = cuda_plan_array(d, MIRROR_FORCED, a->forced,
+                              (size_t)a->n * (size_t)a->top_k * sizeof *a->forced, &forced)) < 0)
         return rc;
     struct kern_linear logits = {.w = a->w,
                                  .w_dtype = a->w_dtype,
                                  .x = a->x,
-                                 .y = (float *)at(d->logits),
+                                 .y = (float *)cuda_at(d->logits),
                                  .x_stride = (size_t)a->in,
                                  .y_stride = (size_t)a->experts,
                                  .n = a->n,
                                  .in = a->in,
                                  .out = a->experts};
-    struct cu_select args = {.logit = (float *)at(d->logits),
+    struct cu_select args = {.logit = (float *)cuda_at(d->logits),
                              .id = a->id,
                              .weight = a->weight,
+                             .forced = forced,
                              .n = a->n,
                              .experts = a->experts,
                              .top_k = a->top_k,
                              .renormalize = a->renormalize};
     if ((rc = cuda_linear(dev, &logits)) < 0)
         return rc;
-    return launch(d, FN_router_select, blocks((size_t)a->n, CU_ROUTER_ROWS), 1, CU_ROUTER_ROWS * 32,
-                  0, &args);
+    return cuda_launch(d, FN_router_select, cuda_blocks((size_t)a->n, CU_ROUTER_ROWS), 1,
+                       CU_ROUTER_ROWS * 32, 0, &args);
 }
 
 /* The call's groups as items of at most `rows` rows, and its lists, where the kernel finds them. */
@@ -302,7 +299,7 @@ static int expert_list(struct dev_cuda *d, const struct kern_experts *a, int row
 {
     size_t items = 0, pairs = 0;
     for (int g = 0; g < a->n_groups; g++) {
-        items += blocks((size_t)a->group[g].n, (size_t)rows);
+        items += cuda_blocks((size_t)a->group[g].n, (size_t)rows);
         pairs += (size_t)a->group[g].n;
     }
     size_t bytes = items * sizeof(struct cu_expert_item) + 2 * pairs * sizeof(int32_t);
@@ -330,7 +327,7 @@ static int expert_list(struct dev_cuda *d, const struct kern_experts *a, int row
         return 0;
     }
     const void *list;
-    rc = plan_array(d, MIRROR_LIST, d->list.p, bytes, &list);
+    rc = cuda_plan_array(d, MIRROR_LIST, d->list.p, bytes, &list);
     args->list = list;
     return rc;
 }
@@ -341,12 +338,12 @@ static int run_experts(struct dev *dev, const struct kern_experts *a, const stru
 {
     struct dev_cuda *d = cuda_of(dev);
     const struct record_class *c = a->cls;
-    bool wide =
-        in % 8 == 0 && aligned(x) && (c->gate_off | c->up_off | c->down_off) % WORDS_ALIGN == 0;
+    bool wide = in % 8 == 0 && cuda_aligned(x) &&
+                (c->gate_off | c->up_off | c->down_off) % CUDA_WORDS_ALIGN == 0;
     int most = 1;
     for (int g = 0; g < a->n_groups; g++) {
         most = a->group[g].n > most ? a->group[g].n : most;
-        wide = wide && aligned(a->group[g].record);
+        wide = wide && cuda_aligned(a->group[g].record);
     }
     struct size s = size_for(sizes, c->dtype, most, wide);
     struct cu_experts args;
@@ -362,21 +359,21 @@ static int run_experts(struct dev *dev, const struct kern_experts *a, const stru
     int rc;
     if ((rc = cuda_enter(d)) < 0 || (rc = expert_list(d, a, s.rows, &args)) < 0)
         return rc;
-    return launch(d, s.f, (size_t)args.n_items, outs, CU_THREADS, 0, &args);
+    return cuda_launch(d, s.f, (size_t)args.n_items, outs, CU_THREADS, 0, &args);
 }
 
 int cuda_experts_gate_up(struct dev *dev, const struct kern_experts *a)
 {
     static const struct sizes sizes[DTYPE_COUNT] = SIZES(gate_up);
     return run_experts(dev, a, sizes, a->cls->hidden, a->x,
-                       blocks((size_t)a->cls->intermediate, CU_WARPS));
+                       cuda_blocks((size_t)a->cls->intermediate, CU_WARPS));
 }
 
 int cuda_experts_down(struct dev *dev, const struct kern_experts *a)
 {
     static const struct sizes sizes[DTYPE_COUNT] = SIZES(down);
     return run_experts(dev, a, sizes, a->cls->intermediate, a->hidden,
-                       blocks((size_t)a->cls->hidden, CU_BLOCK_OUTS));
+                       cuda_blocks((size_t)a->cls->hidden, CU_BLOCK_OUTS));
 }
 
 int cuda_combine(struct dev *dev, const struct kern_combine *a)
@@ -385,6 +382,6 @@ int cuda_combine(struct dev *dev, const struct kern_combine *a)
     struct cu_combine args = {a->y, a->weight, a->x, a->n, a->top_k, a->dim};
     int rc = cuda_enter(d);
     return rc < 0 ? rc
-                  : launch(d, FN_combine, (size_t)a->n, blocks((size_t)a->dim, CU_THREADS),
-                           CU_THREADS, 0, &args);
+                  : cuda_launch(d, FN_combine, (size_t)a->n,
+                                cuda_blocks((size_t)a->dim, CU_THREADS), CU_THREADS, 0, &args);
 }

@@ -20,7 +20,7 @@ int cuda_sample(struct dev *dev, const struct kern_sample *a)
     size_t chunks = ((size_t)a->vocab + SAMPLE_CHUNK - 1) / SAMPLE_CHUNK;
     struct cu_sample args = {.logits = a->logits,
                              .row = row,
-                             .live = a->live,
+                             .live = d->live,
                              .token = a->token,
                              .scratch = a->scratch,
                              .state_bytes = (int64_t)kern_sample_row_bytes(a->vocab),

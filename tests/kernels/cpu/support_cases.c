@@ -408,6 +408,23 @@ struct outcome case_silu_mul(uint64_t seed, const struct kern_cpu *k, int parts,
     return o;
 }
 
+/* Distinct experts in any order for each row, some of them far from the best. */
+static int32_t *forced_new(struct rng *r, int n, int experts, int top_k)
+{
+    int32_t *forced = malloc((size_t)n * (size_t)top_k * sizeof *forced);
+    for (int i = 0; i < n; i++) {
+        int32_t deck[70];
+        for (int e = 0; e < experts; e++)
+            deck[e] = e;
+        for (int k = 0; k < top_k; k++) {
+            int from = rng_int(r, k, experts - 1);
+            forced[i * top_k + k] = deck[from];
+            deck[from] = deck[k];
+        }
+    }
+    return forced;
+}
+
 struct outcome case_router(uint64_t seed, const struct kern_cpu *k, int parts, int check)
 {
     struct rng r = {seed};
@@ -419,11 +436,14 @@ struct outcome case_router(uint64_t seed, const struct kern_cpu *k, int parts, i
     int32_t *id = malloc((size_t)n * (size_t)top_k * sizeof *id);
     size_t choices = (size_t)n * (size_t)top_k;
     struct outcome o = outcome_new(choices * 2); /* weights, then ids */
-    struct kern_router a = {w, dtype, x, n, in, experts, top_k, rng_int(&r, 0, 1), id, o.got};
+    int renormalize = rng_int(&r, 0, 1);
+    int32_t *forced = rng_int(&r, 0, 2) ? NULL : forced_new(&r, n, experts, top_k);
+    struct kern_router a = {w, dtype, x, n, in, experts, top_k, renormalize, id, o.got, forced};
     RUN(k->router, &a, parts);
     double logit[70];
     for (int i = 0; i < n; i++) {
         double max = -INFINITY, sum = 0, chosen = 0, worst = 0, mag;
+        const int32_t *given = forced ? forced + (size_t)i * (size_t)top_k : NULL;
         for (int e = 0; e < experts; e++) {
             logit[e] =
                 dot_f64(w, dtype, (size_t)e * (size_t)in, x + (size_t)i * (size_t)in, in, &mag);
@@ -435,13 +455,14 @@ struct outcome case_router(uint64_t seed, const struct kern_cpu *k, int parts, i
         /* Choices are judged by their logits: each must be the best left, within rounding. */
         for (int c = 0; c < top_k; c++) {
             size_t at = (size_t)i * (size_t)top_k + (size_t)c;
-            int best = -1;
-            for (int e = 0; e < experts; e++)
+            int best = given ? given[c] : -1;
+            for (int e = 0; e < experts && !given; e++)
                 if (best < 0 || logit[e] > logit[best])
                     best = e;
             int got = id[at] >= 0 && id[at] < experts ? id[at] : -1;
             o.got[choices + at] = (float)got;
-            o.want[choices + at] = got >= 0 && logit[best] - logit[got] <= 2 * worst ? got : best;
+            int as_good = got >= 0 && !given && logit[best] - logit[got] <= 2 * worst;
+            o.want[choices + at] = as_good ? got : best;
             o.tol[choices + at] = 0;
             o.want[at] = exp(logit[best] - max) / sum;
             o.tol[at] = o.want[at] * (4 * worst + EPS * (experts + 20));
@@ -456,6 +477,7 @@ struct outcome case_router(uint64_t seed, const struct kern_cpu *k, int parts, i
     free(w);
     free(x);
     free(id);
+    free(forced);
     return o;
 }
 

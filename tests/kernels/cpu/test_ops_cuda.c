@@ -341,28 +341,35 @@ static void silu_of_extremes_cuda(void **state)
     expect_same("silu_mul", got, want, N);
 }
 
-/* Equal logits go by id, NaN comes last, more experts than a warp has lanes. */
+/* Equal logits go by id, NaN comes last, more experts than a warp has lanes; forced choices are
+ * weighed by the same logits. */
 static void router_ties_and_nan_cuda(void **state)
 {
     enum { IN = 40, EXPERTS = 300, ROWS = 9, TOP_K = 20 };
     static float w[EXPERTS * IN], x[ROWS * IN], scratch[EXPERTS + 16];
     static float want[2][ROWS * TOP_K];
-    static int32_t id[2][ROWS * TOP_K];
+    static int32_t id[2][ROWS * TOP_K], forced[ROWS * TOP_K];
     struct rng r = {9};
     dev = cuda_open_or_skip();
+    for (int i = 0; i < ROWS * TOP_K; i++)
+        forced[i] = (i * 37 + i / TOP_K) % EXPERTS;
     for (int e = 0; e < EXPERTS; e++)
         for (int i = 0; i < IN; i++)
             w[e * IN + i] = e % 7 == 3 ? NAN : (float)(e % 11) * 0.01f;
     for (int i = 0; i < ROWS * IN; i++)
         x[i] = i < IN ? NAN : i < 2 * IN ? 0 : rng_float(&r);
-    struct kern_router a = {w, DTYPE_F32, x, ROWS, IN, EXPERTS, TOP_K, 1, id[0], want[0]};
-    kern_cpu(KERN_ISA_SCALAR)->router(&a, (struct kern_part){0, 1, scratch, sizeof scratch});
-    a.id = id[1];
-    a.weight = want[1];
-    run_router(&a, (struct kern_part){0});
+    for (int pass = 0; pass < 2; pass++) {
+        struct kern_router a = {w,       DTYPE_F32,           x, ROWS, IN, EXPERTS, TOP_K, 1, id[0],
+                                want[0], pass ? forced : NULL};
+        kern_cpu(KERN_ISA_SCALAR)->router(&a, (struct kern_part){0, 1, scratch, sizeof scratch});
+        a.id = id[1];
+        a.weight = want[1];
+        run_router(&a, (struct kern_part){0});
+        assert_memory_equal(id[1], id[0], sizeof id[0]);
+        assert_true(!pass || memcmp(id[0], forced, sizeof forced) == 0);
+        expect_same("weights", want[1], want[0], ROWS * TOP_K);
+    }
     dev_close(&dev);
-    assert_memory_equal(id[1], id[0], sizeof id[0]);
-    expect_same("weights", want[1], want[0], ROWS * TOP_K);
 }
 
 /* More positions than a block holds scores for, whole and through a window. */
@@ -467,6 +474,29 @@ static void experts_of_real_models_cuda(void **state)
     dev_close(&dev);
 }
 
+static void copies_within_the_device_cuda(void **state)
+{
+    enum { BYTES = 300000, AT = 4096, N = 123457 };
+    static uint8_t sent[BYTES], got[BYTES];
+    struct dev_event event = {0};
+    struct rng r = {8};
+    dev = cuda_open_or_skip();
+    uint8_t *a = dev->ops->alloc(dev, BYTES), *b = dev->ops->alloc(dev, BYTES);
+    assert_true(a && b);
+    for (int i = 0; i < BYTES; i++)
+        sent[i] = (uint8_t)rng_int(&r, 1, 255);
+    assert_int_equal(dev->ops->copy_in(dev, a, sent, BYTES, &event), 0);
+    assert_int_equal(dev->ops->event_wait(dev, &event), 0);
+    assert_int_equal(dev->ops->copy_within(dev, b + AT, a, N), 0);
+    assert_int_equal(dev->ops->copy_out(dev, got, b, BYTES), 0);
+    assert_memory_equal(got + AT, sent, N);
+    assert_int_equal(got[AT - 1], 0);
+    assert_int_equal(got[AT + N], 0);
+    dev->ops->free(dev, a, BYTES);
+    dev->ops->free(dev, b, BYTES);
+    dev_close(&dev);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(embed_cuda),
     cmocka_unit_test(rmsnorm_cuda),
@@ -479,6 +509,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(experts_cuda),
     cmocka_unit_test(combine_cuda),
     cmocka_unit_test(silu_of_extremes_cuda),
+    cmocka_unit_test(copies_within_the_device_cuda),
     cmocka_unit_test(router_ties_and_nan_cuda),
     cmocka_unit_test(long_attention_cuda),
     cmocka_unit_test(experts_of_real_models_cuda),

@@ -42,6 +42,8 @@ void rig_open(struct rig *r, const struct rig_options *o)
         .kv_blocks = RIG_BLOCKS,
         .kv_dtype = o->kv_dtype,
         .pager = o->pager,
+        .miss_threads = o->miss_threads,
+        .link_share = o->link_share,
     };
     assert_ok(model_open(&r->m, &r->c, &options, store, r->dev, &err), &err);
     store_close(&store);

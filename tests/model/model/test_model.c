@@ -151,6 +151,52 @@ static void random_weights_run_and_repeat(void **state)
     assert_true(high - low > 1 && high - low < 100);
 }
 
+/* Rows go where the batch says, and the router's weights follow. */
+static void forced_choices_are_the_ones_used(void **state)
+{
+    enum { LAYERS = 6, ROWS = 3, TOP_K = 3 };
+    static const int32_t token[] = {3, 1, 4}, pos[] = {0, 1, 2}, seq[ROWS] = {0};
+    static const int32_t blocks[] = {5}, rows[] = {2};
+    const struct model_seq seqs[] = {{blocks}};
+    struct model_config c = small_config();
+    struct moed_error err;
+    float logits[3][64];
+    assert_int_equal(c.n_layers, LAYERS);
+    assert_int_equal(c.top_k, TOP_K);
+    struct dev *dev;
+    struct model *m = open_dummy(&dev, &c, &small_options);
+    uint64_t seen[LAYERS] = {0};
+    for (int k = 0; k < 3; k++) {
+        int32_t forced[LAYERS][ROWS][TOP_K];
+        for (int32_t layer = 0; layer < LAYERS; layer++)
+            for (int32_t i = 0; i < ROWS; i++)
+                for (int32_t j = 0; j < TOP_K; j++)
+                    forced[layer][i][j] = !c.moe_layer[layer] ? -1
+                                          : k == 2 ? (layer + i * TOP_K + j) % c.n_experts
+                                                   : (layer + j) % c.n_experts;
+        const struct model_batch batch = {
+            ROWS, token, pos, seq, 1, seqs, k == 0 ? NULL : &forced[0][0][0]};
+        assert_ok(model_pass_begin(m, MODEL_STEP, &batch, &err), &err);
+        assert_ok(model_pass_run(m, MODEL_STEP, c.n_layers, &err), &err);
+        assert_ok(model_pass_logits(m, MODEL_STEP, rows, 1, logits[k], &err), &err);
+        model_pass_end(m, MODEL_STEP);
+        for (int32_t layer = 0; layer < LAYERS; layer++) {
+            struct pager_counters count;
+            pager_counters_layer(model_pager(m), layer, &count);
+            uint64_t want = !c.moe_layer[layer] ? 0 : k == 1 ? TOP_K : ROWS * TOP_K;
+            if (k > 0)
+                assert_int_equal(count.uses - seen[layer], want);
+            seen[layer] = count.uses;
+        }
+    }
+    assert_memory_not_equal(logits[0], logits[1], sizeof logits[0]);
+    assert_memory_not_equal(logits[1], logits[2], sizeof logits[0]);
+    for (int i = 0; i < 64; i++)
+        assert_true(isfinite(logits[1][i]) && isfinite(logits[2][i]));
+    model_close(&m);
+    dev_close(&dev);
+}
+
 static void a_wrong_batch_opens_no_pass(void **state)
 {
     static const int32_t good[] = {0, 1}, block[] = {0}, no_block[] = {9};
@@ -203,6 +249,42 @@ static void a_pass_may_end_at_any_layer(void **state)
     dev_close(&dev);
 }
 
+/* The same bits from each, and counters that begin anew. */
+static void the_cache_may_be_changed_between_passes(void **state)
+{
+    static const int32_t token[] = {3, 1, 4}, pos[] = {0, 1, 2}, seq[] = {0, 0, 0};
+    static const int32_t blocks[] = {5}, rows[] = {2};
+    const struct model_seq seqs[] = {{blocks}};
+    const struct model_batch batch = {3, token, pos, seq, 1, seqs};
+    const struct pager_config configs[] = {{.mode = PAGER_IN_PLACE},
+                                           {.mode = PAGER_CACHED, .cache_bytes = 5 * 4096},
+                                           {.mode = PAGER_CACHED}};
+    struct model_config c = small_config();
+    struct moed_error err;
+    float logits[3][64];
+    struct dev *dev;
+    struct model *m = open_dummy(&dev, &c, &small_options);
+    for (int k = 0; k < 3; k++) {
+        struct pager_counters count;
+        struct pager_info info;
+        assert_ok(model_set_cache(m, &configs[k], &err), &err);
+        assert_ok(model_pass_begin(m, MODEL_STEP, &batch, &err), &err);
+        assert_ok(model_pass_run(m, MODEL_STEP, c.n_layers, &err), &err);
+        assert_ok(model_pass_logits(m, MODEL_STEP, rows, 1, logits[k], &err), &err);
+        model_pass_end(m, MODEL_STEP);
+        assert_memory_equal(logits[k], logits[0], sizeof logits[0]);
+        pager_info(model_pager(m), &info);
+        pager_counters(model_pager(m), &count);
+        assert_int_equal(info.slots, k == 0 ? 32 : k == 1 ? 5 : 0);
+        assert_int_equal(count.activations, 2 * 3 * c.top_k);
+        assert_int_equal(count.misses, k == 0 ? 0 : count.uses);
+    }
+    struct pager_config wrong = {.policy = "none"};
+    assert_int_equal(model_set_cache(m, &wrong, &err), MOED_EINVAL);
+    model_close(&m);
+    dev_close(&dev);
+}
+
 static void weight_dtype_is_that_of_the_file(void **state)
 {
     struct model_config c = small_config();
@@ -222,8 +304,10 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(sums_beyond_64_bits_are_refused),
     cmocka_unit_test(options_out_of_range_are_named),
     cmocka_unit_test(random_weights_run_and_repeat),
+    cmocka_unit_test(forced_choices_are_the_ones_used),
     cmocka_unit_test(a_wrong_batch_opens_no_pass),
     cmocka_unit_test(a_pass_may_end_at_any_layer),
+    cmocka_unit_test(the_cache_may_be_changed_between_passes),
     cmocka_unit_test(weight_dtype_is_that_of_the_file),
 };
 CHECK_MAIN(tests)

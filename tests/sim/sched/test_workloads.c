@@ -33,7 +33,7 @@ static int32_t pick(struct rng *r, int32_t low, int32_t high)
 /* What the test knows of a sequence. */
 struct watch {
     struct sched_seq *seq;
-    int64_t since, bound; /* plans */
+    int64_t since, bound; /* turns: a step and what follows of a long pass */
     int32_t computed;
     bool queued;
     int32_t stop_after; /* new tokens after which it ends */
@@ -54,7 +54,9 @@ struct world {
     struct job jobs[MAX_REQUESTS];
     int32_t n_jobs, n_alive, n_arrived;
     int64_t plans;
-    uint64_t dropped; /* spans whose sequence went while the slice was paused */
+    uint64_t dropped; /* spans whose sequence went while the pass was paused */
+    uint64_t long_passes, pauses;
+    int32_t max_turns, turns_left; /* of a long pass */
     bool faults;
 };
 
@@ -88,16 +90,12 @@ static void compute(struct world *w, const struct sched_span *sp, bool whole)
     }
 }
 
-static int64_t slices(const struct world *w)
-{
-    int32_t step = w->cfg.layers_per_slice ? w->cfg.layers_per_slice : w->cfg.n_layers;
-    return (w->cfg.n_layers + step - 1) / step;
-}
-
 /* The bound of src/sched/README.md. */
 static int64_t bound(struct world *w, const struct sched_seq *q)
 {
-    int64_t s = slices(w), chunk = w->cfg.max_batched_tokens - w->cfg.max_seqs + 1, sum = s + 1;
+    int64_t s = w->max_turns, sum = 2 * s + 1, chunk = w->cfg.long_prefill_tokens;
+    if (!chunk)
+        chunk = w->cfg.max_batched_tokens - w->cfg.max_seqs + 1;
     for (int32_t i = 0; i < w->n_jobs; i++) {
         struct sched_request *r = w->jobs[i].request;
         for (int32_t c = 0; r && c < r->n; c++) {
@@ -208,7 +206,7 @@ static void check_plan(struct world *w, const struct sched_plan *p, int32_t n_de
     assert_true(st.running <= w->cfg.max_seqs);
     assert_true(p->n_decode + (int32_t)(st.preemptions - preemptions_before) >= n_decoding);
     uint64_t oldest_waiting = UINT64_MAX, youngest_running = 0;
-    bool prefilling = false;
+    int32_t beside = 0;
     for (int32_t i = 0; i < w->n_jobs; i++) {
         struct sched_request *r = w->jobs[i].request;
         for (int32_t c = 0; r && c < r->n; c++) {
@@ -218,12 +216,15 @@ static void check_plan(struct world *w, const struct sched_plan *p, int32_t n_de
             if ((q->state == SCHED_PREFILL || q->state == SCHED_DECODE) &&
                 q->order > youngest_running)
                 youngest_running = q->order;
-            prefilling |= q->state == SCHED_PREFILL;
+            beside += q->state == SCHED_PREFILL;
         }
     }
     assert_true(youngest_running < oldest_waiting);
-    if (prefilling)
-        assert_true(p->prefill_rows > 0 && p->layer_end > p->layer_begin);
+    /* With a long lane each prompt is in the step or in the pass that follows it. */
+    if (beside && !w->cfg.long_prefill_tokens)
+        assert_true(p->prefill_rows > 0);
+    for (int32_t i = 0; i < p->n_prefill && w->cfg.long_prefill_tokens; i++)
+        assert_true(p->prefill[i].last && !p->prefill[i].seq->in_long);
 }
 
 /* Where the logits come: a token, or the end. */
@@ -246,19 +247,80 @@ static void run_plan(struct world *w, const struct sched_plan *p)
         compute(w, &p->decode[i], true);
         due[n_due++] = p->decode[i].seq;
     }
-    bool whole = p->layer_end == w->cfg.n_layers;
     for (int32_t i = 0; i < p->n_prefill; i++) {
-        if (!p->prefill[i].seq) {
-            w->dropped++;
-            continue;
-        }
-        compute(w, &p->prefill[i], whole);
-        if (whole && p->prefill[i].last)
+        compute(w, &p->prefill[i], true);
+        if (p->prefill[i].last)
             due[n_due++] = p->prefill[i].seq;
     }
     sched_complete(w->s);
     for (int32_t i = 0; i < n_due; i++)
         sample(w, due[i]);
+}
+
+static void end_long(struct world *w, const struct sched_long *l)
+{
+    struct sched_seq *due[64];
+    int32_t n_due = 0;
+    for (int32_t i = 0; i < l->n_spans; i++) {
+        if (l->spans[i].seq && l->spans[i].last)
+            due[n_due++] = l->spans[i].seq;
+        w->dropped += !l->spans[i].seq;
+    }
+    sched_long_complete(w->s);
+    for (int32_t i = 0; i < n_due; i++)
+        sample(w, due[i]);
+}
+
+/* Every prompt is in the pass, unless its tokens are used up. */
+static void check_new_long(struct world *w, const struct sched_long *l)
+{
+    int32_t rows = 0, alive = 0, prefilling = 0;
+    for (int32_t i = 0; i < l->n_spans; i++) {
+        rows += l->spans[i].n;
+        alive += l->spans[i].seq != NULL;
+        assert_true(l->spans[i].n > 0);
+    }
+    assert_true(rows == l->n_rows && rows <= w->cfg.long_prefill_tokens && alive == l->n_alive);
+    for (int32_t i = 0; i < w->n_jobs; i++)
+        for (int32_t c = 0; w->jobs[i].request && c < w->jobs[i].request->n; c++)
+            prefilling += w->jobs[i].request->seqs[c].state == SCHED_PREFILL;
+    assert_true(rows == w->cfg.long_prefill_tokens || alive == prefilling);
+}
+
+static void excuse(struct world *w)
+{
+    for (int32_t i = 0; i < w->n_jobs; i++)
+        for (int32_t c = 0; c < MAX_CHOICES; c++)
+            w->jobs[i].watch[c].since += w->max_turns;
+}
+
+/* Some layers of the long pass: whatever lies in its rows is not whole until the last. Returns
+ * whether there is one. */
+static bool run_long(struct world *w)
+{
+    const struct sched_long *l = sched_long(w->s);
+    if (l->n_spans == 0)
+        return false;
+    if (w->turns_left == 0) {
+        check_new_long(w, l);
+        w->turns_left = pick(&w->rng, 1, w->max_turns);
+        w->long_passes++;
+    }
+    if (l->n_alive == 0 || (w->faults && pick(&w->rng, 0, 15) == 0)) {
+        w->turns_left = 0;
+        if (l->n_alive)
+            excuse(w);
+        sched_long_abandon(w->s);
+        return true;
+    }
+    bool whole = --w->turns_left == 0;
+    w->pauses += !whole;
+    for (int32_t i = 0; i < l->n_spans; i++)
+        if (l->spans[i].seq)
+            compute(w, &l->spans[i], whole);
+    if (whole)
+        end_long(w, l);
+    return true;
 }
 
 static int32_t decoding(struct world *w)
@@ -270,16 +332,9 @@ static int32_t decoding(struct world *w)
     return n;
 }
 
-static void excuse(struct world *w)
-{
-    for (int32_t i = 0; i < w->n_jobs; i++)
-        for (int32_t c = 0; c < MAX_CHOICES; c++)
-            w->jobs[i].watch[c].since += slices(w);
-}
-
 /* What all workloads together must have seen, or else they test nothing. */
 struct coverage {
-    uint64_t plans, finished, preemptions, hits, dropped;
+    uint64_t plans, finished, preemptions, hits, dropped, long_passes, pauses;
 };
 
 static void workload(uint64_t seed, struct coverage *seen)
@@ -287,7 +342,9 @@ static void workload(uint64_t seed, struct coverage *seen)
     struct world *w = mem_new(1, sizeof *w);
     w->rng.s = seed * 77 + 1;
     struct rng *g = &w->rng;
-    int32_t seqs = pick(g, 1, 8), layers = pick(g, 1, 6);
+    int32_t seqs = pick(g, 1, 8);
+    bool long_lane = pick(g, 0, 1);
+    w->max_turns = long_lane ? pick(g, 1, 6) : 1;
     w->faults = pick(g, 0, 9) == 0;
     w->cfg = (struct sched_config){
         .max_seqs = seqs,
@@ -295,8 +352,7 @@ static void workload(uint64_t seed, struct coverage *seen)
         .max_queue = pick(g, 1, 12),
         .max_model_len = pick(g, 60, 300),
         .kv_blocks = pick(g, 0, 9) ? pick(g, 8, pick(g, 0, 1) ? 14 : MAX_BLOCKS) : pick(g, 1, 4),
-        .n_layers = layers,
-        .layers_per_slice = pick(g, 0, 1) ? 0 : pick(g, 1, layers),
+        .long_prefill_tokens = long_lane ? pick(g, 1, pick(g, 0, 1) ? 40 : 300) : 0,
         .no_prefix_cache = pick(g, 0, 3) == 0,
         .kv_hash_mask = pick(g, 0, 2) ? 0 : 3,
     };
@@ -306,25 +362,25 @@ static void workload(uint64_t seed, struct coverage *seen)
     while (w->n_arrived < arrivals || w->n_alive > 0) {
         while (w->n_arrived < arrivals && pick(g, 0, pace) == 0)
             arrive(w);
-        if (w->n_jobs && pick(g, 0, 40) == 0)
+        if (w->n_jobs && pick(g, 0, w->turns_left ? 5 : 40) == 0)
             cancel_some(w);
         struct sched_stats st;
         sched_stats(w->s, &st);
         int32_t n_decoding = decoding(w);
         watch_all(w);
         const struct sched_plan *p = sched_plan(w->s);
-        if (p->n_rows == 0) {
-            assert_int_equal(w->n_alive, 0);
-            continue;
-        }
         check_plan(w, p, n_decoding, st.preemptions);
-        if (w->faults && pick(g, 0, 15) == 0) {
+        bool stepped = p->n_rows > 0;
+        if (stepped && w->faults && pick(g, 0, 15) == 0) {
             sched_abandon(w->s);
             excuse(w);
-            continue;
+        } else if (stepped) {
+            run_plan(w, p);
         }
-        w->plans++;
-        run_plan(w, p);
+        bool any = run_long(w) || stepped;
+        if (!any)
+            assert_int_equal(w->n_alive, 0);
+        w->plans += any;
     }
     struct sched_stats st;
     sched_stats(w->s, &st);
@@ -336,6 +392,8 @@ static void workload(uint64_t seed, struct coverage *seen)
     seen->preemptions += st.preemptions;
     seen->hits += st.prefix_hits;
     seen->dropped += w->dropped;
+    seen->long_passes += w->long_passes;
+    seen->pauses += w->pauses;
     sched_close(&w->s);
     free(w);
 }
@@ -345,13 +403,15 @@ static void run_workloads(uint64_t first, uint64_t n)
     struct coverage seen = {0};
     for (uint64_t seed = first; seed < first + n; seed++)
         workload(seed, &seen);
-    print_message("%llu plans, %llu requests, %llu preemptions, %llu tokens reused, %llu spans "
-                  "dropped\n",
+    print_message("%llu turns, %llu requests, %llu preemptions, %llu tokens reused, %llu long "
+                  "passes paused %llu times, %llu spans dropped\n",
                   (unsigned long long)seen.plans, (unsigned long long)seen.finished,
                   (unsigned long long)seen.preemptions, (unsigned long long)seen.hits,
+                  (unsigned long long)seen.long_passes, (unsigned long long)seen.pauses,
                   (unsigned long long)seen.dropped);
     assert_true(seen.plans > 50 * n && seen.finished > 5 * n && seen.preemptions > n / 2 &&
-                seen.hits > 10 * n && seen.dropped > n / 100);
+                seen.hits > 10 * n && seen.dropped > n / 100 && seen.long_passes > n &&
+                seen.pauses > n);
 }
 
 static void ten_thousand_random_workloads(void **state)

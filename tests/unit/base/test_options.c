@@ -11,6 +11,8 @@ static const struct option_row rows[] = {
     {"policy", 0, OPTION_CHOICE, "lru|lfu", "lru", 0, 0, SERVE, NULL, "Policy."},
     {"prompt", 'p', OPTION_STRING, "TEXT", NULL, 0, 0, BENCH, NULL, "Prompt."},
     {"name", 0, OPTION_LIST, "NAME", NULL, 0, 0, SERVE, NULL, "Names."},
+    {"slots", 0, OPTION_SIZE, "SIZE", NULL, 0, 0, SERVE, NULL, "Slots."},
+    {"slots", 0, OPTION_STRING, "LIST", "0,1", 0, 0, BENCH, NULL, "Several."},
     {"fast", 0, OPTION_FLAG, NULL, NULL, 0, 0, SERVE, NULL, "Fast."},
 };
 #define N (sizeof rows / sizeof rows[0])
@@ -87,6 +89,37 @@ static void sizes_are_exact_or_refused(void **state)
     assert_true(options_parse_bytes("99999999999GiB", &n) < 0);
 }
 
+static void a_size_may_be_a_share(void **state)
+{
+    struct options *o;
+    struct moed_error err;
+    assert_ok(parse(&o, SERVE, &err, 1, "--slots=12.5%"), &err);
+    assert_true(options_share(o, "slots") == 0.125);
+    options_free(&o);
+    assert_ok(parse(&o, SERVE, &err, 1, "--slots=3KiB"), &err);
+    assert_true(options_share(o, "slots") < 0);
+    assert_int_equal(options_bytes(o, "slots"), 3072);
+    options_free(&o);
+    static const char *const wrong[] = {"101%", "-1%", "%", "5%%", "5 %", "nan%", "five"};
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        assert_int_equal(parse(&o, SERVE, &err, 2, "--slots", wrong[i]), MOED_EINVAL);
+        assert_string_equal(err.param, "slots");
+    }
+}
+
+static void a_name_may_mean_another_row_for_another_command(void **state)
+{
+    struct options *o;
+    struct moed_error err;
+    assert_ok(parse(&o, BENCH, &err, 1, "--slots=0,25%,1GiB"), &err);
+    assert_string_equal(options_string(o, "slots"), "0,25%,1GiB");
+    options_free(&o);
+    assert_ok(parse(&o, BENCH, &err, 0), &err);
+    assert_string_equal(options_string(o, "slots"), "0,1");
+    options_free(&o);
+    assert_int_equal(parse(&o, SERVE, &err, 1, "--slots=0,25%"), MOED_EINVAL);
+}
+
 static void help_and_reference_come_from_the_rows(void **state)
 {
     struct buf b = {0};
@@ -105,6 +138,8 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(environment_comes_before_the_default),
     cmocka_unit_test(errors_name_the_option),
     cmocka_unit_test(sizes_are_exact_or_refused),
+    cmocka_unit_test(a_size_may_be_a_share),
+    cmocka_unit_test(a_name_may_mean_another_row_for_another_command),
     cmocka_unit_test(help_and_reference_come_from_the_rows),
 };
 CHECK_MAIN(tests)

@@ -201,12 +201,11 @@ struct fake *fake_setup(struct engine_setup *setup, const struct fake_config *cf
                   .max_queue = cfg->max_queue ? cfg->max_queue : 64,
                   .max_model_len = cfg->max_model_len ? cfg->max_model_len : 400,
                   .kv_blocks = cfg->kv_blocks ? cfg->kv_blocks : 100,
-                  .n_layers = 3,
                   .no_prefix_cache = cfg->no_prefix_cache},
         .max_logits = cfg->max_logits ? cfg->max_logits : 8,
         .eos = {FAKE_EOS},
         .n_eos = 1,
-        .info = {.vocab_size = FAKE_VOCAB},
+        .info = {.vocab_size = FAKE_VOCAB, .n_layers = 3},
     };
     f->no_eos = cfg->no_eos;
     f->max_rows = setup->sched.max_batched_tokens;

@@ -127,6 +127,14 @@ static void slots_of_the_expert_cache_count(void **state)
     assert_non_null(strstr(buf_str(&text), "100 slots"));
     assert_non_null(strstr(buf_str(&text), "512 records of 9.00 MiB"));
     buf_fini(&text);
+    cfg = (struct moed_engine_config){.expert_cache_share = 0.25};
+    assert_ok(plan(&p, &cfg, 20 * GIB, &err), &err);
+    assert_int_equal(p.options.pager.mode, PAGER_CACHED);
+    assert_int_equal(p.memory.cache_bytes, 128 * record_bytes);
+    cfg.expert_cache_bytes = -1; /* in place: no share of it */
+    assert_ok(plan(&p, &cfg, 20 * GIB, &err), &err);
+    assert_int_equal(p.options.pager.mode, PAGER_IN_PLACE);
+    assert_int_equal(p.memory.cache_bytes, 0);
 }
 
 /* A device of so much free memory beside a host with plenty. */

@@ -14,15 +14,23 @@ struct rig {
     struct pager *pager;
 };
 
-static void rig_open(struct rig *r, int n_layers, int n_experts, const struct pager_config *cfg)
+static void rig_open_held(struct rig *r, int n_layers, int n_experts,
+                          const struct pager_config *cfg, bool held)
 {
     struct moed_error err = {0};
     struct pager_config c = *cfg;
     fake_open(&r->dev);
+    if (held)
+        fake_hold(&r->dev);
     fake_records_make(&r->records, n_layers, n_experts, RECORD, -1);
     if (c.chunk_bytes == 0)
         c.chunk_bytes = CHUNK;
     assert_ok(pager_open(&r->pager, &c, &r->records.map, &r->dev.dev, &err), &err);
+}
+
+static void rig_open(struct rig *r, int n_layers, int n_experts, const struct pager_config *cfg)
+{
+    rig_open_held(r, n_layers, n_experts, cfg, false);
 }
 
 static void rig_close(struct rig *r)
@@ -174,12 +182,15 @@ static void a_victim_leaves_between_steps_and_its_slot_is_refilled_after_that(vo
     STEP(&r, 0, 1);
     FAKE_WAIT((pager_step_begin(r.pager), pager_step_end(r.pager), info(&r).resident == 2));
     uint64_t copies = r.dev.copies;
-    STEP(&r, 1, 2); /* 0 is the victim */
-    usleep(2000);
-    assert_true(resident(&r, 0, 0)); /* until the next step begins */
-    assert_int_equal(r.dev.copies, copies);
     pager_step_begin(r.pager);
+    use(&r, 0, 1, 1);
+    use(&r, 0, 2, 1);
+    usleep(2000);
+    assert_true(resident(&r, 0, 0)); /* the victim, until the step ends */
+    assert_int_equal(r.dev.copies, copies);
+    pager_step_end(r.pager);
     assert_false(resident(&r, 0, 0));
+    pager_step_begin(r.pager);
     assert_int_equal(use(&r, 0, 0, 1), LEASE_HOST);
     assert_int_equal(use(&r, 0, 1, 1), LEASE_SLOT);
     FAKE_WAIT(atomic_load(&r.dev.ended) == copies + RECORD / CHUNK);
@@ -211,7 +222,9 @@ static void what_a_step_uses_is_not_evicted_for_it(void **state)
 static void chunks_yield_to_open_misses(void **state)
 {
     struct rig r;
-    rig_open(&r, 1, 8, &(struct pager_config){.mode = PAGER_CACHED, .cache_bytes = 4 * RECORD});
+    rig_open(&r, 1, 8,
+             &(struct pager_config){
+                 .mode = PAGER_CACHED, .cache_bytes = 4 * RECORD, .min_share_percent = -1});
     fake_hold(&r.dev);
     STEP(&r, 0);
     FAKE_WAIT(atomic_load(&r.dev.copies) == 2);
@@ -274,7 +287,8 @@ static void demand_overtakes_admissions(void **state)
              &(struct pager_config){.mode = PAGER_CACHED,
                                     .cache_bytes = 8 * RECORD,
                                     .staging_slots = 1,
-                                    .stage_min_rows = 4});
+                                    .stage_min_rows = 4,
+                                    .min_share_percent = -1});
     fake_hold(&r.dev);
     STEP(&r, 0, 1, 2, 3, 4, 5);
     FAKE_WAIT(atomic_load(&r.dev.copies) == 2);
@@ -344,47 +358,40 @@ static void a_record_that_is_not_in_memory_is_an_error(void **state)
     rig_close(&r);
 }
 
-static void loads_under_way_are_bounded(void **state)
+/* Free slots take all that was missed; places of others only as many as arrive. */
+static void places_given_up_are_bounded(void **state)
 {
     struct rig r;
     rig_open(
-        &r, 1, 64,
-        &(struct pager_config){.mode = PAGER_CACHED, .cache_bytes = 64 * RECORD, .max_loads = 5});
+        &r, 1, 256,
+        &(struct pager_config){
+            .mode = PAGER_CACHED, .cache_bytes = 64 * RECORD, .max_loads = 5, .policy = "lru"});
     fake_hold(&r.dev);
     pager_step_begin(r.pager);
-    for (int e = 0; e < 20; e++)
+    for (int e = 0; e < 64; e++)
         use(&r, 0, e, 1);
     pager_step_end(r.pager);
-    assert_int_equal(info(&r).loading, 5);
-    assert_int_equal(counters(&r).bypasses, 15);
-    rig_close(&r);
-}
-
-static void a_reserve_is_kept_free(void **state)
-{
-    struct rig r;
-    rig_open(
-        &r, 1, 64,
-        &(struct pager_config){
-            .mode = PAGER_CACHED, .cache_bytes = 8 * RECORD, .reserve_slots = 2, .policy = "lru"});
-    for (int i = 0; i < 400; i++) {
-        STEP(&r, i % 16);
-        assert_true(info(&r).resident + info(&r).loading <= 8);
-        usleep(100);
+    assert_int_equal(info(&r).loading, 64);
+    assert_int_equal(counters(&r).bypasses, 0);
+    fake_permit(&r.dev, -1);
+    FAKE_WAIT((pager_step_begin(r.pager), pager_step_end(r.pager), info(&r).resident == 64));
+    fake_hold(&r.dev);
+    for (int i = 0; i < 10; i++) {
+        pager_step_begin(r.pager);
+        for (int e = 64; e < 84; e++)
+            use(&r, 0, e + i * 20 % 160, 1);
+        pager_step_end(r.pager);
+        assert_true(info(&r).loading >= 2 && info(&r).loading <= 5 + 1); /* and what has begun */
     }
-    FAKE_WAIT((pager_step_begin(r.pager), pager_step_end(r.pager), info(&r).loading == 0));
-    assert_int_equal(info(&r).resident, 6);
     rig_close(&r);
 }
 
-/* Free slots of the reserve are not for whatever was missed. */
-static void the_reserve_obeys_the_policy(void **state)
+static void admissions_obey_the_policy(void **state)
 {
     struct rig r;
     rig_open(
         &r, 1, 64,
-        &(struct pager_config){
-            .mode = PAGER_CACHED, .cache_bytes = 8 * RECORD, .reserve_slots = 2, .policy = "lfu"});
+        &(struct pager_config){.mode = PAGER_CACHED, .cache_bytes = 6 * RECORD, .policy = "lfu"});
     for (int i = 0; i < 20; i++) {
         STEP(&r, 0, 1, 2, 3, 4, 5);
         FAKE_WAIT(atomic_load(&r.dev.ended) == 6 * RECORD / CHUNK);
@@ -397,6 +404,72 @@ static void the_reserve_obeys_the_policy(void **state)
     assert_int_equal(counters(&r).admissions, 6);
     assert_int_equal(counters(&r).bypasses, 12);
     assert_int_equal(info(&r).loading, 0);
+    rig_close(&r);
+}
+
+/* While nothing is copied, what waits is ranked anew after each step. */
+static void the_most_valuable_come_first_and_the_stale_are_dropped(void **state)
+{
+    struct rig r;
+    rig_open(
+        &r, 1, 64,
+        &(struct pager_config){.mode = PAGER_CACHED, .cache_bytes = 4 * RECORD, .policy = "lfu"});
+    fake_hold(&r.dev);
+    STEP(&r, 0); /* begins */
+    FAKE_WAIT(atomic_load(&r.dev.copies) == 2);
+    STEP(&r, 1, 2, 3); /* wait in the other three slots */
+    STEP(&r, 3, 4);    /* 3 is ahead now; 4 is as good as 1 and 2 were, and newer */
+    STEP(&r, 3, 4, 5);
+    assert_int_equal(counters(&r).dropped, 2);
+    assert_int_equal(counters(&r).underway, 3);
+    assert_int_equal(info(&r).loading, 4);
+    fake_permit(&r.dev, 2 * RECORD / CHUNK + 1); /* 0 to its end, and the first that waits */
+    FAKE_WAIT((pager_step_begin(r.pager), pager_step_end(r.pager), info(&r).loading == 2));
+    assert_true(resident(&r, 0, 0) && resident(&r, 0, 3));
+    fake_permit(&r.dev, -1);
+    FAKE_WAIT((pager_step_begin(r.pager), pager_step_end(r.pager), info(&r).loading == 0));
+    assert_true(resident(&r, 0, 4) && resident(&r, 0, 5));
+    struct pager_counters c = counters(&r);
+    assert_int_equal(c.misses, 9);
+    assert_int_equal(c.misses - c.bypasses - c.underway - c.dropped, c.admissions);
+    rig_close(&r);
+}
+
+static void free_slots_fill_by_themselves(void **state)
+{
+    struct rig r;
+    rig_open(
+        &r, 3, 16,
+        &(struct pager_config){.mode = PAGER_CACHED, .cache_bytes = 20 * RECORD, .fill = true});
+    assert_int_equal(counters(&r).fills, 20);
+    FAKE_WAIT(atomic_load(&r.dev.ended) == 20 * RECORD / CHUNK);
+    usleep(1000);
+    pager_step_begin(r.pager);
+    assert_int_equal(info(&r).resident, 20);
+    for (int layer = 0; layer < 3; layer++)
+        for (int e = 0; e < 16; e++)
+            assert_int_equal(resident(&r, layer, e), e * 3 + layer < 20);
+    assert_int_equal(use(&r, 2, 5, 1), LEASE_SLOT);
+    assert_int_equal(use(&r, 2, 6, 1), LEASE_HOST);
+    pager_step_end(r.pager);
+    FAKE_WAIT((pager_step_begin(r.pager), pager_step_end(r.pager), resident(&r, 2, 6)));
+    assert_true(resident(&r, 2, 5));
+    rig_close(&r);
+
+    /* What is missed overtakes what only fills. */
+    rig_open_held(
+        &r, 3, 16,
+        &(struct pager_config){.mode = PAGER_CACHED, .cache_bytes = 20 * RECORD, .fill = true},
+        true);
+    FAKE_WAIT(atomic_load(&r.dev.copies) == 2);
+    pager_step_begin(r.pager);
+    use(&r, 1, 13, 1);
+    use(&r, 2, 14, 1);
+    pager_step_end(r.pager);
+    assert_int_equal(counters(&r).dropped, 2);
+    fake_permit(&r.dev, 3 * RECORD / CHUNK + 1); /* neighbours end in any order */
+    FAKE_WAIT((pager_step_begin(r.pager), pager_step_end(r.pager), info(&r).resident == 3));
+    assert_true(resident(&r, 0, 0) && resident(&r, 1, 13) && resident(&r, 2, 14));
     rig_close(&r);
 }
 
@@ -661,14 +734,48 @@ static void chunks_yield_to_the_misses_of_others(void **state)
     static _Atomic uint32_t open;
     atomic_store(&open, 1);
     rig_open(&r, 1, 8,
-             &(struct pager_config){
-                 .mode = PAGER_CACHED, .cache_bytes = 4 * RECORD, .demand_open = &open});
+             &(struct pager_config){.mode = PAGER_CACHED,
+                                    .cache_bytes = 4 * RECORD,
+                                    .min_share_percent = -1,
+                                    .demand_open = &open});
     STEP(&r, 0);
     usleep(20000);
     assert_int_equal(r.dev.copies, 0);
     atomic_store(&open, 0);
     FAKE_WAIT(atomic_load(&r.dev.ended) == RECORD / CHUNK);
     rig_close(&r);
+}
+
+/* Misses that never close, by lease or by others: admissions go on, one chunk at a time. */
+static void admissions_have_a_share_of_the_link_while_misses_are_open(void **state)
+{
+    static _Atomic uint32_t open;
+    for (int others = 0; others < 2; others++) {
+        struct rig r;
+        struct moed_error err = {0};
+        struct pager_need need = {.expert = 5, .rows = 1};
+        struct pager_lease lease;
+        rig_open(&r, 1, 8,
+                 &(struct pager_config){.mode = PAGER_CACHED,
+                                        .cache_bytes = 4 * RECORD,
+                                        .min_share_percent = 50,
+                                        .demand_open = &open});
+        fake_hold(&r.dev);
+        atomic_store(&open, (uint32_t)others);
+        STEP(&r, 0);
+        FAKE_WAIT(atomic_load(&r.dev.copies) == (others ? 1 : 2));
+        pager_step_begin(r.pager);
+        assert_ok(pager_acquire(r.pager, 0, &need, 1, &lease, &err), &err);
+        fake_permit(&r.dev, others ? 1 : 2);
+        FAKE_WAIT(atomic_load(&r.dev.copies) == 3 - (uint64_t)others);
+        usleep(3000);
+        assert_int_equal(r.dev.copies, 3 - others); /* the next waits for this one */
+        fake_permit(&r.dev, -1);
+        FAKE_WAIT(atomic_load(&r.dev.ended) == RECORD / CHUNK);
+        pager_release(r.pager, &lease, 1);
+        pager_step_end(r.pager);
+        rig_close(&r);
+    }
 }
 
 static const struct CMUnitTest tests[] = {
@@ -682,9 +789,8 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(demand_overtakes_admissions),
     cmocka_unit_test(a_failed_load_is_silent),
     cmocka_unit_test(a_record_that_is_not_in_memory_is_an_error),
-    cmocka_unit_test(loads_under_way_are_bounded),
-    cmocka_unit_test(a_reserve_is_kept_free),
-    cmocka_unit_test(the_reserve_obeys_the_policy),
+    cmocka_unit_test(places_given_up_are_bounded),
+    cmocka_unit_test(admissions_obey_the_policy),
     cmocka_unit_test(advice_is_bounded_deduplicated_and_counted),
     cmocka_unit_test(advice_waits_for_a_victim_that_the_step_did_not_use),
     cmocka_unit_test(a_prefetched_record_stays_for_its_first_use),
@@ -696,5 +802,8 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(an_account_counts_like_leases),
     cmocka_unit_test(the_table_has_a_version),
     cmocka_unit_test(chunks_yield_to_the_misses_of_others),
+    cmocka_unit_test(admissions_have_a_share_of_the_link_while_misses_are_open),
+    cmocka_unit_test(the_most_valuable_come_first_and_the_stale_are_dropped),
+    cmocka_unit_test(free_slots_fill_by_themselves),
 };
 CHECK_MAIN(tests)

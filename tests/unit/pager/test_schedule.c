@@ -160,7 +160,8 @@ static void check_balance(struct run *r, uint64_t staging_errors)
         usleep(100);
     }
     pager_counters(r->pager, &c);
-    assert_int_equal(c.misses - c.bypasses - c.underway + c.prefetches - c.prefetches_canceled,
+    assert_int_equal(c.misses - c.bypasses - c.underway + c.prefetches - c.prefetches_canceled +
+                         c.fills - c.dropped,
                      c.admissions + c.load_errors - staging_errors);
 }
 
@@ -212,11 +213,11 @@ static void lfu_with_faults_and_staging(void **state)
         20000, 22, true);
 }
 
-static void lfru_with_reserve_and_few_loads(void **state)
+static void lfru_filled_and_few_loads(void **state)
 {
     run_schedule(
         &(struct pager_config){
-            .cache_bytes = 30 * RECORD, .policy = "lfru", .reserve_slots = 4, .max_loads = 3},
+            .cache_bytes = 30 * RECORD, .policy = "lfru", .fill = true, .max_loads = 3},
         20000, 33, true);
 }
 
@@ -246,7 +247,7 @@ static void staging_only(void **state)
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(lru_with_faults),
     cmocka_unit_test(lfu_with_faults_and_staging),
-    cmocka_unit_test(lfru_with_reserve_and_few_loads),
+    cmocka_unit_test(lfru_filled_and_few_loads),
     cmocka_unit_test(lfru_without_faults),
     cmocka_unit_test(synchronous_with_faults),
     cmocka_unit_test(one_slot_only),

@@ -10,12 +10,8 @@ static struct sched *open_sched(struct sched_config cfg)
     return s;
 }
 
-static const struct sched_config small = {.max_seqs = 4,
-                                          .max_batched_tokens = 32,
-                                          .max_queue = 4,
-                                          .max_model_len = 512,
-                                          .kv_blocks = 32,
-                                          .n_layers = 6};
+static const struct sched_config small = {
+    .max_seqs = 4, .max_batched_tokens = 32, .max_queue = 4, .max_model_len = 512, .kv_blocks = 32};
 
 static struct sched_request *add(struct sched *s, int32_t first, int32_t n_prompt, int32_t n,
                                  int32_t max_tokens)
@@ -93,7 +89,6 @@ static void decodes_go_first_then_prompts_share_the_budget(void **state)
     assert_true(p->prefill[0].last);
     assert_int_equal(p->prefill[1].n, 22);
     assert_false(p->prefill[1].last);
-    assert_int_equal(p->layer_end, 6);
     sched_complete(s);
     assert_int_equal(a->seqs[0].state, SCHED_DECODE);
     sched_append(s, &a->seqs[0], 7);
@@ -198,37 +193,113 @@ static void the_youngest_makes_place_and_comes_back(void **state)
     sched_close(&s);
 }
 
-static void a_slice_pauses_after_layers_and_decodes_go_on(void **state)
+/* Runs the next step; its one decode row gives token 1. */
+static const struct sched_plan *step(struct sched *s, struct sched_request *r)
 {
-    struct sched_config cfg = small;
-    cfg.layers_per_slice = 4;
-    struct sched *s = open_sched(cfg);
-    struct sched_request *a = add(s, 0, 8, 1, 20);
-    for (int i = 0; i < 2; i++) {
-        sched_plan(s);
-        sched_complete(s);
-    }
-    sched_append(s, &a->seqs[0], 1);
-    struct sched_request *b = add(s, 1000, 20, 1, 8), *c = add(s, 2000, 5, 1, 8);
     const struct sched_plan *p = sched_plan(s);
     assert_int_equal(p->n_decode, 1);
-    assert_int_equal(p->n_prefill, 2);
-    assert_int_equal(p->layer_begin, 0);
-    assert_int_equal(p->layer_end, 4);
+    assert_ptr_equal(p->decode[0].seq, r->seqs);
     sched_complete(s);
-    assert_int_equal(b->seqs[0].n_computed, 0);
-    sched_append(s, &a->seqs[0], 2);
-    end(s, &c);
-    p = sched_plan(s);
+    sched_append(s, r->seqs, 1);
+    return p;
+}
+
+static void a_long_pass_goes_on_beside_steps(void **state)
+{
+    struct sched_config cfg = small;
+    cfg.long_prefill_tokens = 70;
+    struct sched *s = open_sched(cfg);
+    struct sched_request *a = add(s, 0, 8, 1, 20);
+    assert_int_equal(sched_plan(s)->n_rows, 8);
+    sched_complete(s);
+    assert_int_equal(sched_long(s)->n_spans, 0);
+    sched_append(s, a->seqs, 1);
+    /* What does not fit whole into the step is left to the long pass, what fits rides along. */
+    struct sched_request *b = add(s, 1000, 50, 1, 8), *d = add(s, 3000, 20, 1, 8),
+                         *c = add(s, 2000, 40, 1, 8);
+    const struct sched_plan *p = sched_plan(s);
     assert_int_equal(p->n_decode, 1);
-    assert_int_equal(p->layer_begin, 4);
-    assert_int_equal(p->layer_end, 6);
-    assert_ptr_equal(p->prefill[0].seq, b->seqs);
-    assert_null(p->prefill[1].seq);
+    assert_int_equal(p->n_prefill, 1);
+    assert_ptr_equal(p->prefill[0].seq, d->seqs);
     sched_complete(s);
-    assert_int_equal(b->seqs[0].n_computed, 20);
-    assert_int_equal(b->seqs[0].state, SCHED_DECODE);
+    sched_append(s, a->seqs, 2);
+    end(s, &d);
+    const struct sched_long *l = sched_long(s);
+    assert_int_equal(l->n_spans, 2);
+    assert_int_equal(l->n_rows, 70);
+    assert_ptr_equal(l->spans[0].seq, b->seqs);
+    assert_true(l->spans[0].last);
+    assert_int_equal(l->spans[1].n, 20);
+    assert_false(l->spans[1].last);
+    /* While it is open, steps decode and leave its sequences alone. */
+    step(s, a);
+    assert_ptr_equal(sched_long(s), l);
+    assert_int_equal(l->n_rows, 70);
+    assert_int_equal(b->seqs[0].n_computed, 0);
+    end(s, &b);
+    assert_null(l->spans[0].seq);
+    assert_int_equal(l->n_alive, 1);
+    step(s, a);
+    sched_long_complete(s);
+    assert_int_equal(c->seqs[0].n_computed, 20);
+    assert_int_equal(c->seqs[0].state, SCHED_PREFILL);
+    /* The rest fits a step now. */
+    p = sched_plan(s);
+    assert_int_equal(p->n_prefill, 1);
+    assert_int_equal(p->prefill[0].n, 20);
+    sched_complete(s);
+    assert_int_equal(c->seqs[0].state, SCHED_DECODE);
     end(s, &a);
+    end(s, &c);
+    sched_close(&s);
+}
+
+static void a_long_pass_that_is_given_up_starts_anew(void **state)
+{
+    struct sched_config cfg = small;
+    cfg.long_prefill_tokens = 100;
+    struct sched *s = open_sched(cfg);
+    struct sched_request *a = add(s, 0, 50, 1, 4), *b = add(s, 1000, 40, 1, 4);
+    assert_int_equal(sched_plan(s)->n_rows, 0);
+    assert_int_equal(sched_long(s)->n_rows, 90);
+    sched_long_abandon(s);
+    assert_int_equal(sched_plan(s)->n_rows, 0);
+    const struct sched_long *l = sched_long(s);
+    assert_int_equal(l->n_rows, 90);
+    end(s, &a);
+    end(s, &b);
+    assert_int_equal(l->n_alive, 0);
+    sched_long_abandon(s);
+    assert_int_equal(sched_long(s)->n_spans, 0);
+    sched_close(&s);
+}
+
+/* A decode that needs a block takes it from the youngest, which is in the paused pass. */
+static void preemption_takes_a_sequence_out_of_the_long_pass(void **state)
+{
+    struct sched_config cfg = small;
+    cfg.long_prefill_tokens = 100;
+    cfg.kv_blocks = 6;
+    struct sched *s = open_sched(cfg);
+    struct sched_request *a = add(s, 0, 14, 1, 60);
+    sched_plan(s);
+    sched_complete(s);
+    sched_append(s, a->seqs, 1);
+    struct sched_request *b = add(s, 1000, 62, 1, 4);
+    step(s, a);
+    const struct sched_long *l = sched_long(s);
+    assert_int_equal(l->n_rows, 62);
+    for (int i = 0; i < 32 && l->n_alive; i++)
+        step(s, a);
+    assert_int_equal(l->n_alive, 0);
+    assert_int_equal(b->seqs[0].state, SCHED_WAITING);
+    assert_int_equal(b->seqs[0].preemptions, 1);
+    sched_long_abandon(s);
+    end(s, &a);
+    assert_int_equal(sched_plan(s)->n_rows, 0);
+    assert_int_equal(sched_long(s)->n_rows, 62);
+    sched_long_complete(s);
+    assert_int_equal(b->seqs[0].state, SCHED_DECODE);
     end(s, &b);
     sched_close(&s);
 }
@@ -261,7 +332,9 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(choices_share_the_blocks_of_the_prompt),
     cmocka_unit_test(ending_the_first_choice_frees_the_others),
     cmocka_unit_test(the_youngest_makes_place_and_comes_back),
-    cmocka_unit_test(a_slice_pauses_after_layers_and_decodes_go_on),
+    cmocka_unit_test(a_long_pass_goes_on_beside_steps),
+    cmocka_unit_test(a_long_pass_that_is_given_up_starts_anew),
+    cmocka_unit_test(preemption_takes_a_sequence_out_of_the_long_pass),
     cmocka_unit_test(a_twin_takes_over_what_was_computed_meanwhile),
 };
 CHECK_MAIN(tests)

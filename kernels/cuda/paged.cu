@@ -1,0 +1,362 @@
+// Experts of a recorded step: the choice of each row, residency, the GPU's part of the work, and the
+// hand-over of the rest to the miss workers (mailbox.h).
+#include "common.cuh"
+#include "step.h"
+
+// Larger numbers first, NaN last, -0 as +0.
+__device__ __forceinline__ uint32_t order_of(float v)
+{
+    if (isnan(v))
+        return 0;
+    const uint32_t u = __float_as_uint(__fadd_rn(v, 0.0f));
+    return u >> 31 ? ~u : u | 0x80000000u;
+}
+
+// A warp chooses for one row, as router_select does: top_k times the largest, ties to the lower id.
+// e holds the row's exponentials [experts], of this warp alone.
+__device__ __forceinline__ void choose(const cu_paged &a, int row, int live, float *e)
+{
+    const int lane = threadIdx.x & 31;
+    const float *logit = a.logit + (int64_t)row * a.experts;
+    const int32_t *forced =
+        *a.forced_on ? a.forced + ((int64_t)a.layer * live + row) * a.top_k : nullptr;
+    int32_t *chosen = a.chosen + row * a.top_k;
+    uint64_t taken = 0;
+    float max = 0;
+    for (int k = 0; k < (forced ? 1 : a.top_k); k++) {
+        uint32_t best = 0;
+        int best_e = 0x7fffffff;
+        for (int i = lane, n = 0; i < a.experts; i += 32, n++) {
+            const uint32_t o = order_of(logit[i]);
+            if (!(taken >> n & 1) && (best_e == 0x7fffffff || o > best))
+                best = o, best_e = i;
+        }
+        const uint32_t top = __reduce_max_sync(0xffffffffu, best);
+        const bool mine = best == top && best_e != 0x7fffffff;
+        const int id = __reduce_min_sync(0xffffffffu, mine ? best_e : 0x7fffffff);
+        if (id % 32 == lane)
+            taken |= (uint64_t)1 << id / 32;
+        if (lane == 0)
+            chosen[k] = a.id[row * a.top_k + k] = id;
+        if (k == 0)
+            max = logit[id];
+    }
+    for (int k = lane; k < a.top_k && forced; k += 32)
+        chosen[k] = a.id[row * a.top_k + k] = forced[k];
+    __syncwarp();
+    for (int i = lane; i < a.experts; i += 32)
+        e[i] = exp_fixed(__fsub_rn(logit[i], max));
+    __syncwarp();
+    if (lane)
+        return;
+    float sum = 0, all = 0;
+#pragma unroll 16
+    for (int i = 0; i < a.experts; i++)
+        sum = __fadd_rn(sum, e[i]);
+    float *weight = a.weight + row * a.top_k;
+    for (int k = 0; k < a.top_k; k++) {
+        const float w = __fdiv_rn(e[chosen[k]], sum);
+        weight[k] = w;
+        all = __fadd_rn(all, w);
+    }
+    for (int k = 0; k < a.top_k && a.renormalize; k++)
+        weight[k] = __fdiv_rn(weight[k], all);
+}
+
+struct resolved {
+    int32_t count[CU_STEP_EXPERTS]; // rows of an expert; then where its next pair goes
+    int32_t n_hits, n_misses, n_groups, n_pairs;
+};
+
+// Items and groups, in any order: no bit depends on it.
+__device__ __forceinline__ void make_items(const cu_paged &a, bool box, struct resolved *r)
+{
+    for (int e = (int)threadIdx.x; e < a.experts; e += (int)blockDim.x) {
+        const int n = r->count[e], slot = n ? a.slot_of[e] : 0;
+        if (!n)
+            continue;
+        const int first = atomicAdd(&r->n_pairs, n), items = (n + a.rows_per_item - 1) / a.rows_per_item;
+        const int at = atomicAdd(slot >= 0 ? &r->n_hits : &r->n_misses, items);
+        cu_expert_item *item = (slot >= 0 ? a.hit : a.miss) + at;
+        const uint8_t *record = slot >= 0 ? a.slots + slot * a.slot_bytes : a.host_of[e];
+        for (int i = 0; i < items; i++) {
+            const int from = i * a.rows_per_item;
+            item[i] = {record, first + from, min(n - from, a.rows_per_item)};
+        }
+        if (slot < 0 && box)
+            a.box_group[atomicAdd(&r->n_groups, 1)] = {e, first, n, 0};
+        r->count[e] = first;
+    }
+}
+
+// One block: every row's choice, then what is resident and what is not; misses go to the mailbox.
+KERNEL __launch_bounds__(CU_RESOLVE_ROWS * 32) resolve(const __grid_constant__ cu_paged a)
+{
+    SHARED_DYNAMIC(float, exponentials); // [warps][experts]
+    __shared__ struct resolved r;
+    grid_begin();
+    const int tid = (int)threadIdx.x, warps = (int)blockDim.x / 32, live = min(*a.live, a.n);
+    const int pairs = live * a.top_k;
+    // Workers may still be at a job that was given up.
+    const bool box = !a.state->gave_up;
+    for (int e = tid; e < a.experts; e += (int)blockDim.x)
+        r.count[e] = 0;
+    if (tid == 0)
+        r.n_hits = r.n_misses = r.n_groups = r.n_pairs = 0;
+    for (int row = tid / 32; row < live; row += warps)
+        choose(a, row, live, exponentials + tid / 32 * a.experts);
+    __syncthreads();
+    for (int p = tid; p < pairs; p += (int)blockDim.x)
+        atomicAdd(&r.count[a.chosen[p]], 1);
+    __syncthreads();
+    make_items(a, box, &r);
+    __syncthreads();
+    const int link_share = a.link_share[mailbox_share_class(r.n_groups)];
+    const int cpu_inner = r.n_groups && box ? mailbox_cpu_outputs(a.inner, link_share) : 0;
+    const int cpu_width = cpu_inner ? mailbox_cpu_outputs(a.width, link_share) : 0;
+    for (int p = tid; p < pairs; p += (int)blockDim.x) {
+        const int e = a.chosen[p], at = atomicAdd(&r.count[e], 1);
+        a.row[at] = p / a.top_k;
+        a.pair[at] = p;
+        a.missed[p] = a.slot_of[e] < 0;
+        if (cpu_inner) {
+            a.box_row[at] = p / a.top_k;
+            a.box_pair[at] = p;
+        }
+    }
+    for (int j = tid; j < live * a.width && cpu_inner; j += (int)blockDim.x)
+        a.box_x[j] = a.h[j];
+    __threadfence_system();
+    __syncthreads();
+    if (tid)
+        return;
+    cu_paged_state *s = a.state;
+    s->n_hits = r.n_hits;
+    s->n_misses = r.n_misses;
+    s->cpu_inner = cpu_inner;
+    s->cpu_width = cpu_width;
+    s->job = 0;
+    if (!cpu_inner)
+        return;
+    s->seq = s->seq + 1 ? s->seq + 1 : 1;
+    s->job = s->seq;
+    a.box->layer = a.layer;
+    a.box->n_rows = live;
+    a.box->n_groups = r.n_groups;
+    a.box->n_pairs = r.n_pairs;
+    a.box->cpu_inner = cpu_inner;
+    a.box->cpu_width = cpu_width;
+    a.box->posted_ns = global_timer_ns();
+    __threadfence_system();
+    store_system(&a.box->posted, s->seq);
+}
+
+// Waits for the miss workers' word to reach this layer's job. False: they failed or took too long.
+__device__ bool await(const cu_paged &a, const uint32_t *word)
+{
+    cu_paged_state *s = a.state;
+    const uint32_t job = s->job;
+    const uint64_t begin = global_timer_ns();
+    for (;;) {
+        if (load_system(word) == job)
+            return true;
+        if (atomicAdd(&s->gave_up, 0))
+            return false;
+        const bool failed = load_system(&a.box->failed) == job || load_system(&a.box->stop);
+        if (failed || global_timer_ns() - begin > a.patience_ns) {
+            atomicExch(&s->gave_up, 1);
+            store_system(&a.box->abandon, job);
+            return false;
+        }
+    }
+}
+
+// The last of the link's blocks says that all have done their part.
+__device__ __forceinline__ void link_arrive(const cu_paged &a)
+{
+    __threadfence_system();
+    __syncthreads();
+    if (threadIdx.x || !a.state->job)
+        return;
+    if (atomicAdd(&a.state->arrived, 1) + 1 < CU_LINK_BLOCKS)
+        return;
+    a.state->arrived = 0;
+    a.box->link_hidden_ns = global_timer_ns();
+    __threadfence_system();
+    store_system(&a.box->link_hidden, a.state->job);
+}
+
+template <int DT, int NB>
+__device__ __forceinline__ void gate_up_one(const cu_paged &a, const cu_expert_item &item, int out,
+                                            bool tell)
+{
+    const int lane = threadIdx.x & 31;
+    const int64_t at = (int64_t)out * a.width * (DT == DTYPE_F32 ? 4 : 2);
+    const uint8_t *const w[2] = {item.record + a.gate_off + at, item.record + a.up_off + at};
+    const float *x[NB];
+#pragma unroll
+    for (int b = 0; b < NB; b++)
+        x[b] = a.h + (int64_t)a.row[item.first + min(b, item.count - 1)] * a.width;
+    float y[2][NB];
+    dots<DT, 2, NB, true>(w, x, item.count, a.width, y);
+#pragma unroll
+    for (int b = 0; b < NB; b++) {
+        if (lane != b || b >= item.count)
+            continue;
+        const int64_t to = (int64_t)a.pair[item.first + b] * a.inner + out;
+        const float v = silu_mul_1(y[0][b], y[1][b]);
+        a.hidden[to] = v;
+        if (tell)
+            a.box_hidden[to] = v;
+    }
+}
+
+// blockIdx.y 0: missed experts over the link; the others: an item each.
+template <int DT, int NB> __device__ __forceinline__ void paged_gate_up(const cu_paged &a)
+{
+    grid_begin();
+    const int warp = (int)threadIdx.x / 32;
+    if (blockIdx.y > 0) {
+        const int out = (int)blockIdx.x * CU_WARPS + warp;
+        if ((int)blockIdx.y <= a.state->n_hits && out < a.inner)
+            gate_up_one<DT, NB>(a, a.hit[blockIdx.y - 1], out, false);
+        return;
+    }
+    const int from = a.state->cpu_inner, span = a.inner - from, n = a.state->n_misses;
+    if (blockIdx.x >= CU_LINK_BLOCKS || n == 0 || span == 0)
+        return;
+    for (int u = (int)blockIdx.x * CU_WARPS + warp; u < n * span; u += CU_LINK_BLOCKS * CU_WARPS)
+        gate_up_one<DT, NB>(a, a.miss[u / span], from + u % span, from > 0);
+    link_arrive(a);
+}
+
+template <int DT, int NB>
+__device__ __forceinline__ void down_two(const cu_paged &a, const cu_expert_item &item,
+                                         const float *const (&x)[NB], int first)
+{
+    const int lane = threadIdx.x & 31;
+    const int64_t row_bytes = (int64_t)a.inner * (DT == DTYPE_F32 ? 4 : 2);
+    const uint8_t *w[CU_OUTS];
+#pragma unroll
+    for (int r = 0; r < CU_OUTS; r++)
+        w[r] = item.record + a.down_off + min(first + r, a.width - 1) * row_bytes;
+    float y[CU_OUTS][NB];
+    dots<DT, CU_OUTS, NB, true>(w, x, item.count, a.inner, y);
+#pragma unroll
+    for (int r = 0; r < CU_OUTS; r++)
+#pragma unroll
+        for (int b = 0; b < NB; b++)
+            if (lane == r * NB + b && first + r < a.width && b < item.count)
+                a.y[(int64_t)a.pair[item.first + b] * a.width + first + r] = y[r][b];
+}
+
+// What the CPU made of an item's hidden vectors, and what came over the link, side by side in memory
+// of this block alone.
+__device__ __forceinline__ float *gather_hidden(const cu_paged &a, const cu_expert_item &item)
+{
+    float *to = a.link_x + (int64_t)blockIdx.x * CU_MAX_ROWS * a.inner;
+    for (int b = 0; b < item.count; b++) {
+        const int64_t from = (int64_t)a.pair[item.first + b] * a.inner;
+        for (int j = (int)threadIdx.x; j < a.inner; j += CU_THREADS)
+            to[b * a.inner + j] = j < a.state->cpu_inner && a.state->job
+                                      ? load_system_float(a.box_hidden + from + j)
+                                      : a.hidden[from + j];
+    }
+    __syncthreads();
+    return to;
+}
+
+template <int DT, int NB> __device__ __forceinline__ void down_over_link(const cu_paged &a)
+{
+    const int n = a.state->n_misses, from = a.state->cpu_width;
+    if (blockIdx.x >= CU_LINK_BLOCKS || n == 0 || from >= a.width)
+        return;
+    if (a.state->job) {
+        if (threadIdx.x == 0)
+            await(a, &a.box->cpu_hidden);
+        __syncthreads();
+    }
+    for (int i = 0; i < n; i++) {
+        const cu_expert_item item = a.miss[i];
+        const float *hidden = gather_hidden(a, item);
+        const float *x[NB];
+#pragma unroll
+        for (int b = 0; b < NB; b++)
+            x[b] = hidden + min(b, item.count - 1) * a.inner;
+        for (int out = from + ((int)blockIdx.x * CU_WARPS + (int)threadIdx.x / 32) * CU_OUTS;
+             out < a.width; out += CU_LINK_BLOCKS * CU_BLOCK_OUTS)
+            down_two<DT, NB>(a, item, x, out);
+        __syncthreads();
+    }
+}
+
+template <int DT, int NB> __device__ __forceinline__ void paged_down(const cu_paged &a)
+{
+    grid_begin();
+    if (blockIdx.y == 0) {
+        down_over_link<DT, NB>(a);
+        return;
+    }
+    const int first = ((int)blockIdx.x * CU_WARPS + (int)threadIdx.x / 32) * CU_OUTS;
+    if ((int)blockIdx.y > a.state->n_hits || first >= a.width)
+        return;
+    const cu_expert_item item = a.hit[blockIdx.y - 1];
+    const float *x[NB];
+#pragma unroll
+    for (int b = 0; b < NB; b++)
+        x[b] = a.hidden + (int64_t)a.pair[item.first + min(b, item.count - 1)] * a.inner;
+    down_two<DT, NB>(a, item, x, first);
+}
+
+#define PAGED(suffix, DT, NB)                                                                      \
+    KERNEL __launch_bounds__(CU_THREADS) paged_gate_up_##suffix(const __grid_constant__ cu_paged a)\
+    {                                                                                              \
+        paged_gate_up<DT, NB>(a);                                                                  \
+    }                                                                                              \
+    KERNEL __launch_bounds__(CU_THREADS) paged_down_##suffix(const __grid_constant__ cu_paged a)   \
+    {                                                                                              \
+        paged_down<DT, NB>(a);                                                                     \
+    }
+
+PAGED(bf16_1, DTYPE_BF16, 1)
+PAGED(bf16_2, DTYPE_BF16, 2)
+PAGED(bf16_4, DTYPE_BF16, 4)
+PAGED(bf16_8, DTYPE_BF16, 8)
+PAGED(f16_1, DTYPE_F16, 1)
+PAGED(f16_4, DTYPE_F16, 4)
+PAGED(f32_1, DTYPE_F32, 1)
+PAGED(f32_4, DTYPE_F32, 4)
+
+// kern_combine over what the GPU and what the CPU have made.
+KERNEL __launch_bounds__(CU_THREADS) paged_combine(const __grid_constant__ cu_paged a)
+{
+    grid_begin();
+    const int j = (int)blockIdx.y * CU_THREADS + (int)threadIdx.x;
+    const int64_t i = blockIdx.x;
+    if (i >= *a.live)
+        return;
+    const bool job = a.state->job && a.state->cpu_width > 0;
+    if (job) {
+        if (threadIdx.x == 0)
+            await(a, &a.box->done);
+        __syncthreads();
+    }
+    if (j >= a.width)
+        return;
+    const bool from_cpu = job && j < a.state->cpu_width;
+    float acc = 0;
+    for (int first = 0; first < a.top_k; first += 8) {
+        float y[8];
+#pragma unroll
+        for (int k = 0; k < 8; k++) {
+            const int64_t p = i * a.top_k + first + k, at = p * a.width + j;
+            if (first + k < a.top_k)
+                y[k] = from_cpu && a.missed[p] ? load_system_float(a.box_y + at) : a.y[at];
+        }
+#pragma unroll
+        for (int k = 0; k < 8; k++)
+            if (first + k < a.top_k)
+                acc = __fmaf_rn(a.weight[i * a.top_k + first + k], y[k], acc);
+    }
+    a.x[i * a.width + j] = __fadd_rn(a.x[i * a.width + j], acc);
+}

@@ -1,0 +1,123 @@
+// What the kernels need of the machine beyond CUDA C++: inline PTX, and beside each piece its twin
+// in plain C++ for the emulator (tests/emulator).
+#ifndef MOED_KERNELS_CUDA_PTX_CUH
+#define MOED_KERNELS_CUDA_PTX_CUH
+
+#include <stdint.h>
+
+// The launch's dynamic shared memory as `name`; one element type per source file.
+#ifdef MOED_EMULATED
+#define SHARED_DYNAMIC(type, name) type *const name = static_cast<type *>(emulator_shared_dynamic())
+#else
+#define SHARED_DYNAMIC(type, name) extern __shared__ __align__(16) type name[]
+#endif
+
+// Exact for every half, subnormals too.
+__device__ __forceinline__ float from_f16(uint16_t v)
+{
+#ifdef MOED_EMULATED
+    const uint32_t sign = (uint32_t)(v >> 15) << 31, exponent = v >> 10 & 31, fraction = v & 1023;
+    if (exponent == 0)
+        return __uint_as_float(__float_as_uint((float)fraction * 0x1p-24f) | sign);
+    return __uint_as_float(sign | (exponent == 31 ? 255u : exponent + 112) << 23 | fraction << 13);
+#else
+    float f;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(v));
+    return f;
+#endif
+}
+
+// 16 bytes of weights, each read once by this block: kept out of L1, where the activations live.
+__device__ __forceinline__ uint4 load_stream(const void *p)
+{
+#ifdef MOED_EMULATED
+    return *static_cast<const uint4 *>(p);
+#else
+    uint4 v;
+    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+        : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+        : "l"(p));
+    return v;
+#endif
+}
+
+// A launch may begin before the one ahead of it in the stream has ended (programmatic dependent
+// launch): nothing that an earlier launch writes may be touched before the wait. Nothing where the
+// architecture has no such thing.
+__device__ __forceinline__ void grid_dependency_wait()
+{
+#if !defined(MOED_EMULATED) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// The launch behind this one may begin from here on.
+__device__ __forceinline__ void grid_dependency_launch()
+{
+#if !defined(MOED_EMULATED) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void grid_begin()
+{
+    grid_dependency_launch();
+    grid_dependency_wait();
+}
+
+// Brings bytes (a multiple of 16, from a 16-byte edge) nearer: weights, before the wait.
+__device__ __forceinline__ void prefetch_row(const void *p, uint32_t bytes)
+{
+#if !defined(MOED_EMULATED) && __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes) : "memory");
+#endif
+}
+
+// Words and numbers that the host writes while the kernel runs. In the emulator each load lets the
+// rest of the block run.
+__device__ __forceinline__ uint32_t load_system(const uint32_t *p)
+{
+#ifdef MOED_EMULATED
+    emulator_spin();
+    return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+#else
+    uint32_t v;
+    asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    return v;
+#endif
+}
+
+__device__ __forceinline__ float load_system_float(const float *p)
+{
+#ifdef MOED_EMULATED
+    float v;
+    __atomic_load(p, &v, __ATOMIC_RELAXED);
+    return v;
+#else
+    float v;
+    asm volatile("ld.relaxed.sys.global.f32 %0, [%1];" : "=f"(v) : "l"(p) : "memory");
+    return v;
+#endif
+}
+
+__device__ __forceinline__ void store_system(uint32_t *p, uint32_t v)
+{
+#ifdef MOED_EMULATED
+    __atomic_store_n(p, v, __ATOMIC_RELEASE);
+#else
+    asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
+#endif
+}
+
+__device__ __forceinline__ uint64_t global_timer_ns()
+{
+#ifdef MOED_EMULATED
+    return emulator_ns();
+#else
+    uint64_t t;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t));
+    return t;
+#endif
+}
+
+#endif

@@ -1,0 +1,178 @@
+// Kernels of recorded steps beside the experts: norm with up to three matrices, and what happens to
+// the heads of Q and K before attention.
+#include "common.cuh"
+
+// The sum of squares of the FMA class by a whole block: thread t holds partial sum t.
+__device__ __forceinline__ float block_square_sum(const float *x, int dim)
+{
+    __shared__ float sums[32];
+    const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
+    float p = 0;
+    for (int j = (int)threadIdx.x; j < dim; j += CU_THREADS)
+        p = __fmaf_rn(x[j], x[j], p);
+#pragma unroll
+    for (int distance = 1; distance < 8; distance *= 2)
+        p = __fadd_rn(p, __shfl_xor_sync(0xffffffffu, p, distance));
+    __syncthreads();
+    if (lane % 8 == 0)
+        sums[warp * 4 + lane / 8] = p;
+    __syncthreads();
+    float s = sums[lane];
+#pragma unroll
+    for (int distance = 16; distance; distance /= 2)
+        s = __fadd_rn(s, __shfl_xor_sync(0xffffffffu, s, distance));
+    return s;
+}
+
+__device__ __forceinline__ float inverse_norm(float sum, int dim, float eps)
+{
+    return __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(__fdiv_rn(sum, (float)dim), eps)));
+}
+
+// Normalised rows into shared memory, by every block for itself: less time than one more launch.
+__device__ __forceinline__ void norm_rows(const cu_norm_linear &a, int rows, float *shared)
+{
+    for (int b = 0; b < rows; b++) {
+        const float *x = a.x + (int64_t)b * a.in;
+        const float inverse = inverse_norm(block_square_sum(x, a.in), a.in, a.eps);
+        for (int j = (int)threadIdx.x; j < a.in; j += CU_THREADS) {
+            const float y = __fmul_rn(__fmul_rn(x[j], inverse), load_any(a.norm, a.norm_dtype, j));
+            shared[b * a.in + j] = y;
+            if (a.h && blockIdx.y == 0)
+                a.h[(int64_t)b * a.in + j] = y;
+        }
+    }
+    __syncthreads();
+}
+
+template <int DT, int NB, bool NORM>
+__device__ __forceinline__ void norm_linear(const cu_norm_linear &a)
+{
+    SHARED_DYNAMIC(float, normed);
+    const int row = NORM ? 0 : (int)blockIdx.x * NB, count = min(NB, a.n - row);
+    const int lane = threadIdx.x & 31;
+    const int first = (int)blockIdx.y * CU_BLOCK_OUTS + (int)threadIdx.x / 32 * CU_OUTS;
+    grid_dependency_launch();
+    const uint8_t *w[CU_OUTS];
+    const float *x[NB];
+    const cu_matrix *m[CU_OUTS];
+#pragma unroll
+    for (int r = 0; r < CU_OUTS; r++) {
+        const int out = min(first + r, a.outs - 1);
+        m[r] = out >= a.matrix[2].first   ? &a.matrix[2]
+               : out >= a.matrix[1].first ? &a.matrix[1]
+                                          : &a.matrix[0];
+        w[r] = m[r]->w + (int64_t)(out - m[r]->first) * a.in * (DT == DTYPE_F32 ? 4 : 2);
+    }
+#pragma unroll
+    for (int r = 0; r < CU_OUTS; r++)
+        if (lane == r)
+            prefetch_row(w[r], (uint32_t)a.in * (DT == DTYPE_F32 ? 4 : 2));
+    grid_dependency_wait();
+    if (NORM)
+        norm_rows(a, count, normed);
+    if (first >= a.outs)
+        return;
+#pragma unroll
+    for (int b = 0; b < NB; b++) {
+        const int i = min(b, count - 1);
+        x[b] = NORM ? normed + i * a.in : a.x + (int64_t)(row + i) * a.in;
+    }
+    float y[CU_OUTS][NB];
+    dots<DT, CU_OUTS, NB, true>(w, x, count, a.in, y);
+#pragma unroll
+    for (int r = 0; r < CU_OUTS; r++)
+#pragma unroll
+        for (int b = 0; b < NB; b++) {
+            if (lane != (r * NB + b) % 32 || first + r >= a.outs || b >= count)
+                continue;
+            const int out = first + r - m[r]->first;
+            float v = y[r][b];
+            if (m[r]->bias)
+                v = __fadd_rn(v, load_any(m[r]->bias, a.bias_dtype, out));
+            m[r]->y[(int64_t)(row + b) * m[r]->out + out] = v;
+        }
+}
+
+#define NORM_LINEAR(name, DT, NB, NORM)                                                            \
+    KERNEL __launch_bounds__(CU_THREADS) name(const __grid_constant__ cu_norm_linear a)            \
+    {                                                                                              \
+        norm_linear<DT, NB, NORM>(a);                                                              \
+    }
+
+NORM_LINEAR(norm_linear_bf16_1, DTYPE_BF16, 1, true)
+NORM_LINEAR(norm_linear_bf16_2, DTYPE_BF16, 2, true)
+NORM_LINEAR(norm_linear_bf16_4, DTYPE_BF16, 4, true)
+NORM_LINEAR(norm_linear_bf16_8, DTYPE_BF16, 8, false)
+NORM_LINEAR(norm_linear_f16_1, DTYPE_F16, 1, true)
+NORM_LINEAR(norm_linear_f16_4, DTYPE_F16, 4, false)
+NORM_LINEAR(norm_linear_f32_1, DTYPE_F32, 1, true)
+NORM_LINEAR(norm_linear_f32_4, DTYPE_F32, 4, false)
+
+// A warp normalises a head of up to 1,024 elements; lane l holds partial sums 8l..8l+7.
+__device__ __forceinline__ float head_square_sum(const float *x, int dim)
+{
+    float p[8];
+#pragma unroll
+    for (int e = 0; e < 8; e++)
+        p[e] = 0;
+    for (int j = (threadIdx.x & 31) * 8; j < dim; j += 256)
+#pragma unroll
+        for (int e = 0; e < 8; e++)
+            if (j + e < dim)
+                p[e] = __fmaf_rn(x[j + e], x[j + e], p[e]);
+    return tree(p);
+}
+
+__device__ __forceinline__ void store_kv(const cu_kv &kv, int64_t slot, int is_v, int at, float v)
+{
+    const int head = at / kv.head_dim, d = at % kv.head_dim;
+    const int64_t i =
+        (((int64_t)is_v * kv.kv_heads + head) * 16 + slot % 16) * kv.head_dim + d;
+    uint8_t *block = kv.blocks + slot / 16 * kv.block_bytes;
+    if (kv.dtype == DTYPE_BF16)
+        ((uint16_t *)block)[i] = to_bf16(v);
+    else
+        ((float *)block)[i] = v;
+}
+
+// A warp per head of a row: those of Q, then those of K, then those of V.
+KERNEL __launch_bounds__(CU_THREADS) turn(const __grid_constant__ cu_turn a)
+{
+    grid_begin();
+    const int lane = threadIdx.x & 31, dim = a.kv.head_dim, half = dim / 2;
+    const int head = (int)blockIdx.y * CU_WARPS + (int)threadIdx.x / 32;
+    const int64_t i = blockIdx.x;
+    if (i >= *a.live || head >= a.heads + 2 * a.kv.kv_heads)
+        return;
+    const int64_t slot = a.slot[i];
+    if (head >= a.heads + a.kv.kv_heads) {
+        const int first = (head - a.heads - a.kv.kv_heads) * dim;
+        for (int d = lane; d < dim && slot >= 0; d += 32)
+            store_kv(a.kv, slot, 1, first + d, a.v[i * a.kv.kv_heads * dim + first + d]);
+        return;
+    }
+    const bool is_q = head < a.heads;
+    const int first = (is_q ? head : head - a.heads) * dim;
+    float *x = (is_q ? a.q + i * a.heads * dim : a.k + i * a.kv.kv_heads * dim) + first;
+    const void *norm = is_q ? a.q_norm : a.k_norm;
+    const float inverse = norm ? inverse_norm(head_square_sum(x, dim), dim, a.eps) : 0;
+    const int64_t at = (int64_t)a.pos[i] * half;
+    for (int d = lane; d < half; d += 32) {
+        float u = x[d], v = x[d + half];
+        if (norm) {
+            u = __fmul_rn(__fmul_rn(u, inverse), load_any(norm, a.norm_dtype, d));
+            v = __fmul_rn(__fmul_rn(v, inverse), load_any(norm, a.norm_dtype, d + half));
+        }
+        const float cos = a.cos[at + d], sin = a.sin[at + d];
+        const float lo = __fmaf_rn(u, cos, -__fmul_rn(v, sin));
+        const float hi = __fmaf_rn(v, cos, __fmul_rn(u, sin));
+        if (is_q) {
+            x[d] = lo;
+            x[d + half] = hi;
+        } else if (slot >= 0) {
+            store_kv(a.kv, slot, 0, first + d, lo);
+            store_kv(a.kv, slot, 0, first + d + half, hi);
+        }
+    }
+}

@@ -1,0 +1,307 @@
+/* The ops of recorded steps: norm with matrices, heads before attention, experts that the device
+ * resolves. */
+#include <string.h>
+
+#include "cuda_int.h"
+
+/* A layer's lists hold items of up to CU_MAX_ROWS rows: at most one that is not full per expert. */
+static size_t most_items(const struct mailbox_layout *l)
+{
+    return (size_t)l->max_groups + (size_t)l->max_pairs / CU_MAX_ROWS;
+}
+
+#define PATIENCE_NS ((uint64_t)2000000000)
+
+static void *cut(uint8_t *base, size_t *used, size_t bytes)
+{
+    void *p = base ? base + *used : NULL;
+    *used += (bytes + 255) / 256 * 256;
+    return p;
+}
+
+/* Cuts what paged experts share from base, or counts (base NULL). Returns the bytes. */
+static size_t cut_paged(struct cu_paged *a, const struct mailbox_layout *l, uint8_t *base)
+{
+    size_t used = 0, items = most_items(l), pairs = (size_t)l->max_pairs;
+    a->state = cut(base, &used, sizeof *a->state);
+    a->hit = cut(base, &used, items * sizeof *a->hit);
+    a->miss = cut(base, &used, items * sizeof *a->miss);
+    a->row = cut(base, &used, pairs * sizeof *a->row);
+    a->pair = cut(base, &used, pairs * sizeof *a->pair);
+    a->chosen = cut(base, &used, pairs * sizeof *a->chosen);
+    a->missed = cut(base, &used, pairs);
+    a->link_x = cut(base, &used,
+                    (size_t)CU_LINK_BLOCKS * CU_MAX_ROWS * (size_t)l->inner * sizeof *a->link_x);
+    return used;
+}
+
+int cuda_mailbox_open(struct dev *dev, const struct mailbox_layout *l, struct mailbox **out,
+                      struct moed_error *err)
+{
+    struct dev_cuda *d = cuda_of(dev);
+    struct paged *p = &d->paged;
+    if (p->box)
+        return moed_fail(err, MOED_EINTERNAL, "a second mailbox");
+    size_t bytes = cut_paged(&p->args, l, NULL);
+    uint8_t *box = cuda_alloc_shared(dev, l->bytes), *memory = cuda_alloc(dev, bytes);
+    p->layout = *l;
+    p->box = (struct mailbox *)box;
+    p->memory = (CUdeviceptr)(uintptr_t)memory;
+    if (!box || !memory)
+        return moed_fail(err, MOED_ENOMEM, "no memory for the mailbox of misses");
+    cut_paged(&p->args, l, memory);
+    p->args.box = p->box;
+    p->args.box_group = (struct mailbox_group *)(box + l->group_off);
+    p->args.box_row = (int32_t *)(box + l->row_off);
+    p->args.box_pair = (int32_t *)(box + l->pair_off);
+    p->args.box_x = (float *)(box + l->x_off);
+    p->args.box_hidden = (float *)(box + l->hidden_off);
+    p->args.box_y = (float *)(box + l->y_off);
+    p->args.patience_ns = PATIENCE_NS;
+    *out = p->box;
+    return 0;
+}
+
+void cuda_mailbox_close(struct dev *dev)
+{
+    struct dev_cuda *d = cuda_of(dev);
+    cuda_free_shared(&d->dev, d->paged.box, d->paged.layout.bytes);
+    cuda_free(&d->dev, (void *)(uintptr_t)d->paged.memory, 0);
+    d->paged = (struct paged){0};
+}
+
+int cuda_step_outcome(struct dev_cuda *d)
+{
+    struct paged *p = &d->paged;
+    if (!p->box)
+        return 0;
+    uint32_t seen = __atomic_load_n(&p->box->abandon, __ATOMIC_ACQUIRE);
+    if (seen == p->abandoned)
+        return 0;
+    p->abandoned = seen;
+    int rc = cuda_check(
+        d, cuMemsetD32Async(p->memory + offsetof(struct cu_paged_state, gave_up), 0, 1, d->compute),
+        "starting again after a miss");
+    return rc < 0 ? rc : MOED_ETIMEDOUT;
+}
+
+bool cuda_can_page(struct dev *dev, const struct record_class *cls, int experts, int top_k)
+{
+    return cls->hidden % 8 == 0 && cls->intermediate % 8 == 0 &&
+           (cls->gate_off | cls->up_off | cls->down_off) % CUDA_WORDS_ALIGN == 0 &&
+           experts <= CU_STEP_EXPERTS && top_k <= CU_MAX_TOP_K;
+}
+
+/* Kernels of STEPPED by rows that share a reading of the weights. */
+struct stepped {
+    enum function one, two, four, eight;
+};
+
+#define STEPPED_OF(name)                                                                           \
+    {                                                                                              \
+        [DTYPE_F32] = {FN_##name##_f32_1, FN_##name##_f32_4, FN_##name##_f32_4,                    \
+                       FN_##name##_f32_4},                                                         \
+        [DTYPE_BF16] = {FN_##name##_bf16_1, FN_##name##_bf16_2, FN_##name##_bf16_4,                \
+                        FN_##name##_bf16_8},                                                       \
+        [DTYPE_F16] = {FN_##name##_f16_1, FN_##name##_f16_4, FN_##name##_f16_4,                    \
+                       FN_##name##_f16_4},                                                         \
+    }
+
+struct stepped_size {
+    enum function f;
+    int rows;
+};
+
+static struct stepped_size stepped_for(const struct stepped *of, enum dtype dtype, int n)
+{
+    const struct stepped *s = &of[dtype];
+    if (n == 1)
+        return (struct stepped_size){s->one, 1};
+    if (dtype != DTYPE_BF16)
+        return (struct stepped_size){s->four, 4};
+    return n == 2   ? (struct stepped_size){s->two, 2}
+           : n <= 4 ? (struct stepped_size){s->four, 4}
+                    : (struct stepped_size){s->eight, 8};
+}
+
+/* As separate ops: what the kernel has no size for. */
+static int norm_then_linear(struct dev *dev, const struct kern_norm_linear *a)
+{
+    if (!a->h)
+        return cuda_check(cuda_of(dev), CUDA_ERROR_INVALID_VALUE, "a norm without a place");
+    size_t in = (size_t)a->in;
+    int rc = cuda_rmsnorm(dev, &(struct kern_rmsnorm){.x = a->x,
+                                                      .y = a->h,
+                                                      .w = a->norm,
+                                                      .w_dtype = a->norm_dtype,
+                                                      .n = a->n,
+                                                      .dim = a->in,
+                                                      .x_stride = in,
+                                                      .y_stride = in,
+                                                      .eps = a->eps});
+    for (int i = 0; i < a->n_matrices && rc == 0; i++) {
+        const struct kern_matrix *m = &a->matrix[i];
+        rc = cuda_linear(dev, &(struct kern_linear){.w = m->w,
+                                                    .w_dtype = m->w_dtype,
+                                                    .bias = m->bias,
+                                                    .bias_dtype = m->bias_dtype,
+                                                    .x = a->h,
+                                                    .y = m->y,
+                                                    .x_stride = in,
+                                                    .y_stride = (size_t)m->out,
+                                                    .n = a->n,
+                                                    .in = a->in,
+                                                    .out = m->out});
+    }
+    return rc;
+}
+
+static bool one_launch(const struct kern_norm_linear *a)
+{
+    bool alike = a->in % 8 == 0;
+    for (int i = 0; i < a->n_matrices; i++)
+        alike = alike && a->matrix[i].w_dtype == a->matrix[0].w_dtype &&
+                cuda_aligned(a->matrix[i].w) &&
+                (!a->matrix[i].bias || a->matrix[i].bias_dtype == a->matrix[0].bias_dtype);
+    return alike && cuda_aligned(a->x) && cuda_aligned(a->h);
+}
+
+int cuda_norm_linear(struct dev *dev, const struct kern_norm_linear *a)
+{
+    static const struct stepped sizes[DTYPE_COUNT] = STEPPED_OF(norm_linear);
+    struct dev_cuda *d = cuda_of(dev);
+    struct stepped_size s = stepped_for(sizes, a->matrix[0].w_dtype, a->n);
+    bool norms = s.f != sizes[DTYPE_BF16].eight && s.f != sizes[DTYPE_F16].four &&
+                 s.f != sizes[DTYPE_F32].four;
+    size_t shared = norms ? (size_t)a->n * (size_t)a->in * sizeof(float) : 0;
+    if (!one_launch(a) || shared > (size_t)d->max_shared_bytes)
+        return norm_then_linear(dev, a);
+    struct cu_norm_linear args = {.x = a->x,
+                                  .norm = a->norm,
+                                  .h = a->h,
+                                  .n_matrices = a->n_matrices,
+                                  .n = a->n,
+                                  .in = a->in,
+                                  .norm_dtype = (int32_t)a->norm_dtype,
+                                  .bias_dtype = (int32_t)a->matrix[0].bias_dtype,
+                                  .eps = a->eps};
+    for (int i = 0; i < STEP_MAX_MATRICES; i++) {
+        args.matrix[i].first = i < a->n_matrices ? args.outs : INT32_MAX;
+        if (i >= a->n_matrices)
+            continue;
+        args.matrix[i].w = a->matrix[i].w;
+        args.matrix[i].bias = a->matrix[i].bias;
+        args.matrix[i].y = a->matrix[i].y;
+        args.matrix[i].out = a->matrix[i].out;
+        args.outs += a->matrix[i].out;
+    }
+    int rc = cuda_enter(d);
+    if (rc == 0 && !norms) {
+        struct cu_rmsnorm norm = {a->x,  a->h, a->norm, a->in, a->in, a->in, (int32_t)a->norm_dtype,
+                                  a->eps};
+        rc = cuda_launch(d, FN_rmsnorm, (size_t)a->n, 1, CU_THREADS, 0, &norm);
+        args.x = a->h;
+        args.h = NULL;
+    }
+    return rc < 0 ? rc
+                  : cuda_launch(d, s.f, cuda_blocks((size_t)a->n, (size_t)s.rows),
+                                cuda_blocks((size_t)args.outs, CU_BLOCK_OUTS), CU_THREADS, shared,
+                                &args);
+}
+
+int cuda_turn(struct dev *dev, const struct kern_turn *a)
+{
+    struct dev_cuda *d = cuda_of(dev);
+    const void *pos, *slot;
+    int rc;
+    if ((rc = cuda_enter(d)) < 0 || (rc = cuda_plan_array(d, MIRROR_POS, a->pos, 0, &pos)) < 0 ||
+        (rc = cuda_plan_array(d, MIRROR_SLOT, a->slot, 0, &slot)) < 0)
+        return rc;
+    struct cu_turn args = {.kv = {a->kv.blocks, (int64_t)a->kv.block_bytes, (int32_t)a->kv.dtype,
+                                  a->kv.kv_heads, a->kv.head_dim},
+                           .q = a->q,
+                           .k = a->k,
+                           .v = a->v,
+                           .cos = a->cos,
+                           .sin = a->sin,
+                           .q_norm = a->q_norm,
+                           .k_norm = a->k_norm,
+                           .pos = pos,
+                           .live = d->live,
+                           .slot = slot,
+                           .n = a->n,
+                           .heads = a->heads,
+                           .norm_dtype = (int32_t)a->norm_dtype,
+                           .eps = a->eps};
+    return cuda_launch(d, FN_turn, (size_t)a->n,
+                       cuda_blocks((size_t)(a->heads + 2 * a->kv.kv_heads), CU_WARPS), CU_THREADS,
+                       0, &args);
+}
+
+static struct cu_paged paged_args(const struct dev_cuda *d, const struct kern_paged_experts *a,
+                                  int rows_per_item)
+{
+    struct cu_paged args = d->paged.args;
+    args.logit = a->logit;
+    args.h = a->h;
+    args.live = d->live;
+    args.slot_of = cuda_plan_twin(d, a->slot_of);
+    args.link_share = cuda_plan_twin(d, a->link_share);
+    args.forced = cuda_plan_twin(d, a->forced);
+    args.forced_on = cuda_plan_twin(d, a->forced_on);
+    args.slots = a->slots;
+    args.host_of = (const uint8_t *const *)a->host_of;
+    args.slot_bytes = (int64_t)a->slot_bytes;
+    args.gate_off = (int64_t)a->cls->gate_off;
+    args.up_off = (int64_t)a->cls->up_off;
+    args.down_off = (int64_t)a->cls->down_off;
+    args.id = a->id;
+    args.weight = a->weight;
+    args.hidden = a->hidden;
+    args.y = a->y;
+    args.x = a->x;
+    args.n = a->n;
+    args.experts = a->experts;
+    args.top_k = a->top_k;
+    args.renormalize = a->renormalize;
+    args.layer = a->layer;
+    args.width = a->cls->hidden;
+    args.inner = a->cls->intermediate;
+    args.rows_per_item = rows_per_item;
+    return args;
+}
+
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+int cuda_paged_experts(struct dev *dev, const struct kern_paged_experts *a)
+{
+    static const struct stepped gate_up[DTYPE_COUNT] = STEPPED_OF(paged_gate_up);
+    static const struct stepped down[DTYPE_COUNT] = STEPPED_OF(paged_down);
+    struct dev_cuda *d = cuda_of(dev);
+    const struct stepped_size up = stepped_for(gate_up, a->cls->dtype, a->n);
+    const struct cu_paged args = paged_args(d, a, up.rows);
+    if (!args.live || !args.slot_of || !args.link_share || !args.forced_on || !d->paged.box ||
+        a->n * a->top_k > d->paged.layout.max_pairs)
+        return cuda_check(d, CUDA_ERROR_INVALID_VALUE, "experts of a step without its plan");
+    size_t pairs = (size_t)a->n * (size_t)a->top_k, experts = (size_t)a->experts;
+    size_t items = (pairs < experts ? pairs : experts) + pairs / (size_t)up.rows;
+    size_t warps = a->n < CU_RESOLVE_ROWS ? (size_t)a->n : CU_RESOLVE_ROWS;
+    size_t threads = larger(warps * 32, 256);
+    int rc;
+    items = a->n == 1 ? pairs : items;
+    if ((rc = cuda_enter(d)) < 0 ||
+        (rc = cuda_launch(d, FN_resolve, 1, 1, (unsigned)threads,
+                          threads / 32 * experts * sizeof(float), &args)) < 0 ||
+        (rc =
+             cuda_launch(d, up.f, larger(cuda_blocks((size_t)args.inner, CU_WARPS), CU_LINK_BLOCKS),
+                         1 + items, CU_THREADS, 0, &args)) < 0 ||
+        (rc = cuda_launch(d, stepped_for(down, a->cls->dtype, a->n).f,
+                          larger(cuda_blocks((size_t)args.width, CU_BLOCK_OUTS), CU_LINK_BLOCKS),
+                          1 + items, CU_THREADS, 0, &args)) < 0)
+        return rc;
+    return cuda_launch(d, FN_paged_combine, (size_t)a->n,
+                       cuda_blocks((size_t)args.width, CU_THREADS), CU_THREADS, 0, &args);
+}

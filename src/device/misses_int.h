@@ -1,0 +1,112 @@
+/* What misses.c, misses_serve.c and misses_share.c share. */
+#ifndef MOED_DEVICE_MISSES_INT_H
+#define MOED_DEVICE_MISSES_INT_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <time.h>
+
+#include "device/misses.h"
+
+/* Words of the mailbox belong to two kinds of processors: plain integers there, atomic here. */
+static inline uint32_t mail_load(const uint32_t *word)
+{
+    return __atomic_load_n(word, __ATOMIC_ACQUIRE);
+}
+
+static inline void mail_store(uint32_t *word, uint32_t value)
+{
+    __atomic_store_n(word, value, __ATOMIC_RELEASE);
+}
+
+static inline void cpu_relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static inline int64_t clock_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+struct miss_worker {
+    /* Written by this worker, read by worker 0. `broken` is written first, `left` last. */
+    _Alignas(MAILBOX_LINE_BYTES) _Atomic uint32_t hidden; /* seq whose part of gate/up stands */
+    _Atomic uint32_t left;                                /* seq that it has left */
+    _Atomic uint32_t broken; /* seq that it left without doing its part */
+    /* This worker's own. */
+    _Alignas(MAILBOX_LINE_BYTES) struct misses *m;
+    pthread_t thread;
+    int index, cpu; /* cpu: to pin to, or -1 */
+    void *scratch;
+    struct kern_expert_group *group; /* [max_groups] */
+};
+
+/* What jobs both sides worked on told of their speeds. */
+enum miss_sum { SUM_CPU_NS, SUM_LINK_NS, SUM_CPU_OUTPUTS, SUM_LINK_OUTPUTS, SUMS };
+
+/* One class of the table of shares. */
+struct miss_share {
+    _Atomic uint64_t sum[SUMS]; /* since open; worker 0 writes */
+    uint64_t seen[SUMS];        /* what the share was adapted to; engine thread */
+    double share;               /* in 1/MAILBOX_SHARE_ONE; engine thread */
+};
+
+/* Written by worker 0 alone, read by any thread: each number is whole, together they may be of
+ * neighbouring moments. */
+struct miss_counters {
+    _Atomic uint64_t jobs, groups, pairs, failed, abandoned, bytes;
+    _Atomic uint64_t gate_up_ns, wait_ns, down_ns, total_ns, link_late;
+    _Atomic uint64_t histogram[MISSES_HISTOGRAM];
+};
+
+struct misses {
+    struct misses_config cfg;
+    int threads, started; /* workers wanted; running */
+    bool scarce;          /* no core to spare: waits yield */
+    bool pinned;
+    uint32_t first_seq; /* what `posted` held at open */
+    size_t scratch_bytes;
+    struct miss_worker *worker; /* [threads] */
+    uint8_t *scratch;           /* [threads][scratch_bytes] */
+
+    /* Grows by one at each begin and end of a step: odd while one runs. Parked workers sleep on
+     * it. */
+    _Alignas(MAILBOX_LINE_BYTES) _Atomic uint32_t steps;
+    _Atomic uint32_t parked;
+    _Atomic uint32_t stop;
+    _Atomic uint64_t wakes; /* engine thread writes */
+
+    /* Written by worker 0, awaited by the others: all parts of hidden stand, or the job is off. */
+    _Alignas(MAILBOX_LINE_BYTES) _Atomic uint32_t released;
+    _Atomic uint32_t dropped;
+
+    _Alignas(MAILBOX_LINE_BYTES) struct miss_counters n;
+    struct miss_share share[MAILBOX_SHARE_CLASSES];
+};
+
+/* misses_serve.c: a worker's life. */
+void *miss_worker_main(void *worker);
+void miss_wake_all(struct misses *m);
+
+/* misses_share.c */
+void misses_share_init(struct misses *m);
+void misses_share_adapt(struct misses *m);
+/* Worker 0 tells of a job both sides worked on. */
+void misses_share_note(struct misses *m, int n_groups, int cpu_inner, int64_t cpu_ns,
+                       int64_t link_ns);
+
+static inline void miss_add(_Atomic uint64_t *counter, uint64_t n)
+{
+    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n,
+                          memory_order_relaxed);
+}
+
+#endif

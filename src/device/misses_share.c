@@ -1,0 +1,83 @@
+/*
+ * How a job is shared between the CPU and the link. Both should end their parts of gate/up at the
+ * same time; each class of jobs (by missed experts) keeps the share at which they did so far.
+ */
+#include "device/misses_int.h"
+
+/* Before anything is measured: the link takes a quarter, as on a machine whose memory is three
+ * times as fast as its link. */
+#define SHARE_FIRST 256
+/* Neither side is left out for good, so that both stay measured. */
+#define SHARE_LEAST 32
+#define SHARE_MOST  (MAILBOX_SHARE_ONE - 32)
+/* How far towards the balance of the last steps a share moves at each: noise of single jobs is
+ * smoothed over about eight steps. */
+#define SHARE_GAIN 0.125
+
+static double clamp(double share)
+{
+    return share < SHARE_LEAST ? SHARE_LEAST : share > SHARE_MOST ? SHARE_MOST : share;
+}
+
+void misses_share_init(struct misses *m)
+{
+    for (int c = 0; c < MAILBOX_SHARE_CLASSES; c++)
+        m->share[c].share =
+            m->cfg.link_share == MISSES_SHARE_ADAPTIVE ? SHARE_FIRST : m->cfg.link_share;
+}
+
+void misses_set_rates(struct misses *m, const struct misses_rates *rates)
+{
+    static const double groups[MAILBOX_SHARE_CLASSES] = {1, 2, 3.5, 6.5, 12.5, 24};
+    if (m->cfg.link_share != MISSES_SHARE_ADAPTIVE || !(rates->cpu_gb_per_s > 0))
+        return;
+    for (int c = 0; c < MAILBOX_SHARE_CLASSES; c++) {
+        double kilobytes = groups[c] * (double)m->cfg.cls->bytes * 1e-3, link = 0;
+        /* cpu_start + (all - link) / cpu_rate = link_start + link / link_rate; GB/s are kB/us. */
+        if (rates->link_gb_per_s > 0)
+            link = (kilobytes / rates->cpu_gb_per_s + rates->cpu_start_us - rates->link_start_us) /
+                   (1 / rates->cpu_gb_per_s + 1 / rates->link_gb_per_s);
+        m->share[c].share = clamp(link / kilobytes * MAILBOX_SHARE_ONE);
+    }
+}
+
+void misses_share_note(struct misses *m, int n_groups, int cpu_inner, int64_t cpu_ns,
+                       int64_t link_ns)
+{
+    struct miss_share *s = &m->share[mailbox_share_class(n_groups)];
+    uint64_t groups = (uint64_t)n_groups;
+    miss_add(&s->sum[SUM_CPU_NS], (uint64_t)cpu_ns);
+    miss_add(&s->sum[SUM_LINK_NS], (uint64_t)link_ns);
+    miss_add(&s->sum[SUM_CPU_OUTPUTS], groups * (uint64_t)cpu_inner);
+    miss_add(&s->sum[SUM_LINK_OUTPUTS], groups * (uint64_t)(m->cfg.layout.inner - cpu_inner));
+}
+
+void misses_share_adapt(struct misses *m)
+{
+    for (int c = 0; c < MAILBOX_SHARE_CLASSES && m->cfg.link_share == MISSES_SHARE_ADAPTIVE; c++) {
+        struct miss_share *s = &m->share[c];
+        double sum[SUMS];
+        for (int i = 0; i < SUMS; i++) {
+            uint64_t now = atomic_load_explicit(&s->sum[i], memory_order_relaxed);
+            sum[i] = (double)(now - s->seen[i]);
+            s->seen[i] = now;
+        }
+        if (!(sum[SUM_CPU_NS] > 0 && sum[SUM_LINK_NS] > 0))
+            continue;
+        double cpu_rate = sum[SUM_CPU_OUTPUTS] / sum[SUM_CPU_NS];
+        double link_rate = sum[SUM_LINK_OUTPUTS] / sum[SUM_LINK_NS];
+        double balance = link_rate / (link_rate + cpu_rate) * MAILBOX_SHARE_ONE;
+        s->share = clamp(s->share + (balance - s->share) * SHARE_GAIN);
+    }
+}
+
+int misses_link_share(const struct misses *m, int n_groups)
+{
+    return (int)(m->share[mailbox_share_class(n_groups)].share + 0.5);
+}
+
+void misses_link_shares(const struct misses *m, int32_t share[MAILBOX_SHARE_CLASSES])
+{
+    for (int c = 0; c < MAILBOX_SHARE_CLASSES; c++)
+        share[c] = (int32_t)(m->share[c].share + 0.5);
+}

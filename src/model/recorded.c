@@ -1,0 +1,556 @@
+#include "model/recorded.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "device/misses.h"
+
+/* How long workers may take to come to rest after a step that failed. */
+#define SETTLE_US ((int64_t)10 * 1000 * 1000)
+
+static const int32_t sizes[] = {1, 2, 4, 8, 16, 32, STEP_MAX_ROWS};
+#define SIZES ((int)(sizeof sizes / sizeof sizes[0]))
+
+/* The plan's fixed part; the rest of plan memory follows: residency, forced choices, tables. */
+struct plan {
+    int32_t n_rows, n_logits, forced_on, reserved;
+    int32_t link_share[MAILBOX_SHARE_CLASSES];
+    int32_t token[STEP_MAX_ROWS], pos[STEP_MAX_ROWS], seq[STEP_MAX_ROWS];
+    int64_t slot[STEP_MAX_ROWS];
+    int32_t logit_row[STEP_MAX_ROWS];
+};
+
+struct recorded {
+    int32_t max_rows, max_logits; /* of the largest sizes */
+    struct dev_recorded *layers[SIZES], *head[SIZES];
+    struct plan *plan;
+    int32_t *slot_of; /* [layers][experts]; plan memory, as all here */
+    int32_t *forced;  /* [layers][live rows][top_k] */
+    int32_t *table;   /* [max_rows][table_stride] */
+    size_t table_stride;
+    uint64_t version; /* of the residency that the device has */
+    int32_t *id;      /* [layers][max_rows][top_k], shared memory */
+    size_t id_bytes;
+    const void **host_of; /* device memory [layers][experts] */
+    float *logit;         /* device memory [max_rows][experts] */
+    struct mailbox *box;
+    struct misses *misses;
+    bool pending;
+    int32_t pending_rows;
+};
+
+static size_t keys_of(const struct model *m)
+{
+    return (size_t)m->c.n_layers * (size_t)m->c.n_experts;
+}
+
+/* One block of plan memory, cut. */
+static int make_plan(struct recorded *r, struct model *m, struct moed_error *err)
+{
+    size_t keys = keys_of(m), rows = (size_t)r->max_rows;
+    size_t forced = (size_t)m->c.n_layers * rows * (size_t)m->c.top_k;
+    r->table_stride = ((size_t)m->o.max_context + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
+    size_t words = keys + forced + rows * r->table_stride;
+    r->plan = m->dev->step->plan_alloc(m->dev, sizeof *r->plan + words * sizeof(int32_t));
+    if (!r->plan)
+        return moed_fail(err, MOED_ENOMEM, "no memory for the plan of a recorded step");
+    r->slot_of = (int32_t *)(r->plan + 1);
+    r->forced = r->slot_of + keys;
+    r->table = r->forced + forced;
+    return 0;
+}
+
+/* Where the records lie, for the device. */
+static int send_records(struct recorded *r, struct model *m, struct moed_error *err)
+{
+    const struct dev_ops *ops = m->dev->ops;
+    size_t bytes = keys_of(m) * sizeof *r->host_of;
+    struct dev_event event = {0};
+    r->host_of = ops->alloc(m->dev, bytes);
+    r->logit = ops->alloc(m->dev, (size_t)r->max_rows * (size_t)m->c.n_experts * sizeof *r->logit);
+    r->id_bytes = (size_t)m->c.n_layers * (size_t)r->max_rows * (size_t)m->c.top_k * sizeof *r->id;
+    r->id = ops->alloc_shared(m->dev, r->id_bytes);
+    if (!r->host_of || !r->logit || !r->id)
+        return moed_fail(err, MOED_ENOMEM, "no memory for the experts of a recorded step");
+    int rc = ops->copy_in(m->dev, r->host_of, m->w.host_of, bytes, &event);
+    if (rc >= 0)
+        rc = ops->event_wait(m->dev, &event);
+    return rc < 0 ? moed_fail(err, MOED_EDEVICE, "the device failed in a copy") : 0;
+}
+
+static int open_misses(struct recorded *r, struct model *m, struct moed_error *err)
+{
+    struct mailbox_layout layout =
+        mailbox_layout(r->max_rows, m->c.top_k, m->c.n_experts, m->c.hidden, m->c.moe_intermediate);
+    struct misses_config cfg = {.threads = m->o.miss_threads,
+                                .kern = kern_cpu(m->o.miss_isa),
+                                .cls = &m->w.cls,
+                                .host_of = m->w.host_of,
+                                .layers = m->c.n_layers,
+                                .experts = m->c.n_experts,
+                                .layout = layout,
+                                .link_share = m->o.link_share};
+    int rc = m->dev->step->mailbox_open(m->dev, &layout, &cfg.mailbox, err);
+    r->box = cfg.mailbox;
+    return rc < 0 ? rc : misses_open(&r->misses, &cfg, err);
+}
+
+/* Record. */
+
+static int record_attention(struct recorded *r, struct model *m, int32_t n, int32_t layer)
+{
+    const struct layer_weights *l = &m->w.layer[layer];
+    const struct model_config *c = &m->c;
+    const struct activations *a = m->lane[MODEL_STEP].a;
+    const struct dev_step *step = m->dev->step;
+    int q_dim = c->n_heads * c->head_dim, kv_dim = c->n_kv_heads * c->head_dim;
+    struct kern_norm_linear project = {
+        .x = a->x,
+        .norm = l->attn_norm.data,
+        .norm_dtype = l->attn_norm.dtype,
+        .eps = c->rms_eps,
+        .h = a->h,
+        .matrix = {{l->q.data, l->q_bias.data, l->q.dtype, l->q_bias.dtype, a->q, q_dim},
+                   {l->k.data, l->k_bias.data, l->k.dtype, l->k_bias.dtype, a->k, kv_dim},
+                   {l->v.data, l->v_bias.data, l->v.dtype, l->v_bias.dtype, a->v, kv_dim}},
+        .n_matrices = 3,
+        .n = n,
+        .in = c->hidden};
+    struct kern_kv kv = {.blocks =
+                             m->kv + (size_t)layer * (size_t)m->o.kv_blocks * m->layer_block_bytes,
+                         .block_bytes = m->layer_block_bytes,
+                         .dtype = m->o.kv_dtype,
+                         .kv_heads = c->n_kv_heads,
+                         .head_dim = c->head_dim};
+    struct kern_turn turn = {.q = a->q,
+                             .k = a->k,
+                             .v = a->v,
+                             .q_norm = l->q_norm.data,
+                             .k_norm = l->k_norm.data,
+                             .norm_dtype = l->q_norm.dtype,
+                             .eps = c->rms_eps,
+                             .cos = m->b.cos,
+                             .sin = m->b.sin,
+                             .pos = r->plan->pos,
+                             .slot = r->plan->slot,
+                             .kv = kv,
+                             .n = n,
+                             .heads = c->n_heads};
+    const int32_t *tables = r->table;
+    struct kern_attention attention = {.kv = kv,
+                                       .q = a->q,
+                                       .out = a->att,
+                                       .q_stride = (size_t)q_dim,
+                                       .out_stride = (size_t)q_dim,
+                                       .pos = r->plan->pos,
+                                       .seq = r->plan->seq,
+                                       .block_table = &tables,
+                                       .table_stride = r->table_stride,
+                                       .n = n,
+                                       .heads = c->n_heads,
+                                       .window = c->window[layer],
+                                       .scale = (float)(1 / sqrt((double)c->head_dim)),
+                                       .max_context = m->o.max_context};
+    struct kern_linear out = {.w = l->o.data,
+                              .w_dtype = l->o.dtype,
+                              .bias = l->o_bias.data,
+                              .bias_dtype = l->o_bias.dtype,
+                              .x = a->att,
+                              .y = a->x,
+                              .residual = a->x,
+                              .x_stride = (size_t)q_dim,
+                              .y_stride = (size_t)c->hidden,
+                              .n = n,
+                              .in = q_dim,
+                              .out = c->hidden};
+    int rc;
+    if ((rc = step->norm_linear(m->dev, &project)) < 0 || (rc = step->turn(m->dev, &turn)) < 0 ||
+        (rc = m->dev->kern->attention(m->dev, &attention)) < 0)
+        return rc;
+    return m->dev->kern->linear(m->dev, &out);
+}
+
+static int record_experts(struct recorded *r, struct model *m, int32_t n, int32_t layer)
+{
+    const struct layer_weights *l = &m->w.layer[layer];
+    const struct model_config *c = &m->c;
+    const struct activations *a = m->lane[MODEL_STEP].a;
+    size_t first = (size_t)layer * (size_t)c->n_experts;
+    struct kern_norm_linear router = {
+        .x = a->x,
+        .norm = l->ffn_norm.data,
+        .norm_dtype = l->ffn_norm.dtype,
+        .eps = c->rms_eps,
+        .h = a->h,
+        .matrix = {{l->router.data, NULL, l->router.dtype, DTYPE_F32, r->logit, c->n_experts}},
+        .n_matrices = 1,
+        .n = n,
+        .in = c->hidden};
+    struct kern_paged_experts experts = {.cls = &m->w.cls,
+                                         .logit = r->logit,
+                                         .h = a->h,
+                                         .slot_of = r->slot_of + first,
+                                         .host_of = r->host_of + first,
+                                         .link_share = r->plan->link_share,
+                                         .forced = r->forced,
+                                         .forced_on = &r->plan->forced_on,
+                                         .id = r->id + (size_t)layer * (size_t)r->max_rows *
+                                                           (size_t)c->top_k,
+                                         .weight = a->weight,
+                                         .hidden = a->hidden,
+                                         .y = a->y,
+                                         .x = a->x,
+                                         .n = n,
+                                         .experts = c->n_experts,
+                                         .top_k = c->top_k,
+                                         .layer = layer,
+                                         .renormalize = c->norm_topk};
+    experts.slots = pager_slots(m->pager, &experts.slot_bytes);
+    int rc = m->dev->step->norm_linear(m->dev, &router);
+    return rc < 0 ? rc : m->dev->step->paged_experts(m->dev, &experts);
+}
+
+static int record_dense(struct model *m, int32_t n, int32_t layer)
+{
+    const struct layer_weights *l = &m->w.layer[layer];
+    const struct model_config *c = &m->c;
+    const struct activations *a = m->lane[MODEL_STEP].a;
+    int inter = c->intermediate;
+    struct kern_norm_linear up = {
+        .x = a->x,
+        .norm = l->ffn_norm.data,
+        .norm_dtype = l->ffn_norm.dtype,
+        .eps = c->rms_eps,
+        .h = a->h,
+        .matrix = {{l->gate.data, l->gate_bias.data, l->gate.dtype, l->gate_bias.dtype, a->gate,
+                    inter},
+                   {l->up.data, l->up_bias.data, l->up.dtype, l->up_bias.dtype, a->up, inter}},
+        .n_matrices = 2,
+        .n = n,
+        .in = c->hidden};
+    struct kern_silu_mul act = {
+        .gate = a->gate, .up = a->up, .y = a->gate, .n = (size_t)n * (size_t)inter};
+    struct kern_linear down = {.w = l->down.data,
+                               .w_dtype = l->down.dtype,
+                               .bias = l->down_bias.data,
+                               .bias_dtype = l->down_bias.dtype,
+                               .x = a->gate,
+                               .y = a->x,
+                               .residual = a->x,
+                               .x_stride = (size_t)inter,
+                               .y_stride = (size_t)c->hidden,
+                               .n = n,
+                               .in = inter,
+                               .out = c->hidden};
+    int rc;
+    if ((rc = m->dev->step->norm_linear(m->dev, &up)) < 0 ||
+        (rc = m->dev->kern->silu_mul(m->dev, &act)) < 0)
+        return rc;
+    return m->dev->kern->linear(m->dev, &down);
+}
+
+static int record_layers(struct recorded *r, struct model *m, int32_t n)
+{
+    struct kern_embed embed = {.table = m->w.embed.data,
+                               .dtype = m->w.embed.dtype,
+                               .token = r->plan->token,
+                               .x = m->lane[MODEL_STEP].a->x,
+                               .n = n,
+                               .dim = m->c.hidden};
+    int rc = m->dev->kern->embed(m->dev, &embed);
+    for (int32_t layer = 0; rc == 0 && layer < m->c.n_layers; layer++) {
+        rc = record_attention(r, m, n, layer);
+        if (rc == 0)
+            rc = m->c.moe_layer[layer] ? record_experts(r, m, n, layer) : record_dense(m, n, layer);
+    }
+    return rc;
+}
+
+static int record_head(struct recorded *r, struct model *m, int32_t n)
+{
+    const struct model_config *c = &m->c;
+    struct kern_embed pick = {.table = m->lane[MODEL_STEP].a->x,
+                              .dtype = DTYPE_F32,
+                              .token = r->plan->logit_row,
+                              .x = m->b.last,
+                              .n = n,
+                              .dim = c->hidden};
+    struct kern_linear head = {.w = m->w.head.data,
+                               .w_dtype = m->w.head.dtype,
+                               .x = m->b.last,
+                               .y = m->b.logits,
+                               .x_stride = (size_t)c->hidden,
+                               .y_stride = (size_t)c->vocab_size,
+                               .n = n,
+                               .in = c->hidden,
+                               .out = c->vocab_size};
+    int rc;
+    if ((rc = m->dev->kern->embed(m->dev, &pick)) < 0 ||
+        (rc = norm_run(m, &m->w.norm, n, c->hidden, m->b.last, m->b.last)) < 0)
+        return rc;
+    return m->dev->kern->linear(m->dev, &head);
+}
+
+static int32_t size_at(int i, int32_t most)
+{
+    return sizes[i] < most ? sizes[i] : most;
+}
+
+/* Sizes up to the one that holds `most` rows. */
+static int record_sizes(struct recorded *r, struct model *m, struct dev_recorded **out,
+                        int (*record)(struct recorded *, struct model *, int32_t), int32_t most,
+                        struct moed_error *err)
+{
+    const struct dev_step *step = m->dev->step;
+    for (int i = 0; i < SIZES; i++) {
+        int32_t n = size_at(i, most);
+        int rc = step->record_begin(m->dev);
+        if (rc == 0)
+            step->live(m->dev, &r->plan->n_rows);
+        if (rc == 0 && (rc = record(r, m, n)) == 0)
+            rc = step->record_end(m->dev, &out[i], err);
+        else if (rc < 0)
+            moed_fail(err, MOED_EDEVICE, "the device failed in recording a step of %d rows", n);
+        if (rc < 0)
+            return rc;
+        if (n == most)
+            break;
+    }
+    return 0;
+}
+
+/* Why this model cannot be recorded on this device, or NULL. */
+static const char *obstacle(const struct model *m)
+{
+    if (!m->w.arena)
+        return NULL;
+    if (m->o.pager.mode != PAGER_CACHED)
+        return "the experts are used in place";
+    if (!m->dev->step->can_page(m->dev, &m->w.cls, m->c.n_experts, m->c.top_k))
+        return "the shapes of the experts are not multiples of 8, or they are too many";
+    return NULL;
+}
+
+int recorded_open(struct recorded **out, struct model *m, struct moed_error *err)
+{
+    *out = NULL;
+    if (!m->dev->step)
+        return 0;
+    const char *why = obstacle(m);
+    if (why) {
+        log_warn("steps are not recorded: %s; each op is a launch of its own, and slower", why);
+        return 0;
+    }
+    struct recorded *r = *out = mem_new(1, sizeof *r);
+    int32_t rows = lane_rows(&m->o, MODEL_STEP);
+    r->max_rows = rows < STEP_MAX_ROWS ? rows : STEP_MAX_ROWS;
+    r->max_logits = m->o.max_logits < STEP_MAX_ROWS ? m->o.max_logits : STEP_MAX_ROWS;
+    int rc = make_plan(r, m, err);
+    if (rc == 0 && m->w.arena && (rc = send_records(r, m, err)) == 0)
+        rc = open_misses(r, m, err);
+    if (rc < 0)
+        recorded_close(out, m);
+    return rc;
+}
+
+static void forget_all(struct recorded *r, struct model *m)
+{
+    for (int i = 0; i < SIZES; i++) {
+        m->dev->step->forget(m->dev, r->layers[i]);
+        m->dev->step->forget(m->dev, r->head[i]);
+        r->layers[i] = r->head[i] = NULL;
+    }
+}
+
+int recorded_record(struct recorded *r, struct model *m, struct moed_error *err)
+{
+    if (!r)
+        return 0;
+    forget_all(r, m);
+    r->version = 0;
+    int rc = record_sizes(r, m, r->layers, record_layers, r->max_rows, err);
+    return rc < 0 ? rc : record_sizes(r, m, r->head, record_head, r->max_logits, err);
+}
+
+const _Atomic uint32_t *recorded_demand_open(const struct recorded *r)
+{
+    return r && r->box ? (const _Atomic uint32_t *)&r->box->open : NULL;
+}
+
+void recorded_close(struct recorded **recorded, struct model *m)
+{
+    struct recorded *r = *recorded;
+    const struct dev_ops *ops = m->dev->ops;
+    if (!r)
+        return;
+    *recorded = NULL;
+    misses_close(&r->misses);
+    forget_all(r, m);
+    m->dev->step->mailbox_close(m->dev);
+    m->dev->step->plan_free(m->dev, r->plan);
+    if (r->id)
+        ops->free_shared(m->dev, r->id, r->id_bytes);
+    if (r->host_of)
+        ops->free(m->dev, r->host_of, keys_of(m) * sizeof *r->host_of);
+    if (r->logit)
+        ops->free(m->dev, r->logit,
+                  (size_t)r->max_rows * (size_t)m->c.n_experts * sizeof *r->logit);
+    free(r);
+}
+
+/* Replay. */
+
+bool recorded_fits(const struct recorded *r, const struct model *m, const struct pass *p)
+{
+    return r && p == &m->lane[MODEL_STEP] && p->batch.n_rows <= r->max_rows &&
+           p->batch.n_seqs <= r->max_rows;
+}
+
+/* Block tables that differ from what the device has; most steps have none. */
+static int send_tables(struct recorded *r, struct model *m, const struct pass *p)
+{
+    const struct model_batch *b = &p->batch;
+    size_t lo = SIZE_MAX, hi = 0;
+    for (int32_t i = 0; i < b->n_rows; i++) {
+        if (i + 1 < b->n_rows && b->seq[i + 1] == b->seq[i])
+            continue;
+        size_t at = (size_t)b->seq[i] * r->table_stride,
+               n = (size_t)b->pos[i] / KV_BLOCK_TOKENS + 1;
+        const int32_t *blocks = p->block_table[b->seq[i]];
+        if (memcmp(r->table + at, blocks, n * sizeof *blocks) == 0)
+            continue;
+        memcpy(r->table + at, blocks, n * sizeof *blocks);
+        lo = at < lo ? at : lo;
+        hi = at + n > hi ? at + n : hi;
+    }
+    return hi > lo ? m->dev->step->plan_send(m->dev, r->table + lo, (hi - lo) * sizeof *r->table)
+                   : 0;
+}
+
+static void fill_rows(struct recorded *r, const struct pass *p)
+{
+    const struct model_batch *b = &p->batch;
+    struct plan *plan = r->plan;
+    plan->n_rows = b->n_rows;
+    plan->forced_on = b->forced != NULL;
+    for (int32_t i = 0; i < r->max_rows; i++) {
+        bool is = i < b->n_rows;
+        plan->token[i] = is ? b->token[i] : 0;
+        plan->pos[i] = is ? b->pos[i] : 0;
+        plan->seq[i] = is ? b->seq[i] : 0;
+        plan->slot[i] = is ? p->slot[i] : -1;
+    }
+}
+
+/* The plan's head and, where it has changed, the residency behind it. */
+static int send_plan(struct recorded *r, struct model *m, const struct pass *p)
+{
+    const struct dev_step *step = m->dev->step;
+    const struct model_batch *b = &p->batch;
+    size_t bytes = sizeof *r->plan, keys = keys_of(m);
+    uint64_t version = 0;
+    fill_rows(r, p);
+    if (m->pager) {
+        const int32_t *table = pager_table(m->pager, &version);
+        misses_link_shares(r->misses, r->plan->link_share);
+        if (version != r->version) {
+            memcpy(r->slot_of, table, keys * sizeof *table);
+            bytes += keys * sizeof *table;
+            r->version = version;
+        }
+    }
+    int rc = step->plan_send(m->dev, r->plan, bytes);
+    if (rc == 0 && b->forced) {
+        size_t n = (size_t)m->c.n_layers * (size_t)b->n_rows * (size_t)m->c.top_k;
+        memcpy(r->forced, b->forced, n * sizeof *b->forced);
+        rc = step->plan_send(m->dev, r->forced, n * sizeof *b->forced);
+    }
+    return rc < 0 ? rc : send_tables(r, m, p);
+}
+
+static int index_for(int32_t n)
+{
+    int i = 0;
+    while (sizes[i] < n)
+        i++;
+    return i;
+}
+
+int recorded_timed_out(struct moed_error *err)
+{
+    return moed_fail(err, MOED_ETIMEDOUT,
+                     "the workers that compute experts outside the device did not answer in time");
+}
+
+int recorded_run(struct recorded *r, struct model *m, const struct pass *p, struct moed_error *err)
+{
+    if (m->pager)
+        misses_step_begin(r->misses);
+    int rc = send_plan(r, m, p);
+    if (rc == 0)
+        rc = m->dev->step->replay(m->dev, r->layers[index_for(p->batch.n_rows)]);
+    r->pending = true;
+    r->pending_rows = p->batch.n_rows;
+    return rc < 0 ? device_failed("a recorded step", 0, err) : 0;
+}
+
+bool recorded_head_fits(const struct recorded *r, int32_t n)
+{
+    return n <= r->max_logits;
+}
+
+int recorded_head(struct recorded *r, struct model *m, const int32_t *rows, int32_t n)
+{
+    struct plan *plan = r->plan;
+    memset(plan->logit_row, 0, sizeof plan->logit_row);
+    memcpy(plan->logit_row, rows, (size_t)n * sizeof *rows);
+    int rc = m->dev->step->plan_send(m->dev, plan->logit_row, sizeof plan->logit_row);
+    return rc < 0 ? rc : m->dev->step->replay(m->dev, r->head[index_for(n)]);
+}
+
+/* What a layer's rows chose, as one event for the pager. */
+static void account_layer(struct recorded *r, struct model *m, int32_t layer)
+{
+    const struct model_config *c = &m->c;
+    const int32_t *id = r->id + (size_t)layer * (size_t)r->max_rows * (size_t)c->top_k;
+    struct pager_need *need = m->groups.need;
+    int32_t pairs = r->pending_rows * c->top_k, *place = m->groups.first, n = 0;
+    memset(place, 0, (size_t)c->n_experts * sizeof *place);
+    for (int32_t i = 0; i < pairs; i++) {
+        if (!place[id[i]]) {
+            need[n] = (struct pager_need){.expert = id[i]};
+            place[id[i]] = ++n;
+        }
+        need[place[id[i]] - 1].rows++;
+    }
+    pager_account(m->pager, layer, need, (size_t)n);
+    uint64_t matrices = 3 * (uint64_t)c->hidden * (uint64_t)c->moe_intermediate *
+                        (uint64_t)dtype_bytes(m->w.cls.dtype);
+    m->stats.bytes_experts += (uint64_t)n * matrices + m->w.layer[layer].ffn_bytes;
+}
+
+int recorded_settle(struct recorded *r, struct model *m, int rc)
+{
+    struct moed_error err;
+    r->pending = false;
+    if (!m->pager)
+        return rc;
+    misses_step_end(r->misses);
+    if (rc < 0) {
+        if (misses_settle(r->misses, SETTLE_US, &err) < 0)
+            return MOED_EDEVICE;
+        return rc;
+    }
+    for (int32_t layer = 0; layer < m->c.n_layers; layer++)
+        if (m->c.moe_layer[layer])
+            account_layer(r, m, layer);
+    return rc;
+}
+
+bool recorded_pending(const struct recorded *r)
+{
+    return r && r->pending;
+}

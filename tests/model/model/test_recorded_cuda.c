@@ -1,0 +1,137 @@
+/*
+ * Steps that the device runs as a whole: the same bits as the CPU's portable kernels, whatever is
+ * resident, whoever computes the rest, in any batch.
+ */
+#include "check.h"
+
+#include "device/misses.h"
+#include "gpu.h"
+#include "support_model.h"
+
+static struct model_config config(enum dtype dtype)
+{
+    return (struct model_config){.family = MODEL_QWEN3_MOE,
+                                 .architecture = "Qwen3MoeForCausalLM",
+                                 .vocab_size = 301,
+                                 .hidden = 320,
+                                 .n_layers = 4,
+                                 .n_heads = 6,
+                                 .n_kv_heads = 2,
+                                 .head_dim = 64,
+                                 .intermediate = 264,
+                                 .max_position = 512,
+                                 .rms_eps = 1e-6f,
+                                 .rope_theta = 1e4,
+                                 .qk_norm = true,
+                                 .n_experts = 12,
+                                 .top_k = 3,
+                                 .moe_intermediate = 200,
+                                 .norm_topk = true,
+                                 .moe_layer = {true, false, true, true},
+                                 .dtype = dtype,
+                                 .bos = -1};
+}
+
+static int32_t token[96];
+
+/* The emulator takes its time: fewer tokens, fewer combinations. */
+static int part = 1;
+
+static void add_sequences(struct rig *r)
+{
+    rig_add(r, token, 40 / part);
+    rig_add(r, token + 7, 23 / part);
+    rig_add(r, token + 30, 61 / part);
+    rig_add(r, token + 1, 9 / part);
+}
+
+static void run(struct rig *r, int turn)
+{
+    if (turn % 2)
+        rig_run_together(r, 1 + turn % 11);
+    else
+        rig_run_alone(r, 1 + turn * 5 % 13);
+}
+
+static uint64_t hash_on_cpu(const struct model_config *c, enum dtype kv_dtype)
+{
+    struct rig r;
+    rig_open(&r, &(struct rig_options){
+                     .dummy = c, .kv_dtype = kv_dtype, .threads = 1, .isa = KERN_ISA_SCALAR});
+    add_sequences(&r);
+    rig_run_alone(&r, 64);
+    uint64_t hash = rig_hash(&r);
+    rig_close(&r);
+    return hash;
+}
+
+/* Budgets, policies and shares of the link against one hash. */
+static void same_bits_recorded(enum dtype dtype)
+{
+    static const int shares[] = {0, MAILBOX_SHARE_ONE, MAILBOX_SHARE_ONE / 3,
+                                 MISSES_SHARE_ADAPTIVE};
+    static const char *const policies[] = {"lru", "lfu", "lfru"};
+    struct model_config c = config(dtype);
+    struct dev_choice choice;
+    cuda_or_skip(&choice);
+    part = strstr(choice.memory.name, "mulat") ? 8 : 1;
+    const int records = 3 * 12, slots[] = {0, 2, records / 4, records / 2, records};
+    struct model_memory memory;
+    model_memory(&c, dtype, &(struct model_options){.kv_blocks = 1, .max_rows = 1}, &memory);
+    for (size_t i = 0; i < sizeof token / sizeof token[0]; i++)
+        token[i] = (int32_t)(i * 37 + 5) % 301;
+    uint64_t hash = hash_on_cpu(&c, DTYPE_BF16);
+    int turn = 0;
+    for (size_t s = 0; s < 5; s++)
+        for (size_t share = 0; share < 4; share++, turn++) {
+            if (part > 1 && (s + share) % 2)
+                continue;
+            struct rig r;
+            struct pager_counters n;
+            rig_open(&r, &(struct rig_options){.dummy = &c,
+                                               .kv_dtype = DTYPE_BF16,
+                                               .cuda = true,
+                                               .pager = {.mode = PAGER_CACHED,
+                                                         .cache_bytes = (uint64_t)slots[s] *
+                                                                        memory.expert_record_bytes,
+                                                         .policy = policies[turn % 3],
+                                                         .synchronous = turn % 2 == 0},
+                                               .miss_threads = 1 + turn % 3,
+                                               .link_share = shares[share]});
+            for (int round = 0; round < 2; round++) {
+                rig_reset(&r);
+                add_sequences(&r);
+                run(&r, turn + round);
+                if (rig_hash(&r) != hash)
+                    fail_msg("%s, %d slots, share of the link %d, round %d: other bits",
+                             dtype_name(dtype), slots[s], shares[share], round);
+            }
+            pager_counters(model_pager(r.m), &n);
+            assert_true(n.uses > 0);
+            assert_true(slots[s] > 0 || n.hits == 0);
+            assert_true(slots[s] < records || turn % 2 || n.hits > 0);
+            rig_close(&r);
+        }
+}
+
+static void same_bits_recorded_bf16_cuda(void **state)
+{
+    same_bits_recorded(DTYPE_BF16);
+}
+
+static void same_bits_recorded_f16_cuda(void **state)
+{
+    same_bits_recorded(DTYPE_F16);
+}
+
+static void same_bits_recorded_f32_cuda(void **state)
+{
+    same_bits_recorded(DTYPE_F32);
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(same_bits_recorded_bf16_cuda),
+    cmocka_unit_test(same_bits_recorded_f16_cuda),
+    cmocka_unit_test(same_bits_recorded_f32_cuda),
+};
+CHECK_MAIN(tests)

@@ -1,0 +1,493 @@
+/*
+ * The workers of misses against a GPU played by the test: what stands in the mailbox has the bits
+ * of one plain call of the scalar kernels, whatever the share, the number of workers, the timing.
+ */
+#include "check.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <unistd.h>
+
+#include "device/misses.h"
+#include "fake_gpu.h"
+
+enum { WIDTH = 136, INNER = 104, LAYERS = 2, EXPERTS = 7, ROWS = 64, TOP_K = 2 };
+enum { PAIRS = ROWS * TOP_K, SECOND_US = 1000000, PATIENCE_US = 30 * SECOND_US };
+
+struct rig {
+    struct fake_gpu gpu;
+    struct misses *m;
+    struct kern_expert_group group[PAIRS]; /* of the job at hand, with lists in the mailbox */
+    float want_hidden[PAIRS * INNER], want_y[PAIRS * WIDTH];
+};
+
+static struct misses_config config_of(const struct fake_gpu *g, int threads)
+{
+    return (struct misses_config){.threads = threads,
+                                  .kern = kern_cpu(KERN_ISA_AUTO),
+                                  .cls = &g->cls,
+                                  .host_of = g->host_of,
+                                  .layers = g->layers,
+                                  .experts = g->experts,
+                                  .mailbox = g->box,
+                                  .layout = g->l,
+                                  .link_share = MISSES_SHARE_ADAPTIVE,
+                                  .wait_limit_us = PATIENCE_US};
+}
+
+static struct rig *rig_new(void)
+{
+    struct rig *r = calloc(1, sizeof *r);
+    fake_open(&r->gpu, WIDTH, INNER, LAYERS, EXPERTS, ROWS, TOP_K);
+    return r;
+}
+
+static void rig_start(struct rig *r, const struct misses_config *cfg)
+{
+    struct moed_error err;
+    assert_ok(misses_open(&r->m, cfg, &err), &err);
+}
+
+static void rig_free(struct rig *r)
+{
+    misses_close(&r->m);
+    assert_null(r->m);
+    fake_close(&r->gpu);
+    free(r);
+}
+
+/* Fills lists and x for n_groups experts of a random layer, and computes what should come out. */
+static void make_job(struct rig *r, int n_groups, int rows, int cpu_inner, int cpu_width)
+{
+    struct fake_gpu *g = &r->gpu;
+    struct mailbox_group *group = fake_array(g, g->l.group_off);
+    int32_t *row = fake_array(g, g->l.row_off), *pair = fake_array(g, g->l.pair_off);
+    float *x = fake_array(g, g->l.x_off);
+    int chosen[ROWS][TOP_K], at = 0, first = (int)(fake_random(g) % EXPERTS), filled = 0;
+    g->box->layer = (int)(fake_random(g) % LAYERS);
+    for (int i = 0; i < rows; i++)
+        for (int k = 0; k < TOP_K; k++)
+            chosen[i][k] = (int)(fake_random(g) % (unsigned)n_groups);
+    for (int e = 0; e < n_groups; e++) {
+        int begin = at;
+        for (int i = 0; i < rows; i++)
+            for (int k = 0; k < TOP_K; k++)
+                if (chosen[i][k] == e && (k == 0 || chosen[i][0] != e)) {
+                    row[at] = i;
+                    pair[at++] = i * TOP_K + k;
+                }
+        if (at == begin)
+            continue;
+        int expert = (first + e) % EXPERTS;
+        group[filled] = (struct mailbox_group){expert, begin, at - begin, 0};
+        r->group[filled++] = (struct kern_expert_group){
+            g->host_of[g->box->layer * EXPERTS + expert], row + begin, pair + begin, at - begin};
+    }
+    for (int i = 0; i < rows * WIDTH; i++)
+        x[i] = (float)((int)(fake_random(g) % 2001) - 1000) * 1e-3f;
+    g->box->n_rows = rows, g->box->n_groups = filled, g->box->n_pairs = at;
+    g->box->cpu_inner = cpu_inner, g->box->cpu_width = cpu_width;
+    g->box->posted_ns = g->box->link_hidden_ns = 0;
+    memset(fake_array(g, g->l.hidden_off), 0xee, sizeof r->want_hidden);
+    memset(fake_array(g, g->l.y_off), 0xee, sizeof r->want_y);
+    struct kern_experts all = {&g->cls, r->group, filled, x, r->want_hidden, r->want_y, 0, 0};
+    _Alignas(64) static char scratch[1 << 12];
+    struct kern_part one = {0, 1, scratch, sizeof scratch};
+    kern_cpu(KERN_ISA_SCALAR)->experts_gate_up(&all, one);
+    kern_cpu(KERN_ISA_SCALAR)->experts_down(&all, one);
+}
+
+/* got [pairs][outputs]: those before `end` as wanted, the others untouched or (the link's) the
+ * same. */
+static void check_part(const struct rig *r, const float *got, const float *want, int outputs,
+                       int end, bool rest_untouched)
+{
+    for (int g = 0; g < r->gpu.box->n_groups; g++)
+        for (int i = 0; i < r->group[g].n; i++) {
+            int at = r->group[g].pair[i] * outputs;
+            if (memcmp(got + at, want + at, (size_t)end * sizeof(float)) != 0)
+                fail_msg("group %d, row %d: the CPU's %d outputs differ", g, i, end);
+            for (int o = end; rest_untouched && o < outputs; o++)
+                assert_memory_equal(&got[at + o], "\xee\xee\xee\xee", 4);
+        }
+}
+
+static void give_link_hidden(struct rig *r)
+{
+    struct fake_gpu *g = &r->gpu;
+    float *hidden = fake_array(g, g->l.hidden_off);
+    for (int p = 0; p < g->box->n_pairs; p++) {
+        int at = ((int32_t *)fake_array(g, g->l.pair_off))[p] * INNER + g->box->cpu_inner;
+        memcpy(hidden + at, r->want_hidden + at,
+               (size_t)(INNER - g->box->cpu_inner) * sizeof(float));
+    }
+    fake_link_hidden(g);
+}
+
+/* The job at hand, from post to done. */
+static void run_job(struct rig *r, bool link_first)
+{
+    struct fake_gpu *g = &r->gpu;
+    int cpu_inner = g->box->cpu_inner, cpu_width = g->box->cpu_width;
+    assert_int_equal(g->box->idle, g->seq);
+    uint32_t seq = fake_post(g);
+    if (cpu_inner < INNER && link_first)
+        give_link_hidden(r);
+    assert_true(fake_wait(g, &g->box->cpu_hidden, seq, PATIENCE_US));
+    check_part(r, fake_array(g, g->l.hidden_off), r->want_hidden, INNER, cpu_inner,
+               cpu_inner < INNER && !link_first);
+    if (cpu_inner < INNER && !link_first)
+        give_link_hidden(r);
+    assert_true(fake_wait(g, &g->box->done, seq, PATIENCE_US));
+    assert_int_equal(g->box->idle, seq);
+    assert_int_equal(g->box->open, 0);
+    check_part(r, fake_array(g, g->l.y_off), r->want_y, WIDTH, cpu_width, true);
+}
+
+static int some_rows(struct rig *r)
+{
+    static const int rows[] = {1, 1, 1, 2, 3, 5, 8, 17, ROWS};
+    return rows[fake_random(&r->gpu) % (sizeof rows / sizeof *rows)];
+}
+
+static void any_job(struct rig *r, int share)
+{
+    make_job(r, 1 + (int)(fake_random(&r->gpu) % EXPERTS), some_rows(r),
+             mailbox_cpu_outputs(INNER, share), mailbox_cpu_outputs(WIDTH, share));
+    run_job(r, fake_random(&r->gpu) & 1);
+}
+
+static void bits_are_those_of_a_plain_call_for_all_shares(void **state)
+{
+    static const int threads[] = {1, 2, 3, 6};
+    for (size_t t = 0; t < sizeof threads / sizeof *threads; t++) {
+        struct rig *r = rig_new();
+        struct misses_config cfg = config_of(&r->gpu, threads[t]);
+        rig_start(r, &cfg);
+        int jobs = 0;
+        for (int share = 0; share <= 768; share += 128) {
+            misses_step_begin(r->m);
+            for (int i = 0; i < 8; i++, jobs++)
+                any_job(r, share);
+            misses_step_end(r->m);
+        }
+        /* Splits that no share gives. */
+        misses_step_begin(r->m);
+        static const int inner[] = {1, INNER, 17, INNER - 1}, width[] = {0, 0, WIDTH, 1};
+        for (int i = 0; i < 4; i++, jobs++) {
+            make_job(r, 3, 5, inner[i], width[i]);
+            run_job(r, true);
+        }
+        misses_step_end(r->m);
+        struct misses_stats s;
+        misses_stats(r->m, &s);
+        assert_int_equal(s.jobs, jobs);
+        assert_int_equal(s.threads, threads[t]);
+        assert_int_equal(s.failed + s.abandoned, 0);
+        uint64_t counted = 0;
+        for (int i = 0; i < MISSES_HISTOGRAM; i++)
+            counted += s.histogram[i];
+        assert_int_equal(counted, jobs);
+        assert_true(s.total_ns == s.gate_up_ns + s.wait_ns + s.down_ns && s.total_ns > 0);
+        rig_free(r);
+    }
+}
+
+static void many_jobs_in_a_row(void **state)
+{
+    struct rig *r = rig_new();
+    struct misses_config cfg = config_of(&r->gpu, 3);
+    rig_start(r, &cfg);
+    misses_step_begin(r->m);
+    make_job(r, 1, 1, 64, 64);
+    for (int i = 0; i < 3000; i++)
+        run_job(r, true);
+    misses_step_end(r->m);
+    struct misses_stats s;
+    misses_stats(r->m, &s);
+    assert_int_equal(s.jobs, 3000);
+    /* Both sides, outputs by weights per output: gate and up, and down. */
+    assert_int_equal(s.bytes, s.groups * (64 * 2 * WIDTH + 64 * INNER) * 2);
+    rig_free(r);
+}
+
+static void parked_workers_wake_up(void **state)
+{
+    struct rig *r = rig_new();
+    struct misses_config cfg = config_of(&r->gpu, 5);
+    cfg.park_us = 1;
+    rig_start(r, &cfg);
+    for (int i = 0; i < 60; i++) {
+        misses_step_begin(r->m);
+        any_job(r, 256);
+        misses_step_end(r->m);
+        usleep(i % 3 * 1000);
+    }
+    struct misses_stats s;
+    misses_stats(r->m, &s);
+    assert_int_equal(s.jobs, 60);
+    assert_true(s.wakes > 0);
+    rig_free(r);
+}
+
+/* A step without a job for long: workers doze and still see the next one. */
+static void dozing_workers_see_a_job(void **state)
+{
+    struct rig *r = rig_new();
+    struct misses_config cfg = config_of(&r->gpu, 3);
+    cfg.doze_us = 1;
+    rig_start(r, &cfg);
+    misses_step_begin(r->m);
+    for (int i = 0; i < 10; i++) {
+        usleep(3000);
+        any_job(r, 0);
+    }
+    misses_step_end(r->m);
+    rig_free(r);
+}
+
+static void *close_soon(void *arg)
+{
+    struct rig *r = arg;
+    while (!misses_busy(r->m))
+        sched_yield();
+    usleep(2000);
+    misses_close(&r->m);
+    return NULL;
+}
+
+static void a_stop_ends_an_open_job(void **state)
+{
+    for (int i = 0; i < 10; i++) {
+        struct rig *r = rig_new();
+        struct misses_config cfg = config_of(&r->gpu, 1 + i % 4);
+        rig_start(r, &cfg);
+        misses_step_begin(r->m);
+        make_job(r, 3, 2, 32, 64);
+        pthread_t closer;
+        assert_int_equal(pthread_create(&closer, NULL, close_soon, r), 0);
+        uint32_t seq = fake_post(&r->gpu); /* the link's part never comes */
+        assert_false(fake_wait(&r->gpu, &r->gpu.box->done, seq, PATIENCE_US));
+        assert_int_equal(r->gpu.box->stop, 1);
+        pthread_join(closer, NULL);
+        assert_int_equal(r->gpu.box->open, 0);
+        rig_free(r);
+    }
+}
+
+/* The link's part never comes: the CPU says so, and serves the next job. */
+static void the_cpu_gives_up_a_silent_link(void **state)
+{
+    struct rig *r = rig_new();
+    struct misses_config cfg = config_of(&r->gpu, 3);
+    cfg.wait_limit_us = 20000;
+    rig_start(r, &cfg);
+    struct moed_error err;
+    misses_step_begin(r->m);
+    for (int i = 0; i < 3; i++) {
+        make_job(r, 3, 2, 32, 64);
+        uint32_t seq = fake_post(&r->gpu);
+        assert_true(fake_wait(&r->gpu, &r->gpu.box->failed, seq, PATIENCE_US));
+        assert_ok(misses_settle(r->m, PATIENCE_US, &err), &err);
+        assert_int_equal(r->gpu.box->idle, seq);
+        assert_int_not_equal(r->gpu.box->done, seq);
+        any_job(r, 0);
+    }
+    misses_step_end(r->m);
+    struct misses_stats s;
+    misses_stats(r->m, &s);
+    assert_int_equal(s.failed, 3);
+    assert_int_equal(s.jobs, 3);
+    rig_free(r);
+}
+
+struct stall {
+    int worker;
+    _Atomic uint32_t seq; /* the job in which it stalls */
+    _Atomic int stalled;
+    _Atomic int go;
+};
+
+static void stall_one(void *arg, int worker, uint32_t seq)
+{
+    struct stall *s = arg;
+    if (worker != s->worker || seq != s->seq)
+        return;
+    atomic_store(&s->stalled, 1);
+    while (!atomic_load(&s->go))
+        usleep(200);
+}
+
+/* One worker hangs in a job: the GPU gives it up, nobody touches the mailbox after the job was left
+ * by all, and the next job works. */
+static void a_stalled_worker_costs_one_job(void **state)
+{
+    for (int worker = 0; worker < 3; worker++) {
+        struct rig *r = rig_new();
+        struct stall stall = {.worker = worker, .seq = 3};
+        struct misses_config cfg = config_of(&r->gpu, 3);
+        cfg.on_job = stall_one;
+        cfg.on_job_arg = &stall;
+        rig_start(r, &cfg);
+        struct moed_error err;
+        misses_step_begin(r->m);
+        any_job(r, 256);
+        any_job(r, 0);
+        make_job(r, 4, 8, 32, 64);
+        uint32_t seq = fake_post(&r->gpu);
+        assert_int_equal(seq, 3);
+        while (!atomic_load(&stall.stalled))
+            usleep(100);
+        assert_false(fake_wait(&r->gpu, &r->gpu.box->cpu_hidden, seq, 5000));
+        fake_abandon(&r->gpu);
+        misses_step_end(r->m);
+        assert_int_equal(misses_settle(r->m, 5000, &err), MOED_EDEADLINE);
+        assert_int_not_equal(r->gpu.box->idle, seq);
+        atomic_store(&stall.go, 1);
+        assert_ok(misses_settle(r->m, PATIENCE_US, &err), &err);
+        assert_int_equal(r->gpu.box->idle, seq);
+        assert_int_not_equal(r->gpu.box->done, seq);
+        misses_step_begin(r->m);
+        for (int i = 0; i < 5; i++)
+            any_job(r, 256);
+        misses_step_end(r->m);
+        struct misses_stats s;
+        misses_stats(r->m, &s);
+        assert_int_equal(s.jobs, 7);
+        assert_int_equal(s.abandoned, 1);
+        assert_int_equal(s.failed, 0);
+        rig_free(r);
+    }
+}
+
+/* A worker that hangs longer than the CPU's own limit: the job fails without the GPU's word. */
+static void a_stalled_worker_is_told_to_the_gpu(void **state)
+{
+    struct rig *r = rig_new();
+    struct stall stall = {.worker = 2, .seq = 1};
+    struct misses_config cfg = config_of(&r->gpu, 3);
+    cfg.on_job = stall_one;
+    cfg.on_job_arg = &stall;
+    cfg.wait_limit_us = 10000;
+    rig_start(r, &cfg);
+    struct moed_error err;
+    misses_step_begin(r->m);
+    make_job(r, 4, 8, INNER, WIDTH);
+    uint32_t seq = fake_post(&r->gpu);
+    assert_true(fake_wait(&r->gpu, &r->gpu.box->failed, seq, PATIENCE_US));
+    atomic_store(&stall.go, 1);
+    assert_ok(misses_settle(r->m, PATIENCE_US, &err), &err);
+    any_job(r, 0);
+    misses_step_end(r->m);
+    rig_free(r);
+}
+
+/* A job given up before a worker looked: parked ones are woken to leave it. */
+static void settle_wakes_those_who_never_saw_the_job(void **state)
+{
+    struct rig *r = rig_new();
+    struct misses_config cfg = config_of(&r->gpu, 3);
+    cfg.park_us = 1;
+    rig_start(r, &cfg);
+    struct moed_error err;
+    assert_ok(misses_settle(r->m, 1000, &err), &err);
+    for (int i = 0; i < 10; i++) {
+        usleep(3000);
+        make_job(r, 2, 2, INNER, WIDTH);
+        fake_post(&r->gpu);
+        fake_abandon(&r->gpu);
+        assert_ok(misses_settle(r->m, PATIENCE_US, &err), &err);
+        misses_step_begin(r->m);
+        any_job(r, 128);
+        misses_step_end(r->m);
+    }
+    rig_free(r);
+}
+
+static void jobs_beyond_the_limits_fail(void **state)
+{
+    struct rig *r = rig_new();
+    struct misses_config cfg = config_of(&r->gpu, 2);
+    rig_start(r, &cfg);
+    struct mailbox *box = r->gpu.box;
+    struct mailbox_group *group = fake_array(&r->gpu, r->gpu.l.group_off);
+    int32_t *row = fake_array(&r->gpu, r->gpu.l.row_off);
+    int32_t *pair = fake_array(&r->gpu, r->gpu.l.pair_off);
+    int32_t *field[] = {&box->layer,      &box->layer,      &box->n_rows,    &box->n_rows,
+                        &box->n_groups,   &box->n_groups,   &box->n_pairs,   &box->n_pairs,
+                        &box->cpu_inner,  &box->cpu_inner,  &box->cpu_width, &box->cpu_width,
+                        &group[0].expert, &group[0].expert, &group[0].first, &group[0].first,
+                        &group[0].count,  &group[0].count,  &row[1],         &row[1],
+                        &pair[0],         &pair[0]};
+    const int32_t low[] = {-1, 0, 0, 0, 0, -1, -1, -1, 0, -1, -1};
+    const int32_t high[] = {LAYERS,  ROWS + 1,  EXPERTS + 1, PAIRS + 1, INNER + 1, WIDTH + 1,
+                            EXPERTS, INT32_MAX, INT32_MAX,   4,         PAIRS};
+    misses_step_begin(r->m);
+    for (size_t i = 0; i < sizeof field / sizeof *field; i++) {
+        make_job(r, 3, 4, INNER, WIDTH);
+        *field[i] = i % 2 ? high[i / 2] : low[i / 2];
+        uint32_t seq = fake_post(&r->gpu);
+        if (!fake_wait(&r->gpu, &box->idle, seq, PATIENCE_US) || box->failed != seq)
+            fail_msg("case %d was not refused", (int)i);
+        assert_int_not_equal(box->done, seq);
+        any_job(r, 0);
+    }
+    /* A record that is not here. */
+    make_job(r, 3, 4, INNER, WIDTH);
+    const void **record = &r->gpu.host_of[box->layer * EXPERTS + group[0].expert], *was = *record;
+    *record = NULL;
+    uint32_t seq = fake_post(&r->gpu);
+    assert_true(fake_wait(&r->gpu, &box->failed, seq, PATIENCE_US));
+    assert_true(fake_wait(&r->gpu, &box->idle, seq, PATIENCE_US));
+    *record = was;
+    any_job(r, 0);
+    misses_step_end(r->m);
+    rig_free(r);
+}
+
+static void sequence_numbers_wrap(void **state)
+{
+    struct rig *r = rig_new();
+    struct misses_config cfg = config_of(&r->gpu, 2);
+    r->gpu.box->posted = r->gpu.seq = UINT32_MAX - 2;
+    rig_start(r, &cfg);
+    misses_step_begin(r->m);
+    for (int i = 0; i < 6; i++)
+        any_job(r, 256);
+    misses_step_end(r->m);
+    assert_int_equal(r->gpu.seq, 4);
+    rig_free(r);
+}
+
+/* A second life with the same mailbox. */
+static void opens_again(void **state)
+{
+    struct rig *r = rig_new();
+    for (int i = 0; i < 4; i++) {
+        struct misses_config cfg = config_of(&r->gpu, 2);
+        rig_start(r, &cfg);
+        misses_step_begin(r->m);
+        any_job(r, 256);
+        misses_step_end(r->m);
+        misses_close(&r->m);
+    }
+    misses_close(&r->m);
+    rig_free(r);
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(bits_are_those_of_a_plain_call_for_all_shares),
+    cmocka_unit_test(many_jobs_in_a_row),
+    cmocka_unit_test(parked_workers_wake_up),
+    cmocka_unit_test(dozing_workers_see_a_job),
+    cmocka_unit_test(a_stop_ends_an_open_job),
+    cmocka_unit_test(the_cpu_gives_up_a_silent_link),
+    cmocka_unit_test(a_stalled_worker_costs_one_job),
+    cmocka_unit_test(a_stalled_worker_is_told_to_the_gpu),
+    cmocka_unit_test(settle_wakes_those_who_never_saw_the_job),
+    cmocka_unit_test(jobs_beyond_the_limits_fail),
+    cmocka_unit_test(sequence_numbers_wrap),
+    cmocka_unit_test(opens_again),
+};
+
+CHECK_MAIN(tests)
