@@ -112,10 +112,14 @@ struct kern_kv_store {
 /*
  * Causal attention over the cache, GQA (head h reads kv head h / (heads / kv_heads)). Row i of
  * sequence seq[i] at position pos[i] sees positions first..pos[i], first = max(0, pos - window + 1)
- * when window > 0. Softmax over scores * scale. The order of additions is fixed by absolute
- * position alone (stated in kernels/README.md), so chunking and batch do not change bits. Splits
+ * when window > 0. Softmax over scores * scale. Sums run within chunks of KV_CHUNK_TOKENS
+ * positions, and over chunks in a binary tree, both fixed by absolute position alone (stated in
+ * kernels/README.md), so that slices of prompts, batch and prefix reuse do not change bits. Splits
  * over (row, kv head).
  */
+#define KV_CHUNK_TOKENS 64
+/* Levels of the tree over all chunks that positions of 31 bits can have. */
+#define KV_TREE_LEVELS 26
 struct kern_attention {
     struct kern_kv kv;
     const float *q; /* [n][heads][head_dim], q_stride floats between rows */
@@ -130,14 +134,23 @@ struct kern_attention {
     int n, heads;
     int window; /* 0: none */
     float scale;
-    int max_context; /* highest pos + 1 in this call. Scratch: kern_attention_scratch_bytes of group
-                        1 at least; with that of the whole group K and V are read once */
+    int max_context; /* highest pos + 1, at least; of a recorded step: of all its replays */
 };
 
-/* Scratch that attention likes for heads of one group (and `group` 1 is the least it takes). */
-static inline size_t kern_attention_scratch_bytes(int max_context, int group)
+/* One head's scores and parts of a chunk, and its tree: the node at hand and one that waits on each
+ * level. A node is m, sum, and from float KV_NODE_HEAD on acc. */
+#define KV_NODE_HEAD 16
+static inline size_t kern_attention_head_floats(int head_dim)
 {
-    return ((size_t)max_context + 32) * sizeof(float) * (size_t)group;
+    size_t dim = ((size_t)head_dim + 15) / 16 * 16;
+    return KV_CHUNK_TOKENS + 4 * dim + (KV_TREE_LEVELS + 1) * (KV_NODE_HEAD + dim);
+}
+
+/* Scratch that attention likes for so many heads of a group at once (and 1 is the least it takes):
+ * K and V are read once for them. */
+static inline size_t kern_attention_scratch_bytes(int head_dim, int heads)
+{
+    return kern_attention_head_floats(head_dim) * (size_t)heads * sizeof(float);
 }
 
 /* y = silu(gate) * up, silu(g) = g / (1 + kern_exp(-g)); y may be gate or up. Splits over elements.

@@ -157,8 +157,9 @@ MAILBOX_FN int32_t mailbox_share_class(int32_t n_groups)
 
 /*
  * How many of `outputs` the CPU takes when the link's share is `link_share` / 1024: rounded to
- * MAILBOX_GRAIN. 0 for a share of 1024, `outputs` for a share of 0. A job whose cpu_inner comes out
- * as 0 is the link's alone and is not posted.
+ * MAILBOX_GRAIN. 0 for a share of 1024, `outputs` for a share of 0; in between each side gets
+ * something as long as there are two grains, so that both stay measured, and the CPU what cannot be
+ * shared. A job whose cpu_inner comes out as 0 is the link's alone and is not posted.
  */
 #define MAILBOX_SHARE_ONE 1024
 MAILBOX_FN int32_t mailbox_cpu_outputs(int32_t outputs, int32_t link_share)
@@ -166,8 +167,15 @@ MAILBOX_FN int32_t mailbox_cpu_outputs(int32_t outputs, int32_t link_share)
     int32_t units = (outputs + MAILBOX_GRAIN - 1) / MAILBOX_GRAIN;
     int32_t link =
         (int32_t)(((int64_t)units * link_share + MAILBOX_SHARE_ONE / 2) / MAILBOX_SHARE_ONE);
-    int32_t cpu = (units - link) * MAILBOX_GRAIN;
-    return cpu < outputs ? cpu : outputs;
+    if (link_share <= 0)
+        return outputs;
+    if (link_share >= MAILBOX_SHARE_ONE)
+        return 0;
+    if (link < 1)
+        link = 1;
+    if (link > units - 1)
+        link = units - 1;
+    return link ? (units - link) * MAILBOX_GRAIN : outputs;
 }
 
 #endif

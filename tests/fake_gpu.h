@@ -23,8 +23,9 @@ struct fake_gpu {
     int layers, experts;
     const void **host_of; /* [layers * experts] */
     uint8_t *records;
-    uint32_t seq; /* of the last job */
-    bool yields;  /* while it waits */
+    size_t owned_bytes; /* of records, when they are its own */
+    uint32_t seq;       /* of the last job */
+    bool yields;        /* while it waits */
     uint32_t random;
 };
 
@@ -38,28 +39,38 @@ static inline void *fake_array(const struct fake_gpu *g, size_t off)
     return (char *)g->box + off;
 }
 
-/* Records of random bf16 in +-0.25, a mailbox for them. */
-static inline void fake_open(struct fake_gpu *g, int width, int inner, int layers, int experts,
-                             int max_rows, int top_k)
+/* A mailbox for records that lie at `records` (layers * experts of them). */
+static inline void fake_open_at(struct fake_gpu *g, uint8_t *records, int width, int inner,
+                                int layers, int experts, int max_rows, int top_k)
 {
     *g = (struct fake_gpu){.layers = layers, .experts = experts, .random = 12345, .yields = true};
     g->cls = record_class_swiglu(DTYPE_BF16, width, inner);
     g->l = mailbox_layout(max_rows, top_k, experts, width, inner);
     g->box = mem_map(g->l.bytes);
-    size_t n = (size_t)layers * (size_t)experts;
-    g->records = mem_map(n * g->cls.bytes);
-    g->host_of = mem_new(n, sizeof *g->host_of);
-    for (size_t i = 0; i < n; i++)
+    g->records = records;
+    g->host_of = mem_new((size_t)layers * (size_t)experts, sizeof *g->host_of);
+    for (size_t i = 0; i < (size_t)layers * (size_t)experts; i++)
         g->host_of[i] = g->records + i * g->cls.bytes;
-    uint16_t *w = (uint16_t *)(void *)g->records;
-    for (size_t i = 0; i < n * g->cls.bytes / 2; i++)
+}
+
+/* The same with its own records of random bf16, magnitudes 1/32 to 1/8. */
+static inline void fake_open(struct fake_gpu *g, int width, int inner, int layers, int experts,
+                             int max_rows, int top_k)
+{
+    struct record_class cls = record_class_swiglu(DTYPE_BF16, width, inner);
+    size_t bytes = (size_t)layers * (size_t)experts * cls.bytes;
+    uint16_t *w = mem_map(bytes);
+    fake_open_at(g, (uint8_t *)w, width, inner, layers, experts, max_rows, top_k);
+    g->owned_bytes = bytes;
+    for (size_t i = 0; i < bytes / 2; i++)
         w[i] = (uint16_t)((fake_random(g) & 0x80ff) | 0x3d00);
 }
 
 static inline void fake_close(struct fake_gpu *g)
 {
     mem_unmap(g->box, g->l.bytes);
-    mem_unmap(g->records, (size_t)g->layers * (size_t)g->experts * g->cls.bytes);
+    if (g->owned_bytes)
+        mem_unmap(g->records, g->owned_bytes);
     free(g->host_of);
 }
 

@@ -5,10 +5,18 @@
 #   sh tests/gpu.sh kernels        every op of the CUDA device against the portable CPU kernels, bit for bit
 #   sh tests/gpu.sh models         small models: against transformers, and the CPU's bits at every cache size
 #   sh tests/gpu.sh server         a server on the GPU and one on the CPU give the same tokens
-#   sh tests/gpu.sh bench [LAYERS] Qwen3-30B-A3B's shapes, random weights, experts resident in full, a quarter, none; the CPU
+#   sh tests/gpu.sh bench ROW [OPTIONS]   one row of measurements, or several by name; options go to moed bench
+#       qwen3-25 qwen3-0 qwen3-50-100 qwen3-uniform   Qwen3-30B-A3B, decode, batch 1, so many percent of the experts resident
+#       qwen3      all of these sizes in one process
+#       mixtral    Mixtral-8x7B cut to 16 layers, 3 of 8 experts resident, uniform routing
+#       streams    Qwen3 at 25 %, 1 to 32 streams
+#       prefill    Qwen3 at 25 %, prompts of 4K and 16K tokens in one pass
+#       start      from start to ready, Qwen3 cut to 16 layers from a checkpoint written for it (20 GB of disk)
+#       cpu        the CPU device, Qwen3 cut to 12 layers
+#       sampling   sampling on the device, 151,936 logits, 1 to 64 rows
 #   sh tests/gpu.sh sanitize       the kernels' test under compute-sanitizer memcheck
 # MOED_BUILD is the build to use (build/release; a folder of `pack`). Results are appended to MOED_GPU_RESULTS
-# (build/gpu.json), one object a line.
+# (build/gpu.json), one object a line. MOED_BENCH_LAYERS cuts the models of `bench` to so many layers, to try a row out.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -17,17 +25,18 @@ results=${MOED_GPU_RESULTS:-build/gpu.json}
 MOED_SOURCE=$PWD
 LD_LIBRARY_PATH=$build/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 export MOED_SOURCE LD_LIBRARY_PATH
-programs="test.kernels.cpu.ops_cuda test.kernels.cpu.sample_cuda test.model.model.cuda test.model.model.recorded_cuda
-    test.model.model.sample_cuda test.model.engine.sampling_cuda bench_cuda_sample"
+programs="test.kernels.cpu.ops_cuda test.kernels.cpu.tensor_cuda test.kernels.cpu.sample_cuda test.model.model.cuda
+    test.model.model.recorded_cuda test.model.model.sample_cuda test.model.engine.sampling_cuda
+    bench_misses bench_cuda_tensor bench_cuda_sample"
 
 # record PART STATUS LOG: one line of results, with what the part printed.
 record() {
     mkdir -p "$(dirname "$results")"
     python3 - "$@" >>"$results" <<'PY'
-import json, subprocess, sys, time
+import json, shutil, subprocess, sys, time
 part, status, log = sys.argv[1:4]
-gpu = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
-                     capture_output=True, text=True).stdout.strip() or "no nvidia-smi"
+ask = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+gpu = subprocess.run(ask, capture_output=True, text=True).stdout.strip() if shutil.which(ask[0]) else "no nvidia-smi"
 text = open(log, errors="replace").read()
 try:
     said = json.loads(text)
@@ -62,15 +71,15 @@ pack() {
     for program in $programs; do
         cp "build/release/tests/$program" "$1/tests"
     done
-    strip "$1/moed" "$1/libmoed_cuda.so" "$1"/tests/test.*
+    strip "$1/moed" "$1/libmoed_cuda.so" "$1"/tests/*
     ln -sf ../libmoed_cuda.so "$1/tests/libmoed_cuda.so"
-    ldd "$1/moed" "$1"/tests/test.* | awk '/=> \// && !/\/lib(c|m|dl|pthread|rt)\.so/ {print $3}' | sort -u |
+    ldd "$1/moed" "$1"/tests/* | awk '/=> \// && !/\/lib(c|m|dl|pthread|rt)\.so/ {print $3}' | sort -u |
         xargs -I{} cp {} "$1/lib"
     du -sh "$1"
 }
 
-# The config of Qwen3-30B-A3B with fewer layers, in a folder of its own.
-bench_model() {
+# The config of a model with so many layers, in a folder of its own.
+qwen3() {
     folder=build/bench-qwen3-$1
     mkdir -p "$folder"
     cat >"$folder/config.json" <<JSON
@@ -80,27 +89,111 @@ bench_model() {
  "decoder_sparse_step": 1, "mlp_only_layers": [], "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 1000000.0,
  "max_position_embeddings": 40960, "tie_word_embeddings": false, "torch_dtype": "bfloat16"}
 JSON
-    echo "$folder"
 }
 
+mixtral() {
+    folder=build/bench-mixtral-$1
+    mkdir -p "$folder"
+    cat >"$folder/config.json" <<JSON
+{"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "vocab_size": 32000, "hidden_size": 4096,
+ "intermediate_size": 14336, "num_hidden_layers": $1, "num_attention_heads": 32, "num_key_value_heads": 8,
+ "num_local_experts": 8, "num_experts_per_tok": 2, "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 1000000.0,
+ "max_position_embeddings": 32768, "sliding_window": null, "tie_word_embeddings": false, "torch_dtype": "bfloat16"}
+JSON
+}
+
+# One line a case, of the JSON in the file.
+summary() {
+    python3 - "$1" <<'PY'
+import json, sys
+try:
+    said = json.load(open(sys.argv[1]))
+except ValueError:
+    sys.exit(0)
+print("peaks, GB/s:", {k: round(v, 1) for k, v in said["peaks_gb_per_s"].items()}, "routing", said["routing"])
+for c in said["cases"]:
+    ms = {k: round(v["seconds"] / c["steps"] * 1e3, 3) for k, v in c["stages"].items() if isinstance(v, dict) and v["seconds"] > 0}
+    print(f"{c['kind']} batch {c['batch']} tokens {c['tokens']} cache {c['cache_bytes'] / 2**30:.2f} GiB ({c['slots']} slots): "
+          f"{c['tokens_per_s']:.1f} tok/s, step {c['step_ms']:.3f} ms (p50 {c['step_ms_p50']:.3f}, p99 {c['step_ms_p99']:.3f}), "
+          f"floor {c['floor_ms']:.3f} ms reached {100 * c['floor_part']:.0f} %, hits {c['hit_percent']:.1f} %, "
+          f"{c['host_bytes_per_token'] / 1e6:.1f} MB and {c['admissions_per_token']:.2f} admissions a token, "
+          f"link {c['link_gb_per_s']:.1f} GB/s = {100 * c['link_part']:.0f} %, "
+          f"host {c['host_gb_per_s']:.1f} GB/s = {100 * c['host_part']:.0f} %, "
+          f"runs s {[round(s, 4) for s in c['runs_seconds']]}, stages ms {ms}")
+PY
+}
+
+# bench_one NAME OPTIONS...: a run of moed bench on the model in $folder.
 bench_one() {
     name=$1
     shift
-    part "bench $name" "$build/moed" bench "$folder" --load-format dummy --log-level warning --json --batch 1,4 \
-        --prompt-tokens 256 --max-num-batched-tokens 256 --context 128 --decode-tokens 32 --runs 3 "$@" || bench_failed=1
+    log=$(mktemp)
+    status=0
+    "$build/moed" bench "$folder" --load-format dummy --log-level warning --json --runs 3 "$@" >"$log" || status=$?
+    record "bench $name" "$status" "$log"
+    summary "$log"
+    rm -f "$log"
+    echo "== bench $name: status $status"
+    [ "$status" -eq 0 ] || bench_failed=1
 }
 
+decode="--device cuda --cases decode --decode-tokens 128"
+quarter="--expert-cache 25% --routing synthetic:qwen3-30b-a3b"
+
+# bench_row ROW OPTIONS...
+bench_row() {
+    row=$1
+    shift
+    case $row in
+    mixtral)
+        mixtral "${MOED_BENCH_LAYERS:-16}"
+        # shellcheck disable=SC2086
+        bench_one "$row" $decode --batch 1 --expert-cache 37.5% --routing synthetic:uniform "$@"
+        return
+        ;;
+    cpu)
+        qwen3 "${MOED_BENCH_LAYERS:-12}"
+        bench_one "$row" --device cpu --batch 1,4 --prompt-tokens 256 --routing synthetic:qwen3-30b-a3b "$@"
+        return
+        ;;
+    start)
+        part "bench $row" python3 tests/gpu_start.py "$build/moed" build/bench-start "${MOED_BENCH_LAYERS:-16}" --device cuda \
+            --max-model-len 4096 --max-num-seqs 16 "$@" || bench_failed=1
+        return
+        ;;
+    sampling)
+        part "bench $row" "$build/tests/bench_cuda_sample" || bench_failed=1
+        return
+        ;;
+    esac
+    qwen3 "${MOED_BENCH_LAYERS:-48}"
+    # shellcheck disable=SC2086
+    case $row in
+    qwen3) bench_one "$row" $decode --batch 1 $quarter --expert-cache 25%,0,50%,100% "$@" ;;
+    qwen3-25) bench_one "$row" $decode --batch 1 $quarter "$@" ;;
+    qwen3-0) bench_one "$row" $decode --batch 1 $quarter --expert-cache 0 --warmup-tokens 32 "$@" ;;
+    qwen3-50-100) bench_one "$row" $decode --batch 1 $quarter --expert-cache 50%,100% "$@" ;;
+    qwen3-uniform) bench_one "$row" $decode --batch 1 $quarter --routing synthetic:uniform "$@" ;;
+    streams) bench_one "$row" $decode --batch 1,2,4,8,16,32 --decode-tokens 64 --warmup-tokens 192 $quarter "$@" ;;
+    prefill) bench_one "$row" --device cuda --cases prefill --prompt-tokens 4096,16384 --max-num-batched-tokens 16384 $quarter "$@" ;;
+    *)
+        echo "there is no row $row" >&2
+        exit 2
+        ;;
+    esac
+}
+
+# bench ROW... OPTIONS...: all rows are measured, but one that failed is not a result.
 bench() {
-    layers=${1:-12}
+    rows=
+    while [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; do
+        rows="$rows $1"
+        shift
+    done
     bench_failed=0
-    part "bench sampling" "$build/tests/bench_cuda_sample" || bench_failed=1
-    folder=$(bench_model "$layers")
-    all=$((layers * 128 * 9 * 1048576))
-    bench_one "cuda, all resident" --device cuda --expert-cache $all
-    bench_one "cuda, a quarter" --device cuda --expert-cache $((all / 4))
-    bench_one "cuda, none" --device cuda --expert-cache 0
-    bench_one "cpu, in place" --device cpu
-    # All cases are measured, but one that failed is not a result.
+    for one in ${rows:?which row?}; do
+        bench_row "$one" "$@"
+    done
     return "$bench_failed"
 }
 
@@ -125,7 +218,8 @@ server)
     part server python3 tests/gpu_server.py "$build/moed"
     ;;
 bench)
-    bench "${2:-12}"
+    shift
+    bench "$@"
     ;;
 sanitize)
     part sanitize compute-sanitizer --tool memcheck --error-exitcode 1 "$build/tests/test.kernels.cpu.ops_cuda"
@@ -135,7 +229,7 @@ sanitize)
         "$build/tests/test.kernels.cpu.sample_cuda"
     ;;
 *)
-    sed -n '2,11s/^# *//p' "$0" >&2
+    sed -n '2,19s/^# *//p' "$0" >&2
     exit 2
     ;;
 esac

@@ -35,9 +35,13 @@ struct moed_engine_config {
     int32_t threads;            /* 0: what cgroup and affinity leave */
     int32_t max_model_len;      /* tokens; 0: the model's own, or what fits */
     int32_t max_num_seqs;       /* 0: 64 */
-    int32_t max_batched_tokens; /* 0: 512 */
-    int32_t max_queue;          /* waiting requests; 0: 256 */
-    uint64_t kv_cache_bytes;    /* 0: planned from memory */
+    int32_t max_batched_tokens; /* 0: 512, or 64 and at least max_num_seqs with long passes */
+    /* Prompt tokens of a pass that pauses for steps; -1: by the memory plan, where experts cross a
+     * link; 0: no such pass, prompts are cut into the steps. */
+    int32_t long_prefill_tokens;
+    double target_itl_ms;    /* between two tokens of a stream beside such a pass; 0: 100 */
+    int32_t max_queue;       /* waiting requests; 0: 256 */
+    uint64_t kv_cache_bytes; /* 0: planned from memory */
     bool no_prefix_cache;
     bool no_generation_config; /* do not take sampling defaults from generation_config.json */
     /* Called while loading, on the opening thread; may be NULL. */
@@ -102,6 +106,8 @@ struct moed_engine_stats {
         cached_tokens; /* cached: prompt tokens reused from the prefix cache */
     uint64_t steps, preemptions;
     uint64_t sampled_device, sampled_cpu; /* tokens, by where they were chosen */
+    uint64_t long_passes, long_layers, long_pauses;
+    uint64_t pass_timeouts, pass_retries;
     int32_t kv_blocks, kv_blocks_used, kv_blocks_cached;
     uint64_t prefix_queries, prefix_hits; /* tokens asked for, tokens found */
     struct moed_histogram ttft, inter_token, queue_time, step_time, request_time;

@@ -85,6 +85,13 @@ static inline int attention_first(const struct kern_attention *a, int pos)
     return a->window > 0 && pos >= a->window ? pos - a->window + 1 : 0;
 }
 
+/* Positions of chunk c that a row sees. */
+static inline struct span attention_chunk(int c, int first, int pos)
+{
+    int lo = c * KV_CHUNK_TOKENS, hi = lo + KV_CHUNK_TOKENS;
+    return (struct span){(size_t)(lo > first ? lo : first), (size_t)(hi <= pos ? hi : pos + 1)};
+}
+
 /* K (or V) of position t for one kv head. */
 static inline void *kv_row(const struct kern_kv *kv, const int32_t *block_table, int kv_head, int t,
                            int is_v)
@@ -93,6 +100,46 @@ static inline void *kv_row(const struct kern_kv *kv, const int32_t *block_table,
                  (size_t)(t % KV_BLOCK_TOKENS);
     return (char *)kv->blocks + (size_t)block_table[t / KV_BLOCK_TOKENS] * kv->block_bytes +
            row * (size_t)kv->head_dim * dtype_bytes(kv->dtype);
+}
+
+/*
+ * One head's way up the tree over chunks (kernels/README.md): the node at hand, and one that waits
+ * for its right half on each level of `waits`.
+ */
+struct attention_tree {
+    float *node; /* [1 + KV_TREE_LEVELS][KV_NODE_HEAD + dim], dim a multiple of 16 */
+    size_t dim;
+    uint32_t waits;
+};
+
+enum { NODE_MAX, NODE_SUM };
+
+/* Joins a pair of acc: leader[d] = fma(f, other[d], leader[d]), written to `to`. */
+typedef void attention_join(float f, const float *other, const float *leader, float *to,
+                            size_t dim);
+
+/* The node at hand holds chunk c; chunks come in ascending order, `last` says which is the last:
+ * then the node at hand becomes the root. */
+static inline void attention_tree_add(struct attention_tree *t, int c, int last,
+                                      attention_join *join)
+{
+    size_t stride = KV_NODE_HEAD + t->dim;
+    float *now = t->node, *left = t->node + stride;
+    for (int level = 0; level < KV_TREE_LEVELS; level++, left += stride) {
+        if (t->waits >> level & 1) {
+            int left_leads = left[NODE_MAX] >= now[NODE_MAX];
+            const float *leader = left_leads ? left : now, *other = left_leads ? now : left;
+            float f = kern_exp(other[NODE_MAX] - leader[NODE_MAX]);
+            now[NODE_SUM] = fmaf(f, other[NODE_SUM], leader[NODE_SUM]);
+            join(f, other + KV_NODE_HEAD, leader + KV_NODE_HEAD, now + KV_NODE_HEAD, t->dim);
+            now[NODE_MAX] = leader[NODE_MAX];
+            t->waits &= ~(1u << level);
+        } else if (!last && !(c >> level & 1)) {
+            memcpy(left, now, stride * sizeof(float));
+            t->waits |= 1u << level;
+            return;
+        }
+    }
 }
 
 /*

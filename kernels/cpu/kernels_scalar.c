@@ -2,6 +2,8 @@
  * The portable kernels: each op as its contract says it, one element after the other. They are the
  * reference for the bits of every other instruction set.
  */
+#include <float.h>
+
 #include "cpu_int.h"
 
 /* One dot product of the FMA class, w of any dtype. */
@@ -122,41 +124,76 @@ static float dot16(const void *k, enum dtype dtype, const float *q, int n)
     return sum16(p);
 }
 
-/* One head of one row; score has room for positions first..pos. */
-static void attend(const struct kern_attention *a, const int32_t *blocks, int kv_head, int first,
-                   int pos, const float *q, float *out, float *score)
+/* One head of one row. */
+struct head {
+    const struct kern_attention *a;
+    const int32_t *blocks;
+    int kv_head, first, pos;
+    const float *q;
+    float *score; /* [KV_CHUNK_TOKENS] */
+    float *part;  /* [4][dim of the tree] */
+    struct attention_tree tree;
+};
+
+/* The sums of chunk c into the tree's node at hand. */
+static void sum_chunk(const struct head *h, int c)
 {
-    float max = -INFINITY, p[16] = {0};
-    for (int t = first; t <= pos; t++) {
-        float s = dot16(kv_row(&a->kv, blocks, kv_head, t, 0), a->kv.dtype, q, a->kv.head_dim);
-        score[t - first] = s * a->scale;
-        max = score[t - first] > max ? score[t - first] : max;
+    const struct kern_kv *kv = &h->a->kv;
+    struct span seen = attention_chunk(c, h->first, h->pos);
+    size_t base = (size_t)c * KV_CHUNK_TOKENS, dim = h->tree.dim;
+    float max = -FLT_MAX, p[16] = {0}, *acc = h->tree.node + KV_NODE_HEAD;
+    for (size_t t = seen.lo; t < seen.hi; t++) {
+        const void *k = kv_row(kv, h->blocks, h->kv_head, (int)t, 0);
+        float s = dot16(k, kv->dtype, h->q, kv->head_dim) * h->a->scale;
+        h->score[t - base] = s;
+        max = s > max ? s : max;
     }
-    for (int t = first; t <= pos; t++) {
-        score[t - first] = kern_exp(score[t - first] - max);
-        p[t & 15] += score[t - first];
+    memset(h->part, 0, 4 * dim * sizeof(float));
+    for (size_t t = seen.lo; t < seen.hi; t++) {
+        const void *v = kv_row(kv, h->blocks, h->kv_head, (int)t, 1);
+        float e = kern_exp(h->score[t - base] - max);
+        float *part = h->part + (t - base) / KV_BLOCK_TOKENS * dim;
+        p[t & 15] += e;
+        for (size_t d = 0; d < (size_t)kv->head_dim; d++)
+            part[d] = fmaf(e, load_elem(v, kv->dtype, d), part[d]);
     }
-    float sum = sum16(p);
-    for (int d = 0; d < a->kv.head_dim; d++)
-        out[d] = 0;
-    for (int t = first; t <= pos; t++) {
-        const void *v = kv_row(&a->kv, blocks, kv_head, t, 1);
-        for (int d = 0; d < a->kv.head_dim; d++)
-            out[d] = fmaf(score[t - first], load_elem(v, a->kv.dtype, (size_t)d), out[d]);
-    }
-    for (int d = 0; d < a->kv.head_dim; d++)
-        out[d] /= sum;
+    h->tree.node[NODE_MAX] = max;
+    h->tree.node[NODE_SUM] = sum16(p);
+    for (size_t d = 0; d < dim; d++)
+        acc[d] = (h->part[d] + h->part[dim + d]) + (h->part[2 * dim + d] + h->part[3 * dim + d]);
+}
+
+static void join(float f, const float *other, const float *leader, float *to, size_t dim)
+{
+    for (size_t d = 0; d < dim; d++)
+        to[d] = fmaf(f, other[d], leader[d]);
 }
 
 static void attention(const struct kern_attention *a, struct kern_part part)
 {
     int group = a->heads / a->kv.kv_heads;
+    size_t dim = (size_t)a->kv.head_dim, wide = (dim + 15) / 16 * 16;
     struct span units = part_span((size_t)a->n * (size_t)a->heads, 1, part);
+    float *scratch = part.scratch;
     for (size_t u = units.lo; u < units.hi; u++) {
-        size_t i = u / (size_t)a->heads, h = u % (size_t)a->heads, at = h * (size_t)a->kv.head_dim;
-        attend(a, a->block_table[a->seq[i]], (int)h / group, attention_first(a, a->pos[i]),
-               a->pos[i], a->q + i * a->q_stride + at, a->out + i * a->out_stride + at,
-               part.scratch);
+        size_t i = u / (size_t)a->heads, at = u % (size_t)a->heads * dim;
+        struct head h = {.a = a,
+                         .blocks = a->block_table[a->seq[i]],
+                         .kv_head = (int)(u % (size_t)a->heads) / group,
+                         .first = attention_first(a, a->pos[i]),
+                         .pos = a->pos[i],
+                         .q = a->q + i * a->q_stride + at,
+                         .score = scratch,
+                         .part = scratch + KV_CHUNK_TOKENS,
+                         .tree = {scratch + KV_CHUNK_TOKENS + 4 * wide, wide, 0}};
+        int last = h.pos / KV_CHUNK_TOKENS;
+        for (int c = h.first / KV_CHUNK_TOKENS; c <= last; c++) {
+            sum_chunk(&h, c);
+            attention_tree_add(&h.tree, c, c == last, join);
+        }
+        float *out = a->out + i * a->out_stride + at;
+        for (size_t d = 0; d < dim; d++)
+            out[d] = h.tree.node[KV_NODE_HEAD + d] / h.tree.node[NODE_SUM];
     }
 }
 

@@ -1,6 +1,7 @@
 #include "base/mem.h"
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -97,4 +98,27 @@ void mem_unmap(void *p, size_t bytes)
 {
     if (p)
         munmap(p, map_bytes(bytes));
+}
+
+long long mem_huge_bytes(const void *p, size_t bytes)
+{
+    FILE *f = fopen("/proc/self/smaps", "re");
+    if (!f)
+        return -1;
+    uintptr_t lo = (uintptr_t)p, hi = lo + map_bytes(bytes);
+    unsigned long begin, end;
+    long long kib, sum = 0;
+    bool ours = false, told = false;
+    char line[512];
+    while (fgets(line, sizeof line, f)) {
+        if (sscanf(line, "%lx-%lx ", &begin, &end) == 2)
+            ours = begin < hi && end > lo;
+        else if (ours && sscanf(line, "AnonHugePages: %lld kB", &kib) == 1) {
+            sum += kib * 1024;
+            told = true;
+        }
+    }
+    fclose(f);
+    /* A mapping may go on beyond the block, where the kernel merged neighbours. */
+    return !told ? -1 : sum < (long long)bytes ? sum : (long long)bytes;
 }

@@ -1,4 +1,7 @@
-/* moed bench, in two halves: bench.c measures, bench_report.c prints. */
+/*
+ * moed bench: bench.c opens and chooses, bench_run.c runs and times, bench_peaks.c measures the
+ * machine beside it, bench_numbers.c works out what the samples say, bench_report.c prints.
+ */
 #ifndef MOED_CLI_BENCH_H
 #define MOED_CLI_BENCH_H
 
@@ -6,41 +9,121 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "cli/routing.h"
+#include "device/device.h"
 #include "model/model.h"
 
 #define BENCH_MAX_RUNS  100
-#define BENCH_MAX_CASES 16
+#define BENCH_MAX_LIST  16 /* values of one list option */
+#define BENCH_MAX_CASES (2 * BENCH_MAX_LIST * BENCH_MAX_LIST)
 
-/* One case (prefill, or decode at one batch size), with the raw seconds of each run and the stages
- * of the median run. */
+enum bench_kind { BENCH_PREFILL, BENCH_DECODE, BENCH_KINDS };
+
+/* What the machine gives when asked for nothing else, GB/s; 0: not measured, there is none. */
+struct bench_peaks {
+    double link;      /* plain copies to the device */
+    double device;    /* a copy within the device, read and write counted */
+    double host_cpu;  /* plain reads by the CPU's threads ... */
+    double host_link; /* ... and plain copies to the device, both at once */
+};
+
+/* One case: prefill of one prompt, or decode at one batch size, with one expert cache. */
 struct bench_case {
-    bool prefill;
-    int32_t batch;  /* sequences */
-    int32_t steps;  /* passes in a run */
-    int64_t tokens; /* computed in a run */
+    enum bench_kind kind;
+    bool in_place;
+    int32_t slots;
+    uint64_t cache_bytes;
+    int32_t batch;   /* sequences */
+    int32_t context; /* tokens in the cache when it starts */
+    int32_t steps;   /* passes in a run */
+    int64_t tokens;  /* computed in a run */
     int n_runs;
     double seconds[BENCH_MAX_RUNS]; /* in the order measured */
-    /* Plain reads by the same threads right after each run, GB/s: machines change their speed, so a
-     * ratio needs both at the same time. */
+    /* Plain reads by the CPU's threads right after each run, GB/s: machines change their speed, so
+     * a ratio needs both at the same time. */
     double read_gb_per_s[BENCH_MAX_RUNS];
-    struct model_stats stages; /* of the median run: differences, not totals */
+    double *step_seconds; /* [n_runs * steps] in the order measured; the case's own */
+    /* Of the median run: differences, not totals. */
+    struct model_stats stages;
     struct pager_counters experts;
 };
 
 struct bench_result {
-    const char *architecture, *isa, *policy;
+    const char *architecture, *isa, *policy, *routing;
     const char *device; /* "cpu", or the name of a GPU */
+    bool apart;         /* the device has memory of its own */
     int threads;
-    bool in_place;
-    uint64_t parameters, active_parameters, cache_bytes;
-    int32_t slots, records;
-    int32_t context, prompt_tokens;
+    uint64_t parameters, active_parameters, record_bytes;
+    int32_t records, warmup_tokens;
+    struct bench_peaks peaks;
     struct bench_case cases[BENCH_MAX_CASES];
     int n_cases;
 };
 
+/*
+ * What a case's samples say. Bytes and times are those of the median run.
+ *
+ * The floor is the least time for the bytes of a step at the speeds of this run: on a device with
+ * memory of its own
+ *     resident / device + max(hits / device, misses / host)
+ * where resident are the bytes of everything but experts, hits and misses those of the distinct
+ * experts used, device a copy's speed, and host what CPU and link reach together (prefill: the
+ * link alone, since tensor cores compute there); elsewhere all bytes / plain reads. Arithmetic,
+ * launches and hand-offs are not in it.
+ */
+struct bench_numbers {
+    double tokens_per_s, step_ms; /* medians of the runs */
+    double p50_ms, p99_ms;        /* of the steps of all runs */
+    double hit_percent;           /* of distinct (step, layer, expert) uses */
+    double host_bytes_per_token;  /* of records: read in place or copied to the device */
+    double admissions_per_token;
+    double link_gb_per_s, link_part; /* over the link; part of its peak */
+    double host_gb_per_s, host_part; /* read from host memory by CPU and link; part of both peaks */
+    double floor_ms, floor_part;     /* floor_part: floor_ms / step_ms, 1 is the floor reached */
+};
+void bench_numbers(struct bench_numbers *out, const struct bench_result *r,
+                   const struct bench_case *c);
 double bench_median(const double *values, int n);
+/* The least value that `part` (0 to 1] of the n values do not exceed. */
+double bench_percentile(const double *values, int n, double part);
+
 void bench_print_table(const struct bench_result *r, FILE *out);
 void bench_print_json(const struct bench_result *r, FILE *out);
+
+/* Bandwidths of the machine. One thread, which is the device's engine thread. */
+struct bench_yardstick;
+int bench_yardstick_open(struct bench_yardstick **out, struct dev *cpu, struct moed_error *err);
+void bench_yardstick_close(struct bench_yardstick **y);
+/* The best of several passes of plain reads, GB/s. */
+double bench_yardstick_reads(struct bench_yardstick *y);
+/* Before a pager is open on dev: the thread that copies is here for a while. */
+int bench_yardstick_peaks(struct bench_yardstick *y, struct dev *dev, struct bench_peaks *out,
+                          struct moed_error *err);
+
+/* A run: the model with its buffers, and what is measured. Strings are the caller's. */
+struct bench {
+    struct model *model;
+    struct model_config config;
+    struct bench_yardstick *yardstick;
+    struct routing *routing; /* NULL: the model's router chooses */
+    int32_t context, decode_steps, runs, warmup_tokens, max_batch, max_prompt, pass_rows;
+    int32_t *block_table;       /* decode_blocks for each of max_batch, then prompt_blocks */
+    struct model_seq *seqs;     /* [max_batch + 1]: the last one is of prompts */
+    int32_t *token, *pos, *seq; /* [max(pass_rows, max_batch)] */
+    int32_t *forced;            /* choices of a whole run */
+    size_t forced_room;
+    float *logits; /* [max_batch][vocab] */
+    uint64_t random;
+};
+
+/* Allocates buffers for the limits set in b. */
+int bench_buffers(struct bench *b, struct moed_error *err);
+void bench_buffers_free(struct bench *b);
+/* KV blocks that bench_buffers will use. */
+int32_t bench_kv_blocks(const struct bench *b);
+/* Fills the KV cache of all decode sequences where the model's own router shall choose. */
+int bench_fill_contexts(struct bench *b, struct moed_error *err);
+/* Warms up and measures; c has its kind, batch and (prefill) tokens. */
+int bench_measure(struct bench *b, struct bench_case *c, struct moed_error *err);
 
 #endif

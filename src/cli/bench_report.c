@@ -1,36 +1,22 @@
 #include "cli/bench.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 #include <jansson.h>
 
 #include "cli/cli.h"
-
-static int compare_double(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-double bench_median(const double *values, int n)
-{
-    double sorted[BENCH_MAX_RUNS];
-    memcpy(sorted, values, sizeof(double) * (size_t)n);
-    qsort(sorted, (size_t)n, sizeof(double), compare_double);
-    return sorted[n / 2];
-}
 
 static double rate(uint64_t bytes, double seconds)
 {
     return seconds > 0 ? (double)bytes / seconds / 1e9 : 0;
 }
 
-static double hit_percent(const struct pager_counters *p)
+static void print_samples(FILE *out, int decimals, const double *values, int n)
 {
-    return p->uses ? 100.0 * (double)p->hits / (double)p->uses : 0;
+    for (int i = 0; i < n; i++)
+        fprintf(out, " %.*f", decimals, values[i]);
+    fputs(")\n", out);
 }
 
+/* A stage of a step, beside what the case's memory gives at best. */
 static void print_stage(FILE *out, const char *name, double seconds, uint64_t bytes, double total,
                         double peak)
 {
@@ -39,63 +25,87 @@ static void print_stage(FILE *out, const char *name, double seconds, uint64_t by
     fprintf(out, "    %-10s %8.3f ms/step %5.1f %%", name, seconds * 1e3,
             total > 0 ? 100 * seconds / total : 0);
     if (bytes)
-        fprintf(out, "  %7.2f GB/s, %3.0f %% of plain reads", rate(bytes, seconds),
+        fprintf(out, "  %7.2f GB/s, %3.0f %% of the peak", rate(bytes, seconds),
                 peak > 0 ? 100 * rate(bytes, seconds) / peak : 0);
     fputc('\n', out);
 }
 
-static void print_case(const struct bench_result *r, const struct bench_case *c, FILE *out)
+static void print_stages(const struct bench_case *c, double peak, FILE *out)
 {
     const struct model_stats *s = &c->stages;
-    double median = bench_median(c->seconds, c->n_runs), steps = c->steps;
-    double peak = bench_median(c->read_gb_per_s, c->n_runs);
-    if (c->prefill)
-        fprintf(out, "\nprefill, %d tokens", r->prompt_tokens);
-    else
-        fprintf(out, "\ndecode, batch %d from %d tokens of context, %d steps", c->batch, r->context,
-                c->steps);
-    fprintf(out,
-            ": %.1f tokens/s, %.3f ms a step (median of %d; runs in s:", (double)c->tokens / median,
-            median / steps * 1e3, c->n_runs);
-    for (int i = 0; i < c->n_runs; i++)
-        fprintf(out, " %.4f", c->seconds[i]);
-    fputs(")\n", out);
-    fprintf(out, "    plain reads by the same threads: %.2f GB/s (median; after each run:", peak);
-    for (int i = 0; i < c->n_runs; i++)
-        fprintf(out, " %.1f", c->read_gb_per_s[i]);
-    fputs(")\n", out);
-    if (c->experts.uses)
-        fprintf(out,
-                "    experts: %.1f %% of %llu uses resident, %.1f MB copied, %.1f MB read in place "
-                "a step\n",
-                hit_percent(&c->experts), (unsigned long long)c->experts.uses,
-                (double)c->experts.bytes_copied / steps / 1e6,
-                (double)c->experts.bytes_in_place / steps / 1e6);
+    uint64_t steps = (uint64_t)c->steps;
+    double n = c->steps;
     double total = (s->seconds_experts + s->seconds_attention + s->seconds_dense +
                     s->seconds_logits + s->seconds_other) /
-                   steps;
-    print_stage(out, "experts", s->seconds_experts / steps, s->bytes_experts / (uint64_t)c->steps,
-                total, peak);
-    print_stage(out, "attention", s->seconds_attention / steps,
-                (s->bytes_attention + s->bytes_kv) / (uint64_t)c->steps, total, peak);
-    print_stage(out, "dense", s->seconds_dense / steps, s->bytes_dense / (uint64_t)c->steps, total,
-                peak);
-    print_stage(out, "lm_head", s->seconds_logits / steps, s->bytes_logits / (uint64_t)c->steps,
-                total, peak);
-    print_stage(out, "other", s->seconds_other / steps, 0, total, peak);
+                   n;
+    print_stage(out, "experts", s->seconds_experts / n, s->bytes_experts / steps, total, peak);
+    print_stage(out, "attention", s->seconds_attention / n,
+                (s->bytes_attention + s->bytes_kv) / steps, total, peak);
+    print_stage(out, "dense", s->seconds_dense / n, s->bytes_dense / steps, total, peak);
+    print_stage(out, "lm_head", s->seconds_logits / n, s->bytes_logits / steps, total, peak);
+    print_stage(out, "other", s->seconds_other / n, 0, total, peak);
+}
+
+static void print_experts(const struct bench_case *c, const struct bench_numbers *n, FILE *out)
+{
+    if (!c->experts.uses || c->in_place)
+        return;
+    fprintf(out,
+            "    experts: %.1f %% of %llu uses resident; from the host %.1f MB a token, %.2f "
+            "admissions a token\n",
+            n->hit_percent, (unsigned long long)c->experts.uses, n->host_bytes_per_token / 1e6,
+            n->admissions_per_token);
+    fprintf(out,
+            "    link %.1f GB/s, %.0f %% of its peak; host memory %.1f GB/s, %.0f %% of its peak\n",
+            n->link_gb_per_s, 100 * n->link_part, n->host_gb_per_s, 100 * n->host_part);
+}
+
+static void print_case(const struct bench_result *r, const struct bench_case *c, FILE *out)
+{
+    struct bench_numbers n;
+    double reads = bench_median(c->read_gb_per_s, c->n_runs);
+    bench_numbers(&n, r, c);
+    if (c->kind == BENCH_PREFILL)
+        fprintf(out, "\nprefill, %lld tokens in %d passes", (long long)c->tokens, c->steps);
+    else
+        fprintf(out, "\ndecode, batch %d from %d tokens of context, %d steps", c->batch, c->context,
+                c->steps);
+    if (!c->in_place && r->records)
+        fprintf(out, ", cache %.3f GiB = %d slots", (double)c->cache_bytes / 0x1p30, c->slots);
+    fprintf(out, ": %.1f tokens/s, %.3f ms a step (median of %d; runs in s:", n.tokens_per_s,
+            n.step_ms, c->n_runs);
+    print_samples(out, 4, c->seconds, c->n_runs);
+    fprintf(out, "    steps: p50 %.3f ms, p99 %.3f ms", n.p50_ms, n.p99_ms);
+    if (n.floor_ms > 0)
+        fprintf(out, "; floor %.3f ms a step (%.1f tokens/s), %.0f %% of it reached", n.floor_ms,
+                (double)c->tokens / c->steps / n.floor_ms * 1e3, 100 * n.floor_part);
+    fputc('\n', out);
+    print_experts(c, &n, out);
+    print_stages(c, r->apart ? r->peaks.device : reads, out);
+    fprintf(out, "    plain reads by the CPU's threads: %.2f GB/s (median; after each run:", reads);
+    print_samples(out, 1, c->read_gb_per_s, c->n_runs);
 }
 
 void bench_print_table(const struct bench_result *r, FILE *out)
 {
+    const struct bench_peaks *p = &r->peaks;
     char parameters[80];
     cli_parameters_text(parameters, sizeof parameters, r->parameters, r->active_parameters);
     fprintf(out, "%s: %s; device %s; %d threads, %s\n", r->architecture, parameters, r->device,
             r->threads, r->isa);
-    if (r->records && r->in_place)
-        fprintf(out, "experts: %d, used in place\n", r->records);
+    if (r->records && r->n_cases && r->cases[0].in_place)
+        fprintf(out, "experts: %d, used in place; routing %s\n", r->records, r->routing);
     else if (r->records)
-        fprintf(out, "experts: %d, cache %.3f GiB = %d slots, policy %s\n", r->records,
-                (double)r->cache_bytes / 1073741824.0, r->slots, r->policy);
+        fprintf(out, "experts: %d of %.2f MiB, policy %s; routing %s, %d tokens of warm-up\n",
+                r->records, (double)r->record_bytes / 0x1p20, r->policy, r->routing,
+                r->warmup_tokens);
+    if (p->link > 0)
+        fprintf(out, "peaks: link %.1f GB/s", p->link);
+    if (p->device > 0)
+        fprintf(out, ", device memory %.0f (copy, read + write), CPU and link at once %.1f + %.1f",
+                p->device, p->host_cpu, p->host_link);
+    if (p->link > 0)
+        fputc('\n', out);
     for (int i = 0; i < r->n_cases; i++)
         print_case(r, &r->cases[i], out);
 }
@@ -106,48 +116,74 @@ static json_t *stage_json(double seconds, uint64_t bytes)
                      rate(bytes, seconds));
 }
 
-static json_t *array_json(const double *values, int n)
+static json_t *array_json(const double *values, int n, double unit)
 {
     json_t *array = json_array();
     for (int i = 0; i < n; i++)
-        json_array_append_new(array, json_real(values[i]));
+        json_array_append_new(array, json_real(values[i] * unit));
     return array;
 }
 
-static json_t *case_json(const struct bench_case *c)
+static json_t *stages_json(const struct model_stats *s)
 {
-    const struct model_stats *s = &c->stages;
+    return json_pack("{s:o, s:o, s:o, s:o, s:f, s:I}", "experts",
+                     stage_json(s->seconds_experts, s->bytes_experts), "attention",
+                     stage_json(s->seconds_attention, s->bytes_attention + s->bytes_kv), "dense",
+                     stage_json(s->seconds_dense, s->bytes_dense), "lm_head",
+                     stage_json(s->seconds_logits, s->bytes_logits), "other_seconds",
+                     s->seconds_other, "bytes_experts_cpu", (json_int_t)s->bytes_experts_cpu);
+}
+
+static json_t *numbers_json(const struct bench_numbers *n)
+{
+    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}",
+                     "tokens_per_s", n->tokens_per_s, "step_ms", n->step_ms, "step_ms_p50",
+                     n->p50_ms, "step_ms_p99", n->p99_ms, "hit_percent", n->hit_percent,
+                     "host_bytes_per_token", n->host_bytes_per_token, "admissions_per_token",
+                     n->admissions_per_token, "link_gb_per_s", n->link_gb_per_s, "link_part",
+                     n->link_part, "host_gb_per_s", n->host_gb_per_s, "host_part", n->host_part,
+                     "floor_ms", n->floor_ms, "floor_part", n->floor_part);
+}
+
+static json_t *case_json(const struct bench_result *r, const struct bench_case *c)
+{
+    struct bench_numbers n;
     json_t *experts = json_object();
 #define X(name, help)                                                                              \
     json_object_set_new(experts, #name, json_integer((json_int_t)c->experts.name));
     PAGER_COUNTERS(X)
 #undef X
-    return json_pack("{s:s, s:i, s:i, s:I, s:f, s:f, s:o, s:o, s:{s:o, s:o, s:o, s:o, s:f}, s:o}",
-                     "kind", c->prefill ? "prefill" : "decode", "batch", (int)c->batch, "steps",
-                     (int)c->steps, "tokens", (json_int_t)c->tokens, "tokens_per_s",
-                     (double)c->tokens / bench_median(c->seconds, c->n_runs), "median_seconds",
-                     bench_median(c->seconds, c->n_runs), "runs_seconds",
-                     array_json(c->seconds, c->n_runs), "read_gb_per_s",
-                     array_json(c->read_gb_per_s, c->n_runs), "stages", "experts",
-                     stage_json(s->seconds_experts, s->bytes_experts), "attention",
-                     stage_json(s->seconds_attention, s->bytes_attention + s->bytes_kv), "dense",
-                     stage_json(s->seconds_dense, s->bytes_dense), "lm_head",
-                     stage_json(s->seconds_logits, s->bytes_logits), "other_seconds",
-                     s->seconds_other, "pager", experts);
+    bench_numbers(&n, r, c);
+    json_t *all = numbers_json(&n);
+    json_t *more = json_pack("{s:s, s:i, s:i, s:i, s:I, s:b, s:i, s:I, s:o, s:o, s:o, s:o, s:o}",
+                             "kind", c->kind == BENCH_PREFILL ? "prefill" : "decode", "batch",
+                             (int)c->batch, "context", (int)c->context, "steps", (int)c->steps,
+                             "tokens", (json_int_t)c->tokens, "in_place", (int)c->in_place, "slots",
+                             (int)c->slots, "cache_bytes", (json_int_t)c->cache_bytes,
+                             "runs_seconds", array_json(c->seconds, c->n_runs, 1), "steps_ms",
+                             array_json(c->step_seconds, c->n_runs * c->steps, 1e3),
+                             "read_gb_per_s", array_json(c->read_gb_per_s, c->n_runs, 1), "stages",
+                             stages_json(&c->stages), "pager", experts);
+    json_object_update(all, more);
+    json_decref(more);
+    return all;
 }
 
 void bench_print_json(const struct bench_result *r, FILE *out)
 {
+    const struct bench_peaks *p = &r->peaks;
     json_t *cases = json_array();
     for (int i = 0; i < r->n_cases; i++)
-        json_array_append_new(cases, case_json(&r->cases[i]));
-    json_t *all = json_pack(
-        "{s:s, s:s, s:I, s:I, s:i, s:s, s:s, s:b, s:I, s:i, s:i, s:i, s:i, s:o}", "architecture",
-        r->architecture, "device", r->device, "parameters", (json_int_t)r->parameters,
-        "active_parameters", (json_int_t)r->active_parameters, "threads", r->threads, "isa", r->isa,
-        "policy", r->policy, "in_place", (int)r->in_place, "cache_bytes",
-        (json_int_t)r->cache_bytes, "slots", (int)r->slots, "records", (int)r->records, "context",
-        (int)r->context, "prompt_tokens", (int)r->prompt_tokens, "cases", cases);
+        json_array_append_new(cases, case_json(r, &r->cases[i]));
+    json_t *peaks = json_pack("{s:f, s:f, s:f, s:f}", "link", p->link, "device", p->device,
+                              "host_cpu", p->host_cpu, "host_link", p->host_link);
+    json_t *all = json_pack("{s:s, s:s, s:I, s:I, s:i, s:s, s:s, s:s, s:i, s:i, s:I, s:o, s:o}",
+                            "architecture", r->architecture, "device", r->device, "parameters",
+                            (json_int_t)r->parameters, "active_parameters",
+                            (json_int_t)r->active_parameters, "threads", r->threads, "isa", r->isa,
+                            "policy", r->policy, "routing", r->routing, "warmup_tokens",
+                            (int)r->warmup_tokens, "records", (int)r->records, "record_bytes",
+                            (json_int_t)r->record_bytes, "peaks_gb_per_s", peaks, "cases", cases);
     json_dumpf(all, out, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
     fputc('\n', out);
     json_decref(all);

@@ -51,6 +51,10 @@ struct moed_engine_config cli_engine_config(const struct options *o, const char 
         .max_model_len = (int32_t)options_int(o, "max-model-len"),
         .max_num_seqs = (int32_t)options_int(o, "max-num-seqs"),
         .max_batched_tokens = (int32_t)options_int(o, "max-num-batched-tokens"),
+        .long_prefill_tokens = options_has(o, "long-prefill-tokens")
+                                   ? (int32_t)options_int(o, "long-prefill-tokens")
+                                   : -1,
+        .target_itl_ms = options_real(o, "target-itl-ms"),
         .kv_cache_bytes = options_bytes(o, "kv-cache-memory"),
     };
 }

@@ -12,19 +12,22 @@ static void print_json(const struct model_config *c, const struct engine_plan *p
     const struct model_memory *m = &p->memory;
     uint64_t total, active;
     model_config_parameters(c, &total, &active);
-    json_t *bytes = json_pack(
-        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "dense", (json_int_t)m->dense_bytes,
-        "experts", (json_int_t)m->expert_host_bytes, "expert_record",
-        (json_int_t)m->expert_record_bytes, "expert_cache", (json_int_t)m->cache_bytes, "kv_cache",
-        (json_int_t)m->kv_bytes, "kv_block", (json_int_t)m->kv_block_bytes, "activations",
-        (json_int_t)m->activation_bytes, "logits", (json_int_t)p->sampling_bytes, "other",
-        (json_int_t)p->other_bytes, "total", (json_int_t)p->total_bytes);
+    json_t *bytes =
+        json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "dense",
+                  (json_int_t)m->dense_bytes, "experts", (json_int_t)m->expert_host_bytes,
+                  "expert_record", (json_int_t)m->expert_record_bytes, "expert_cache",
+                  (json_int_t)m->cache_bytes, "kv_cache", (json_int_t)m->kv_bytes, "kv_block",
+                  (json_int_t)m->kv_block_bytes, "activations", (json_int_t)m->activation_bytes,
+                  "long_passes", (json_int_t)m->long_bytes, "logits", (json_int_t)p->sampling_bytes,
+                  "other", (json_int_t)p->other_bytes, "total", (json_int_t)p->total_bytes);
     json_t *all = json_pack(
-        "{s:s, s:I, s:I, s:b, s:o, s:I, s:I, s:i, s:i, s:i, s:i}", "architecture", c->architecture,
-        "parameters", (json_int_t)total, "active_parameters", (json_int_t)active, "fits", (int)fits,
-        "bytes", bytes, "budget_bytes", (json_int_t)p->budget_bytes, "expert_records",
-        (json_int_t)m->expert_records, "kv_blocks", (int)p->options.kv_blocks, "max_model_len",
-        (int)p->max_model_len, "max_num_seqs", (int)p->max_seqs, "threads", p->threads);
+        "{s:s, s:I, s:I, s:b, s:o, s:I, s:I, s:i, s:i, s:i, s:i, s:i, s:i}", "architecture",
+        c->architecture, "parameters", (json_int_t)total, "active_parameters", (json_int_t)active,
+        "fits", (int)fits, "bytes", bytes, "budget_bytes", (json_int_t)p->budget_bytes,
+        "expert_records", (json_int_t)m->expert_records, "kv_blocks", (int)p->options.kv_blocks,
+        "max_model_len", (int)p->max_model_len, "max_num_seqs", (int)p->max_seqs,
+        "max_num_batched_tokens", (int)p->max_batched_tokens, "long_prefill_tokens",
+        (int)p->options.long_rows, "threads", p->threads);
     json_dumpf(all, stdout, JSON_INDENT(2));
     putchar('\n');
     json_decref(all);

@@ -20,11 +20,15 @@ const struct option_row cli_rows[] = {
      "Compute threads. Without it: the cores that affinity and the cgroup leave."},
     {"isa", 0, OPTION_CHOICE, "auto|scalar|avx2|avx512", "auto", 0, 0, CLI_MODEL_COMMANDS, NULL,
      "Instruction set of the CPU kernels. All give the same bits."},
-    {"expert-cache", 0, OPTION_SIZE, "SIZE", NULL, 0, 0, CLI_MODEL_COMMANDS, "MOED_EXPERT_CACHE",
+    {"expert-cache", 0, OPTION_SIZE, "SIZE", NULL, 0, 0, CLI_MODEL_COMMANDS & ~CLI_BENCH,
+     "MOED_EXPERT_CACHE",
      "Device memory for expert slots: bytes, or a share of all experts such as 25%. Without it a "
      "GPU gets as many as fit; the CPU uses experts in place. With it a copying link and an arena "
      "stand in for a GPU on the CPU. "
      "Below the size of one expert there are no slots."},
+    {"expert-cache", 0, OPTION_STRING, "LIST", NULL, 0, 0, CLI_BENCH, "MOED_EXPERT_CACHE",
+     "The same for moed bench: one or more sizes, such as 0,4GiB,25%,100%. The cases run at each, "
+     "with the weights loaded once."},
     {"expert-policy", 0, OPTION_CHOICE, "lfru|lfu|lru", "lfru", 0, 0, CLI_MODEL_COMMANDS, NULL,
      "Which expert leaves the cache. Changes speed, never output."},
     {"link-speed", 0, OPTION_BYTES, "BYTES", NULL, 0, 0, CLI_MODEL_COMMANDS, NULL,
@@ -46,8 +50,19 @@ const struct option_row cli_rows[] = {
      "holds."},
     {"max-num-seqs", 0, OPTION_INT, "N", "64", 1, 4096, CLI_MODEL_COMMANDS, NULL,
      "Sequences computed together."},
-    {"max-num-batched-tokens", 0, OPTION_INT, "N", "512", 1, 65536, CLI_MODEL_COMMANDS, NULL,
-     "Rows of one step: decode rows first, then prompt chunks."},
+    {"max-num-batched-tokens", 0, OPTION_INT, "N", NULL, 1, 65536, CLI_MODEL_COMMANDS, NULL,
+     "Rows of one step: decode rows first, then prompts. Without it: 512, or 64 beside long "
+     "passes; "
+     "at least the sequences."},
+    {"long-prefill-tokens", 0, OPTION_INT, "N", NULL, 0, 1048576,
+     CLI_SERVE | CLI_GENERATE | CLI_PLAN, NULL,
+     "Prompt tokens of a pass of its own that pauses at layers while steps run. 0: none, prompts "
+     "are cut into the steps. Without it: up to 16384 where missed experts cross a link, else "
+     "none."},
+    {"target-itl-ms", 0, OPTION_REAL, "MS", "100", 1, 60000, CLI_SERVE | CLI_GENERATE | CLI_PLAN,
+     NULL,
+     "Time between two tokens of a stream that a long pass keeps by pausing. Less makes streams "
+     "smoother and long prompts slower."},
     {"no-prefix-cache", 0, OPTION_FLAG, NULL, NULL, 0, 0, CLI_SERVE | CLI_GENERATE | CLI_PLAN, NULL,
      "Do not reuse the KV blocks of equal prompt beginnings."},
     {"generation-config", 0, OPTION_CHOICE, "auto|none", "auto", 0, 0, CLI_SERVE | CLI_GENERATE,
@@ -99,12 +114,23 @@ const struct option_row cli_rows[] = {
      "Print speed and cache counters at the end."},
 
     /* Measuring */
+    {"cases", 0, OPTION_STRING, "LIST", "prefill,decode", 0, 0, CLI_BENCH, NULL,
+     "What is measured, of prefill and decode."},
+    {"routing", 0, OPTION_STRING, "model|synthetic:NAME", "model", 0, 0, CLI_BENCH, NULL,
+     "Who chooses experts: the model's own router, or choices drawn with the locality of a real "
+     "model. NAME is one of olmoe, gpt-oss-20b, qwen3-30b-a3b, qwen3-30b-a3b-one-tenant, "
+     "gpt-oss-120b, mixtral-8x7b, deepseek-v2-lite, qwen1.5-moe, qwen2-57b, phi-3.5-moe, or "
+     "uniform (no locality)."},
     {"batch", 0, OPTION_STRING, "LIST", "1,2,4,8,16,32", 0, 0, CLI_BENCH, NULL,
-     "Batch sizes of the decode runs."},
-    {"prompt-tokens", 0, OPTION_INT, "N", "512", 1, 1048576, CLI_BENCH, NULL,
-     "Prompt length of the prefill run."},
+     "Batch sizes of the decode cases: so many streams, each with routing of its own."},
+    {"prompt-tokens", 0, OPTION_STRING, "LIST", "512", 0, 0, CLI_BENCH, NULL,
+     "Prompt lengths of the prefill cases."},
     {"decode-tokens", 0, OPTION_INT, "N", "32", 1, 65536, CLI_BENCH, NULL,
      "Decode steps of each run."},
+    {"warmup-tokens", 0, OPTION_INT, "N", NULL, 0, 1048576, CLI_BENCH, NULL,
+     "Tokens that each stream decodes before each decode case, not measured, so that the cache is "
+     "in its steady state; at least one run. Without it: 256 with synthetic routing and an expert "
+     "cache, else 0."},
     {"context", 0, OPTION_INT, "N", "128", 0, 1048576, CLI_BENCH, NULL,
      "Tokens in the cache when decoding starts."},
     {"runs", 0, OPTION_INT, "N", "3", 1, 100, CLI_BENCH, NULL, "Repetitions; the median is shown."},

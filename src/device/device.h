@@ -22,15 +22,20 @@
 #include "moed/error.h"
 #include "sample.h"
 #include "step.h"
+#include "tensor.h"
 
 struct dev;
 struct dev_recorded;
 
-/* A copy in flight. Embedded by its owner, who keeps it in place until it is done. */
+/* A copy in flight, or a mark in the queue of ops. Embedded by its owner, who keeps it in place
+ * until it is done. */
 struct dev_event {
     _Atomic int state; /* 0 idle, 1 in flight, 2 done, 3 failed: written by the device, read by any
                           thread */
 };
+
+/* Marks that may be out at once. */
+#define DEV_MAX_MARKS 64
 
 /* Memory and copies: all the pager needs. */
 struct dev_ops {
@@ -54,6 +59,14 @@ struct dev_ops {
     int (*copy_in)(struct dev *, void *dst, const void *src, size_t bytes, struct dev_event *ev);
     /* Waits until ev is done or failed; returns 0 or MOED_EDEVICE. */
     int (*event_wait)(struct dev *, struct dev_event *ev);
+    /*
+     * Memory that ops use and copies refill, without a wait of the host. Engine thread: ev marks
+     * the end of all ops so far, and is out until event_wait or copies_wait has had it; marked
+     * again while out, it stands for the later moment. Pager thread: copies begun from now on wait
+     * for a mark, on the device. 0 or negative code.
+     */
+    int (*event_mark)(struct dev *, struct dev_event *ev);
+    int (*copies_wait)(struct dev *, struct dev_event *ev);
     /* Engine thread: waits for all ops so far, then copies device to host. 0 or MOED_EDEVICE. */
     int (*copy_out)(struct dev *, void *dst, const void *src, size_t bytes);
     /* Engine thread: queues a copy within device memory, in order with the ops: the yardstick of
@@ -114,10 +127,20 @@ struct dev_step {
     bool (*can_page)(struct dev *, const struct record_class *cls, int experts, int top_k);
 };
 
+/* The tensor class, under the contracts of tensor.h: compute for passes of many rows, queued as the
+ * ops of dev_kern are. NULL on devices without it. */
+struct dev_tensor {
+    int (*round)(struct dev *, const struct kern_round *);
+    int (*linear)(struct dev *, const struct kern_tensor_linear *);
+    int (*experts)(struct dev *, const struct kern_tensor_experts *);
+    int (*attention)(struct dev *, const struct kern_tensor_attention *);
+};
+
 struct dev {
     const struct dev_ops *ops;
     const struct dev_kern *kern;
     const struct dev_step *step; /* or NULL */
+    const struct dev_tensor *tensor; /* or NULL */
 };
 
 struct dev_cpu_config {

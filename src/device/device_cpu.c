@@ -5,6 +5,7 @@
  */
 #include "device/device.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -82,6 +83,18 @@ static int cpu_copy_in(struct dev *dev, void *dst, const void *src, size_t bytes
 static int cpu_event_wait(struct dev *dev, struct dev_event *ev)
 {
     return link_wait(self_of(dev)->link, ev);
+}
+
+/* Ops are done when they return. */
+static int cpu_event_mark(struct dev *dev, struct dev_event *ev)
+{
+    atomic_store(&ev->state, 2);
+    return 0;
+}
+
+static int cpu_copies_wait(struct dev *dev, struct dev_event *ev)
+{
+    return 0;
 }
 
 static int cpu_copy_out(struct dev *dev, void *dst, const void *src, size_t bytes)
@@ -328,6 +341,8 @@ static const struct dev_ops cpu_ops = {
     .host_unregister = cpu_host_unregister,
     .copy_in = cpu_copy_in,
     .event_wait = cpu_event_wait,
+    .event_mark = cpu_event_mark,
+    .copies_wait = cpu_copies_wait,
     .copy_out = cpu_copy_out,
     .copy_within = cpu_copy_within,
     .close = cpu_close,

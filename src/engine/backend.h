@@ -28,6 +28,8 @@ struct engine_backend {
     /* Runs fn(arg, part, parts) for each part, at once where there are threads. NULL: one part. */
     void (*parallel)(void *self, void (*fn)(void *arg, int part, int parts), void *arg, int parts);
     int threads; /* parts worth asking for */
+    /* The clock that long passes are paced by; NULL: clock_us. */
+    int64_t (*now_us)(void *self);
     /* Any thread; NULL for a model without experts. */
     struct pager *pager;
     /* Frees self; after the engine thread has ended. May be NULL. */
@@ -49,12 +51,17 @@ typedef void (*engine_logits_hook)(void *user, void *request_user, int32_t choic
 
 #define ENGINE_MAX_EOS 16
 
+/* Ten tokens a second of each stream are more than people read, and leave nine tenths of the time
+ * to a prompt whose layers take some 20 ms each, where a step takes 10. */
+#define ENGINE_TARGET_ITL_US 100000
+
 struct engine_setup {
     struct engine_backend backend; /* the engine's, once engine_start has succeeded */
     struct engine_text text;
     const struct tokenizer *tokenizer; /* what moed_engine_tokenizer returns; may be NULL */
     struct sched_config sched;
-    int32_t max_logits; /* rows of one logits call */
+    int32_t max_logits;    /* rows of one logits call */
+    int64_t target_itl_us; /* between two tokens of a stream, beside a long pass; 0: 100 ms */
     int32_t eos[ENGINE_MAX_EOS], n_eos;
     struct moed_engine_info info; /* vocab_size is used by the loop */
     struct moed_sampling sampling;

@@ -1,6 +1,6 @@
 /*
  * Which tokens the device samples, and the call that does it: those whose logits nobody else wants
- * to see or to change. The rest is sampled by the compute threads (step.c).
+ * to see or to change. The rest is sampled by the compute threads (pass.c).
  */
 #include <math.h>
 #include <stdlib.h>

@@ -13,6 +13,7 @@
 #include "base/inbox.h"
 #include "engine/backend.h"
 #include "engine/outbox.h"
+#include "engine/pace.h"
 #include "engine/sampler.h"
 #include "engine/stop.h"
 #include "moed/engine.h"
@@ -43,6 +44,7 @@ struct request {
     bool queued;            /* counted in moed_engine.queued */
     bool started;           /* its first token, or its prompt, is out */
     bool penalties;
+    bool hit;  /* a pass that failed carried it */
     bool lost; /* memory for an event of it could not be had: it must end with an error */
     int64_t submitted_us;
     uint32_t generated;
@@ -76,15 +78,23 @@ struct job {
     struct moed_top *top; /* [MOED_MAX_TOP_LOGPROBS] */
 };
 
-/* Arrays of one pass, allocated once. */
+/* A pass of one lane: arrays allocated once, for as many rows as the lane takes. */
 struct pass {
-    int32_t *token, *pos, *seq; /* [max_batched_tokens] */
-    struct model_seq *seqs;     /* [max_batched_tokens] */
-    struct job *jobs;           /* [max_batched_tokens + max_seqs] */
+    enum model_lane lane;
+    int32_t *token, *pos, *seq; /* [rows] */
+    struct model_seq *seqs;     /* [rows] */
+    struct choice **owner;      /* [rows] of each sequence; NULL once it is out of the pass */
+    struct job *jobs;           /* [rows] */
     struct moed_top *top;       /* [jobs][MOED_MAX_TOP_LOGPROBS] */
     int32_t n_rows, n_seqs, n_jobs;
-    int32_t *rows; /* [max_logits] */
-    float *logits; /* [max_logits][vocab] */
+    int failures; /* one after the other, so far */
+};
+
+/* The pass of the long lane; what is in it is the scheduler's open long pass. */
+struct long_pass {
+    struct pass pass;
+    bool open;     /* in the model */
+    int32_t layer; /* the next to run */
 };
 
 /* Rows of a pass that the device samples; all NULL where it does not. */
@@ -107,8 +117,13 @@ struct moed_engine {
     struct sched *sched;
     struct request *first, *last; /* in flight, by arrival */
     bool closing;
-    struct pass pass;
     struct device_sampling device_sampling;
+    struct pass step;
+    struct long_pass long_pass;
+    struct pace pace;
+    int32_t *rows;                   /* [max_logits] rows of a pass whose logits are made */
+    float *logits;                   /* [max_logits][vocab] */
+    struct job **sampled;            /* [max_logits] the jobs that wait for them */
     struct sampler_scratch *scratch; /* [parts] */
     int parts;
     struct buf text; /* of the event being made */
@@ -126,9 +141,25 @@ void request_admitted(struct moed_engine *e, struct request *r);
 /* Ends all requests in flight with the error. */
 void engine_fail_all(struct moed_engine *e, const struct moed_error *error);
 
-/* step.c */
+/* pass.c: what both lanes do. */
 int pass_init(struct moed_engine *e, struct moed_error *err);
 void pass_fini(struct moed_engine *e);
+void pass_clear(struct pass *p);
+void pass_add(struct moed_engine *e, struct pass *p, const struct sched_span *span);
+int pass_begin(struct moed_engine *e, const struct pass *p, struct moed_error *err);
+/* Takes a sequence whose choice may be freed already out of a pass that is open. */
+void pass_drop(struct moed_engine *e, struct pass *p, int32_t seq);
+/* After the last layer: logits and what is sampled from them; nothing is told yet. */
+int pass_sample(struct moed_engine *e, const struct pass *p, struct moed_error *err);
+/* Tells the results, in order of the rows, once the scheduler has completed the pass. */
+void pass_apply(struct moed_engine *e, struct pass *p);
+/* A pass that the scheduler has abandoned: whether its next plan may try again. Fills err where the
+ * model did not. */
+bool pass_again(struct moed_engine *e, struct pass *p, int rc, struct moed_error *err);
+/* Ends the requests of a pass that failed, all of them when the device did. */
+void pass_failed(struct moed_engine *e, struct pass *p, const struct moed_error *err);
+
+/* step.c */
 void engine_step(struct moed_engine *e, const struct sched_plan *plan);
 
 /* device_sampling.c */
@@ -141,6 +172,15 @@ struct sample_params job_params(const struct moed_engine *e, const struct job *j
 /* Of the jobs of a pass that has gone through all layers: does those that the device can sample. */
 int sample_on_device(struct moed_engine *e, enum model_lane lane, struct job *jobs, int32_t n_jobs,
                      struct moed_error *err);
+
+/* long_pass.c */
+/* Some layers of the long pass, by the pace; whether there is one. stepped: a step has run in this
+ * turn, so there may be streams to keep. */
+bool engine_long_pass(struct moed_engine *e, bool stepped);
+/* Ends what is open, at the end of the engine. */
+void engine_long_pass_close(struct moed_engine *e);
+/* The clock of the pace. */
+int64_t engine_now_us(const struct moed_engine *e);
 
 /* emit.c: what a choice tells its client. */
 void choice_open(struct moed_engine *e, struct choice *c);

@@ -1,6 +1,6 @@
 /*
- * The engine thread: takes messages, looks after deadlines and gone clients, plans, steps, and
- * sleeps in the inbox when nothing is in flight.
+ * The engine thread: takes messages, looks after deadlines and gone clients, plans, steps, runs
+ * layers of a long pass, and sleeps in the inbox when nothing is in flight.
  */
 #include <assert.h>
 #include <stdlib.h>
@@ -217,8 +217,10 @@ void *engine_main(void *arg)
             break;
         look_after(e);
         const struct sched_plan *plan = sched_plan(e->sched);
-        if (plan->n_rows > 0) {
+        bool stepped = plan->n_rows > 0;
+        if (stepped)
             engine_step(e, plan);
+        if (engine_long_pass(e, stepped) || stepped) {
             stats_show(e);
         } else {
             assert(!e->first);
@@ -229,6 +231,7 @@ void *engine_main(void *arg)
     struct moed_error err;
     moed_fail(&err, MOED_ECANCELED, "the engine is shutting down");
     engine_fail_all(e, &err);
+    engine_long_pass_close(e);
     stats_show(e);
     return NULL;
 }

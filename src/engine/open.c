@@ -333,11 +333,13 @@ static void set_up(struct engine_setup *s, struct loaded *l, const struct descri
     s->tokenizer = l->tokenizer;
     s->sched = (struct sched_config){.max_seqs = p->max_seqs,
                                      .max_batched_tokens = p->max_batched_tokens,
+                                     .long_prefill_tokens = p->options.long_rows,
                                      .max_queue = p->max_queue,
                                      .max_model_len = p->max_model_len,
                                      .kv_blocks = p->options.kv_blocks,
                                      .no_prefix_cache = cfg->no_prefix_cache};
     s->max_logits = p->options.max_logits;
+    s->target_itl_us = p->target_itl_us;
     set_info(&s->info, &d->config, p);
     set_eos(s, d, l);
     set_sampling(&s->sampling, &d->generation, cfg);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "device/misses.h"
+#include "engine/backend.h"
 #include "pager/policy.h"
 #include "sched/kv.h"
 
@@ -20,13 +21,28 @@
 #define BLOCK_TABLE_BYTES 192
 #define MAX_BLOCKS        ((uint64_t)1 << 26)
 
-#define DEVICE_RATIO      0.75
+/*
+ * One pass over experts that come over a link costs the same for one token as for thousands, so a
+ * longer pass is faster in proportion; its activations take from the slots at most this share of
+ * the device's budget.
+ */
+#define LONG_ROWS  16384
+#define LONG_PARTS 8
+/* Rows of a step beside long passes: what decodes, and short prompts. */
+#define STEP_ROWS    64
+
+#define DEVICE_RATIO 0.75
 /* Beside what model_memory counts: buffers of plans, the router's logits. Measured below this. */
 #define DEVICE_OTHER_BYTES (64 * MIB)
 
 static uint64_t min_u64(uint64_t a, uint64_t b)
 {
     return a < b ? a : b;
+}
+
+static uint64_t sub_u64(uint64_t a, uint64_t b)
+{
+    return a > b ? a - b : 0;
 }
 
 static double mib(uint64_t bytes)
@@ -91,14 +107,23 @@ int engine_plan_misses(struct model_options *o, const struct moed_engine_config 
     return range("miss-threads", cfg->miss_threads, 0, MISSES_THREADS_MAX, err);
 }
 
+static int32_t step_rows(const struct engine_plan *p, const struct moed_engine_config *cfg)
+{
+    int32_t rows = p->options.long_rows ? STEP_ROWS : 512;
+    if (cfg->max_batched_tokens)
+        return cfg->max_batched_tokens;
+    return p->max_seqs > rows ? p->max_seqs : rows;
+}
+
 static int plan_limits(struct engine_plan *p, const struct moed_engine_config *cfg,
                        const struct model_config *c, int cores, struct moed_error *err)
 {
     p->max_seqs = cfg->max_num_seqs ? cfg->max_num_seqs : 64;
     p->max_queue = cfg->max_queue ? cfg->max_queue : 256;
-    p->max_batched_tokens = cfg->max_batched_tokens ? cfg->max_batched_tokens
-                            : p->max_seqs > 512     ? p->max_seqs
-                                                    : 512;
+    p->options.long_rows = cfg->long_prefill_tokens > 0 ? cfg->long_prefill_tokens : 0;
+    p->max_batched_tokens = step_rows(p, cfg);
+    p->target_itl_us =
+        cfg->target_itl_ms > 0 ? (int64_t)(cfg->target_itl_ms * 1000) : ENGINE_TARGET_ITL_US;
     p->max_model_len = cfg->max_model_len ? cfg->max_model_len : c->max_position;
     p->threads = cfg->threads ? cfg->threads : cores;
     int rc;
@@ -107,6 +132,8 @@ static int plan_limits(struct engine_plan *p, const struct moed_engine_config *c
         (rc = range("max-queue", p->max_queue, 1, 1 << 20, err)) < 0 ||
         (rc = range("max-num-batched-tokens", p->max_batched_tokens, p->max_seqs, MODEL_MAX_ROWS,
                     err)) < 0 ||
+        (rc = range("long-prefill-tokens", cfg->long_prefill_tokens, -1, MODEL_MAX_ROWS, err)) <
+            0 ||
         (rc = range("max-model-len", p->max_model_len, 1, c->max_position, err)) < 0)
         return rc;
     p->options.max_rows = p->max_batched_tokens;
@@ -129,7 +156,7 @@ static uint64_t on_device(const struct model_memory *m)
 uint64_t engine_cache_bytes(uint64_t device_budget_bytes, const struct model_memory *m)
 {
     uint64_t rest = on_device(m) - m->cache_bytes;
-    uint64_t room = device_budget_bytes > rest ? device_budget_bytes - rest : 0;
+    uint64_t room = sub_u64(device_budget_bytes, rest);
     uint64_t slots = m->expert_record_bytes ? room / m->expert_record_bytes : 0;
     return min_u64(slots, m->expert_records) * m->expert_record_bytes;
 }
@@ -137,6 +164,37 @@ uint64_t engine_cache_bytes(uint64_t device_budget_bytes, const struct model_mem
 uint64_t engine_share_bytes(double share, const struct model_memory *m)
 {
     return (uint64_t)(share * (double)m->expert_records + 0.5) * m->expert_record_bytes;
+}
+
+/*
+ * The long lane, unless its length is given: none where all experts fit beside the rest, which is
+ * then better off with chunks in its steps; else as long as its share of the device allows.
+ */
+static void plan_long(struct engine_plan *p, const struct moed_engine_config *cfg,
+                      const struct model_config *c, enum dtype dtype)
+{
+    struct model_options *o = &p->options;
+    struct model_memory m;
+    if (cfg->long_prefill_tokens >= 0 || !p->device_budget_bytes || o->pager.mode != PAGER_CACHED)
+        return;
+    o->max_context = p->max_model_len;
+    o->kv_blocks = 1;
+    model_memory(c, dtype, o, &m);
+    uint64_t kv = cfg->kv_cache_bytes ? cfg->kv_cache_bytes : p->device_budget_bytes / KV_PARTS;
+    uint64_t slots = cfg->expert_cache_bytes < 0
+                         ? engine_cache_bytes(sub_u64(p->device_budget_bytes, kv), &m)
+                         : (uint64_t)cfg->expert_cache_bytes;
+    if (slots / m.expert_record_bytes >= m.expert_records)
+        return;
+    for (o->long_rows = LONG_ROWS; o->long_rows > STEP_ROWS; o->long_rows /= 2) {
+        model_memory(c, dtype, o, &m);
+        if (m.long_bytes <= p->device_budget_bytes / LONG_PARTS)
+            break;
+    }
+    if (o->long_rows <= STEP_ROWS)
+        o->long_rows = 0;
+    p->max_batched_tokens = step_rows(p, cfg);
+    o->max_rows = p->max_batched_tokens;
 }
 
 /* All but the KV cache, on the host. Dense weights pass through the host also where they go to a
@@ -266,6 +324,7 @@ int engine_plan(struct engine_plan *p, const struct moed_engine_config *cfg,
         (rc = engine_plan_misses(&p->options, cfg, err)) < 0 ||
         (rc = plan_limits(p, cfg, c, cores, err)) < 0)
         return rc;
+    plan_long(p, cfg, c, weight_dtype);
     uint64_t fixed = fixed_bytes(p, cfg, c, weight_dtype);
     p->total_bytes = fixed;
     if (p->memory.total_bytes == UINT64_MAX || fixed > p->budget_bytes)
@@ -297,8 +356,11 @@ void engine_plan_text(const struct engine_plan *p, struct buf *out)
     }
     buf_printf(out, "KV cache        %10.1f MiB  %d blocks of %d tokens, %s\n", mib(m->kv_bytes),
                p->options.kv_blocks, SCHED_BLOCK_TOKENS, dtype_name(p->options.kv_dtype));
-    buf_printf(out, "activations     %10.1f MiB  %d rows\n", mib(m->activation_bytes),
-               p->options.max_rows);
+    buf_printf(out, "activations     %10.1f MiB  %d rows\n",
+               mib(m->activation_bytes - m->long_bytes), p->options.max_rows);
+    if (p->options.long_rows > 0)
+        buf_printf(out, "long passes     %10.1f MiB  %d rows, paused for steps every %.0f ms\n",
+                   mib(m->long_bytes), p->options.long_rows, (double)p->target_itl_us * 1e-3);
     buf_printf(out, "logits          %10.1f MiB  %d rows\n", mib(p->sampling_bytes),
                p->options.max_logits);
     buf_printf(out, "other           %10.1f MiB\n", mib(p->other_bytes));
@@ -308,6 +370,6 @@ void engine_plan_text(const struct engine_plan *p, struct buf *out)
     buf_printf(out, "%s           %10.1f MiB  of %.1f MiB that may be used\n",
                p->device_budget_bytes ? "host " : "total", mib(p->total_bytes),
                mib(p->budget_bytes));
-    buf_printf(out, "context of %d tokens, %d sequences, %d tokens a pass, %d threads\n",
+    buf_printf(out, "context of %d tokens, %d sequences, %d tokens a step, %d threads\n",
                p->max_model_len, p->max_seqs, p->max_batched_tokens, p->threads);
 }

@@ -18,6 +18,7 @@ struct engine_plan {
     struct model_options options; /* for model_open, but progress */
     struct model_memory memory;
     int32_t max_seqs, max_batched_tokens, max_queue, max_model_len; /* tokens */
+    int64_t target_itl_us;
     int threads;
     uint64_t sampling_bytes; /* logits of a pass, scratch of the samplers */
     uint64_t other_bytes;    /* tables of blocks and sequences, text, streams */

@@ -1,283 +1,41 @@
-/*
- * One step: the plan becomes a batch, the pass gives logits in slices of max_logits rows, sampling
- * is spread over the compute threads, and the results are applied in order of the rows.
- */
-#include <assert.h>
-#include <math.h>
-#include <stdlib.h>
-
-#include "base/clock.h"
-#include "base/log.h"
-#include "base/mem.h"
+/* One step: decode rows and what rides along with them, through all layers at once. */
 #include "engine/engine_int.h"
 
-/* Logits to look at from which on more threads are worth their hand-off (a few microseconds against
- * some 10 us). */
-#define PARALLEL_LOGITS 65536
-
-int pass_init(struct moed_engine *e, struct moed_error *err)
+static int run(struct moed_engine *e, struct pass *p, struct moed_error *err)
 {
-    struct pass *p = &e->pass;
-    size_t rows = (size_t)e->setup.sched.max_batched_tokens;
-    size_t jobs = rows, vocab = (size_t)e->setup.info.vocab_size;
-    p->token = mem_try(rows, sizeof *p->token);
-    p->pos = mem_try(rows, sizeof *p->pos);
-    p->seq = mem_try(rows, sizeof *p->seq);
-    p->seqs = mem_try(rows, sizeof *p->seqs);
-    p->jobs = mem_try(jobs, sizeof *p->jobs);
-    p->top = mem_try(jobs, sizeof *p->top * MOED_MAX_TOP_LOGPROBS);
-    p->rows = mem_try((size_t)e->setup.max_logits, sizeof *p->rows);
-    p->logits = mem_try((size_t)e->setup.max_logits * vocab, sizeof *p->logits);
-    if (!p->token || !p->pos || !p->seq || !p->seqs || !p->jobs || !p->top || !p->rows ||
-        !p->logits)
-        return moed_fail(err, MOED_ENOMEM, "no memory for passes of %zu rows and %d logits of %zu",
-                         rows, e->setup.max_logits, vocab);
-    e->parts =
-        e->setup.backend.parallel && e->setup.backend.threads > 1 ? e->setup.backend.threads : 1;
-    e->scratch = mem_new((size_t)e->parts, sizeof *e->scratch);
-    for (int i = 0; i < e->parts; i++) {
-        int rc = sampler_scratch_init(&e->scratch[i], e->setup.info.vocab_size, err);
-        if (rc < 0)
-            return rc;
-    }
-    return device_sampling_init(e, err);
-}
-
-void pass_fini(struct moed_engine *e)
-{
-    struct pass *p = &e->pass;
-    free(p->token);
-    free(p->pos);
-    free(p->seq);
-    free(p->seqs);
-    free(p->jobs);
-    free(p->top);
-    free(p->rows);
-    free(p->logits);
-    for (int i = 0; e->scratch && i < e->parts; i++)
-        sampler_scratch_fini(&e->scratch[i]);
-    free(e->scratch);
-    device_sampling_fini(e);
-}
-
-static void add_job(struct pass *p, enum job_kind kind, struct choice *c, int32_t row,
-                    int32_t position)
-{
-    p->jobs[p->n_jobs] = (struct job){.kind = kind,
-                                      .choice = c,
-                                      .row = row,
-                                      .position = position,
-                                      .top = p->top + (size_t)p->n_jobs * MOED_MAX_TOP_LOGPROBS};
-    p->n_jobs++;
-}
-
-static void add_span(struct pass *p, const struct sched_span *span)
-{
-    const struct sched_seq *q = span->seq;
-    struct choice *c = q->user;
-    const struct request *r = c->request;
-    bool prompt = r->prompt && c->index == 0;
-    p->seqs[p->n_seqs].block_table = q->blocks;
-    for (int32_t i = 0; i < span->n; i++) {
-        int32_t row = p->n_rows++, pos = span->first + i;
-        p->token[row] = q->tokens[pos];
-        p->pos[row] = pos;
-        p->seq[row] = p->n_seqs;
-        /* The logits of a position are about the next token. */
-        if (prompt && pos + 1 > r->prompt_done && pos + 1 < q->n_prompt)
-            add_job(p, JOB_PROMPT, c, row, pos + 1);
-        else if (span->last && i == span->n - 1)
-            add_job(p, r->spec->sampling.max_tokens > 0 ? JOB_SAMPLE : JOB_END, c, row, pos + 1);
-    }
-    p->n_seqs++;
-}
-
-static void build(struct moed_engine *e, const struct sched_plan *plan)
-{
-    struct pass *p = &e->pass;
-    p->n_rows = p->n_seqs = p->n_jobs = 0;
-    for (int32_t i = 0; i < plan->n_decode; i++)
-        add_span(p, &plan->decode[i]);
-    for (int32_t i = 0; i < plan->n_prefill; i++) {
-        add_span(p, &plan->prefill[i]);
-        request_admitted(e, ((struct choice *)plan->prefill[i].seq->user)->request);
-    }
-}
-
-/* Pure: reads the request, writes the job; any compute thread. */
-static void run_job(struct moed_engine *e, struct sampler_scratch *scratch, const float *logits,
-                    struct job *j)
-{
-    const struct moed_request *q = j->choice->request->spec;
-    const struct moed_sampling *s = &q->sampling;
-    int32_t vocab = e->setup.info.vocab_size;
-    if (j->kind == JOB_PROMPT) {
-        sampler_logprobs(logits, vocab, q->prompt[j->position], s->prompt_logprobs, j->top,
-                         &j->info);
-        return;
-    }
-    int32_t mask[JOB_MAX_MASK];
-    struct sample_params p = job_params(e, j, mask);
-    j->token = sampler_pick(scratch, logits, &p);
-    j->info = (struct moed_token){.id = j->token, .logprob = NAN};
-    if (j->token >= 0 && s->logprobs >= 0)
-        sampler_logprobs(logits, vocab, j->token, s->logprobs, j->top, &j->info);
-}
-
-struct sampling_work {
-    struct moed_engine *e;
-    struct job **jobs; /* [n], their logits in order */
-    int32_t n;
-};
-
-static void sample_part(void *arg, int part, int parts)
-{
-    struct sampling_work *w = arg;
-    size_t vocab = (size_t)w->e->setup.info.vocab_size;
-    for (int32_t i = part; i < w->n; i += parts)
-        run_job(w->e, &w->e->scratch[part], w->e->pass.logits + (size_t)i * vocab, w->jobs[i]);
-}
-
-static void show_logits(struct moed_engine *e, const struct job *j, const float *logits)
-{
-    if (e->setup.hook && j->kind == JOB_SAMPLE)
-        e->setup.hook(e->setup.hook_user, j->choice->request->spec->user, j->choice->index,
-                      j->position, logits, e->setup.info.vocab_size);
-}
-
-/* Logits for jobs [first, ...) up to max_logits of them; returns how many jobs are done. */
-static int32_t logits_slice(struct moed_engine *e, int32_t first, struct job **jobs, int *rc,
-                            struct moed_error *err)
-{
-    struct pass *p = &e->pass;
-    int32_t n = 0, i = first;
-    for (; i < p->n_jobs && n < e->setup.max_logits; i++) {
-        if (p->jobs[i].kind == JOB_END || p->jobs[i].done)
-            continue;
-        p->rows[n] = p->jobs[i].row;
-        jobs[n++] = &p->jobs[i];
-    }
-    if (n == 0)
-        return i - first;
-    *rc = e->setup.backend.logits(e->setup.backend.self, MODEL_STEP, p->rows, n, p->logits, err);
-    if (*rc < 0)
-        return i - first;
-    for (int32_t k = 0; k < n; k++)
-        show_logits(e, jobs[k], p->logits + (size_t)k * (size_t)e->setup.info.vocab_size);
-    struct sampling_work w = {e, jobs, n};
-    int parts = n < e->parts ? n : e->parts;
-    if (parts > 1 && (int64_t)n * e->setup.info.vocab_size >= PARALLEL_LOGITS)
-        e->setup.backend.parallel(e->setup.backend.self, sample_part, &w, parts);
-    else
-        sample_part(&w, 0, 1);
-    return i - first;
-}
-
-static int run_pass(struct moed_engine *e, struct moed_error *err)
-{
-    struct pass *p = &e->pass;
     const struct engine_backend *b = &e->setup.backend;
-    struct model_batch batch = {.n_rows = p->n_rows,
-                                .token = p->token,
-                                .pos = p->pos,
-                                .seq = p->seq,
-                                .n_seqs = p->n_seqs,
-                                .seqs = p->seqs};
-    int rc = b->begin(b->self, MODEL_STEP, &batch, err);
+    int rc = pass_begin(e, p, err);
     if (rc < 0)
         return rc;
-    struct job **jobs = mem_new((size_t)e->setup.max_logits, sizeof(struct job *));
-    rc = b->run(b->self, MODEL_STEP, e->setup.info.n_layers, err);
-    if (rc >= 0)
-        rc = sample_on_device(e, MODEL_STEP, p->jobs, p->n_jobs, err);
-    for (int32_t i = 0; rc >= 0 && i < p->n_jobs;)
-        i += logits_slice(e, i, jobs, &rc, err);
-    free(jobs);
-    b->end(b->self, MODEL_STEP);
-    return rc < 0 ? rc : 0;
-}
-
-static void keep_prompt_logprobs(struct request *r, const struct job *j)
-{
-    int32_t n_top = r->spec->sampling.prompt_logprobs;
-    struct moed_top *top = r->prompt_top + (size_t)j->position * (size_t)n_top;
-    for (int32_t k = 0; k < j->info.n_top; k++)
-        top[k] = j->top[k];
-    r->prompt[j->position] = j->info;
-    r->prompt[j->position].top = top;
-    r->prompt_done = j->position;
-}
-
-/*
- * Results in order of the rows. A choice that ends may end its request, which frees it: jobs of a
- * request come one after another within a span, and its other choices have ended before.
- */
-static void apply(struct moed_engine *e)
-{
-    struct pass *p = &e->pass;
-    for (int32_t i = 0; i < p->n_jobs; i++) {
-        struct job *j = &p->jobs[i];
-        struct choice *c = j->choice;
-        if (!c)
-            continue;
-        struct request *r = c->request;
-        if (j->kind == JOB_PROMPT) {
-            keep_prompt_logprobs(r, j);
-            continue;
-        }
-        r->prompt_done = (int32_t)r->spec->n_prompt;
-        if (j->kind == JOB_END) {
-            choice_no_tokens(e, c);
-        } else if (j->token >= 0) {
-            choice_token(e, c, j);
-        } else {
-            struct moed_error err;
-            moed_fail(&err, MOED_EINTERNAL, "the model gave no finite logit at position %d",
-                      j->position);
-            for (int32_t k = i + 1; k < p->n_jobs; k++)
-                if (p->jobs[k].choice && p->jobs[k].choice->request == r)
-                    p->jobs[k].choice = NULL;
-            request_end(e, r, &err);
-        }
-    }
-}
-
-/* The requests of a pass that failed, all of them when the device did. */
-static void fail_pass(struct moed_engine *e, const struct moed_error *err)
-{
-    log_error("a pass of %d rows failed: %s", e->pass.n_rows, err->text);
-    if (err->code == MOED_EDEVICE) {
-        atomic_store(&e->failed, true);
-        engine_fail_all(e, err);
-        return;
-    }
-    const struct model_seq *seqs = e->pass.seqs;
-    for (struct request *r = e->first, *next; r; r = next) {
-        next = r->next;
-        bool hit = false;
-        for (int32_t c = 0; r->sched && c < r->sched->n; c++)
-            for (int32_t i = 0; i < e->pass.n_seqs; i++)
-                hit |= seqs[i].block_table == r->sched->seqs[c].blocks;
-        if (hit)
-            request_end(e, r, err);
-    }
+    if ((rc = b->run(b->self, p->lane, e->setup.info.n_layers, err)) >= 0)
+        rc = pass_sample(e, p, err);
+    b->end(b->self, p->lane);
+    return rc;
 }
 
 void engine_step(struct moed_engine *e, const struct sched_plan *plan)
 {
-    int64_t start = clock_us();
+    int64_t start = engine_now_us(e);
+    struct pass *p = &e->step;
     struct moed_error err = {0};
-    build(e, plan);
-    int rc = run_pass(e, &err);
+    pass_clear(p);
+    for (int32_t i = 0; i < plan->n_decode; i++)
+        pass_add(e, p, &plan->decode[i]);
+    for (int32_t i = 0; i < plan->n_prefill; i++)
+        pass_add(e, p, &plan->prefill[i]);
+    int rc = run(e, p, &err);
     e->stats.steps++;
+    e->stats.long_pauses += e->long_pass.open;
     if (rc < 0) {
-        if (!err.code)
-            moed_fail(&err, rc, "the model pass failed: %s", moed_code_name(rc));
         sched_abandon(e->sched);
-        fail_pass(e, &err);
+        if (!pass_again(e, p, rc, &err))
+            pass_failed(e, p, &err);
     } else {
+        p->failures = 0;
         sched_complete(e->sched);
-        apply(e);
+        pass_apply(e, p);
     }
-    histogram_add(&e->stats.step_time, clock_us() - start);
+    int64_t end = engine_now_us(e);
+    pace_step(&e->pace, start, end);
+    histogram_add(&e->stats.step_time, end - start);
 }

@@ -149,6 +149,7 @@ struct model_stats {
     /* Weights and KV touched, each once per pass. */
     uint64_t bytes_attention, bytes_kv; /* belong to seconds_attention */
     uint64_t bytes_experts;             /* matrices of the experts used, and the router */
+    uint64_t bytes_experts_cpu; /* those of them that the CPU read, where the device is another */
     uint64_t bytes_dense, bytes_logits;
 };
 void model_stats(const struct model *m, struct model_stats *out);

@@ -380,6 +380,25 @@ const _Atomic uint32_t *recorded_demand_open(const struct recorded *r)
     return r && r->box ? (const _Atomic uint32_t *)&r->box->open : NULL;
 }
 
+/* What the workers did, in a line for people. */
+static void say_misses(const struct recorded *r)
+{
+    struct misses_stats s;
+    if (!r->misses)
+        return;
+    misses_stats(r->misses, &s);
+    double jobs = s.jobs ? (double)s.jobs : 1, us = 1e-3 / jobs;
+    log_info("misses: %llu jobs of %.2f experts by %d threads%s, %.1f us each (gate/up %.1f, "
+             "waiting for the link %.1f, down %.1f), %.1f GB/s; share of the link %.1f %% for one "
+             "expert, %.1f %% for five to eight; %llu failed, %llu abandoned",
+             (unsigned long long)s.jobs, (double)s.groups / jobs, s.threads,
+             s.pinned ? ", pinned" : "", (double)s.total_ns * us, (double)s.gate_up_ns * us,
+             (double)s.wait_ns * us, (double)s.down_ns * us,
+             s.total_ns ? (double)s.bytes / (double)s.total_ns : 0,
+             misses_link_share(r->misses, 1) / 10.24, misses_link_share(r->misses, 8) / 10.24,
+             (unsigned long long)s.failed, (unsigned long long)s.abandoned);
+}
+
 void recorded_close(struct recorded **recorded, struct model *m)
 {
     struct recorded *r = *recorded;
@@ -387,6 +406,7 @@ void recorded_close(struct recorded **recorded, struct model *m)
     if (!r)
         return;
     *recorded = NULL;
+    say_misses(r);
     misses_close(&r->misses);
     forget_all(r, m);
     m->dev->step->mailbox_close(m->dev);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "io/io.h"
 #include "model/weights_int.h"
@@ -11,6 +12,12 @@
 /* Elements of one job of random filling: long enough to hide its hand-out, short enough to share
  * evenly. A multiple of 1024, which is fastest for store_dummy_fill. */
 #define FILL_ELEMENTS ((uint64_t)1 << 18)
+
+/* Part of the experts on huge pages below which a warning is due: less than the whole, since a
+ * block's last page may be small. */
+#define HUGE_ENOUGH 0.95
+/* Fewer bytes of experts are not worth a word. */
+#define HUGE_MATTERS_BYTES ((size_t)64 << 20)
 
 static uint8_t *place(const struct weights *w, const struct weight_piece *p)
 {
@@ -154,6 +161,18 @@ static void bind_weights(struct weights *w, const struct weight_plan *plan,
         }
 }
 
+/* Workers that compute experts read them half as fast from small pages. */
+static void report_pages(const struct weights *w)
+{
+    if (w->arena_bytes < HUGE_MATTERS_BYTES)
+        return;
+    long long huge = mem_huge_bytes(w->arena, w->arena_bytes);
+    if (huge >= 0 && (double)huge < HUGE_ENOUGH * (double)w->arena_bytes)
+        log_warn("%.2f of %.2f GB of experts lie on small pages, which makes reading them on the "
+                 "CPU slower: see /sys/kernel/mm/transparent_hugepage/enabled",
+                 (double)((long long)w->arena_bytes - huge) * 1e-9, (double)w->arena_bytes * 1e-9);
+}
+
 int weights_load(struct weights *out, const struct model_config *c, struct store *store,
                  const struct weights_load_options *o, struct moed_error *err)
 {
@@ -178,8 +197,10 @@ int weights_load(struct weights *out, const struct model_config *c, struct store
     }
     rc = store_is_dummy(store) ? fill_dummy(out, &plan, &io, err)
                                : read_files(out, &plan, store, &io, err);
-    if (rc >= 0)
+    if (rc >= 0) {
         bind_weights(out, &plan, c);
+        report_pages(out);
+    }
 out:
     weights_plan_fini(&plan);
     if (rc < 0)

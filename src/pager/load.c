@@ -128,10 +128,15 @@ static bool others_open(const struct loader *l)
     return open && atomic_load_explicit(open, memory_order_relaxed) > 0;
 }
 
+static bool miss_is_open(const struct loader *l)
+{
+    return atomic_load(&l->misses_open) > 0 || others_open(l);
+}
+
 /* Whether what yields may send its next chunk. */
 static bool may_send(const struct loader *l)
 {
-    if (atomic_load(&l->misses_open) == 0 && !others_open(l))
+    if (!miss_is_open(l))
         return true;
     return l->cfg.min_share_percent > 0 && l->n_chunks == 0 && uv_hrtime() >= l->yields_until_ns;
 }
@@ -161,17 +166,32 @@ static struct queue *next_queue(struct loader *l)
     return NULL;
 }
 
+static size_t chunk_bytes(const struct loader *l, enum load_class class)
+{
+    bool bulk = class == LOAD_DEMAND || (class == LOAD_STREAM && !miss_is_open(l));
+    return bulk ? l->cfg.bulk_chunk_bytes : l->cfg.chunk_bytes;
+}
+
+static int copy_chunk(struct loader *l, struct load *load, size_t n, struct dev_event *event)
+{
+    int rc = load->after ? l->dev->ops->copies_wait(l->dev, load->after) : 0;
+    if (rc < 0)
+        return rc;
+    load->after = NULL;
+    return l->dev->ops->copy_in(l->dev, load->dst + load->sent_bytes, load->src + load->sent_bytes,
+                                n, event);
+}
+
 static bool send_chunk(struct loader *l, struct queue *q)
 {
     struct load *load = q->first;
     struct chunk *c = &l->chunk[(l->oldest + l->n_chunks) % CHUNKS_IN_FLIGHT];
-    size_t n = load->bytes - load->sent_bytes;
-    if (n > l->cfg.chunk_bytes)
-        n = l->cfg.chunk_bytes;
+    size_t n = load->bytes - load->sent_bytes, most = chunk_bytes(l, load->class);
+    if (n > most)
+        n = most;
     atomic_store(&c->event.state, 0);
     c->begin_ns = uv_hrtime();
-    int rc = l->dev->ops->copy_in(l->dev, load->dst + load->sent_bytes,
-                                  load->src + load->sent_bytes, n, &c->event);
+    int rc = copy_chunk(l, load, n, &c->event);
     if (rc < 0 && l->n_chunks > 0)
         return false; /* the device's queue is full: there is room when a chunk of ours ends */
     if (rc < 0) {
@@ -228,8 +248,11 @@ static void end_oldest_chunk(struct loader *l)
         settle(l, load);
 }
 
+/* Timers that are due before the loop blocks run first, and then it would block all the same. */
 static void on_share_due(uv_timer_t *timer)
 {
+    struct loader *l = timer->data;
+    uv_async_send(&l->wake);
 }
 
 /*
@@ -238,7 +261,9 @@ static void on_share_due(uv_timer_t *timer)
  */
 static bool may_sleep(struct loader *l)
 {
-    bool waiting = l->queue[LOAD_ADMISSION].first || l->queue[LOAD_PREFETCH].first;
+    bool waiting = false;
+    for (int c = LOAD_DEMAND + 1; c < LOAD_CLASSES; c++)
+        waiting = waiting || l->queue[c].first;
     atomic_store(&l->sleeps_for_miss, waiting);
     if (!waiting)
         return true;
@@ -298,6 +323,7 @@ int loader_open(struct loader **out, struct dev *dev, const struct loader_config
     if ((rc = uv_async_init(&l->loop, &l->wake, on_wake)) != 0)
         goto no_wake;
     uv_timer_init(&l->loop, &l->share_due);
+    l->share_due.data = l;
     if ((rc = uv_thread_create(&l->thread, loader_main, l)) != 0)
         goto no_thread;
     *out = l;

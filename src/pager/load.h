@@ -4,14 +4,14 @@
  * back with the outcome.
  *
  *     engine thread                                     pager thread (own libuv loop)
- *     loader_send ------ ring `to_do` + uv_async ----->  queues: demand, admission, prefetch
+ *     loader_send ------ ring `to_do` + uv_async ----->  queues, by class
  *                                                        chunk by chunk, at most two in flight
  *     loader_take <----- ring `done` ------------------  outcome set
  *
- * Demand goes first. Admissions and prefetches yield: while a miss is open (loader_miss_open ...
- * loader_miss_closed, or others' demand_open) one chunk of theirs goes at a time, and only so often
- * that they have the share of the link's time that they are promised. Prefetches wait for
- * admissions.
+ * Demand goes first, then streams, then admissions, then prefetches. All but demand yield: while a
+ * miss is open (loader_miss_open ... loader_miss_closed, or others' demand_open) one chunk of
+ * theirs goes at a time, and only so often that they have the share of the link's time that they
+ * are promised.
  */
 #ifndef MOED_PAGER_LOAD_H
 #define MOED_PAGER_LOAD_H
@@ -24,7 +24,7 @@
 #include "device/device.h"
 #include "moed/error.h"
 
-enum load_class { LOAD_DEMAND, LOAD_ADMISSION, LOAD_PREFETCH, LOAD_CLASSES };
+enum load_class { LOAD_DEMAND, LOAD_STREAM, LOAD_ADMISSION, LOAD_PREFETCH, LOAD_CLASSES };
 
 /* Who may change a load that is under way and has not begun. */
 enum load_claim {
@@ -43,7 +43,8 @@ struct load {
     uint64_t number; /* the sender's */
     int32_t key, slot;
     enum load_class class;
-    _Atomic int claim; /* enum load_claim */
+    struct dev_event *after; /* a mark that the first copy waits for; NULL: none */
+    _Atomic int claim;       /* enum load_claim */
     /* Set by the engine thread at any time; a load that has not begun comes back LOAD_CANCELED. */
     _Atomic bool cancel;
     /* The pager thread's, until it comes back. */
@@ -58,8 +59,9 @@ struct loader;
 
 struct loader_config {
     size_t chunk_bytes;
-    size_t max_loads;      /* under way at once; a promise of the sender */
-    int min_share_percent; /* of the link's time while a miss is open: 0 to 100 */
+    size_t bulk_chunk_bytes; /* of demand, and of streams while no miss is open */
+    size_t max_loads;        /* under way at once; a promise of the sender */
+    int min_share_percent;   /* of the link's time while a miss is open: 0 to 100 */
     const _Atomic uint32_t
         *demand_open; /* a miss of others is open while it is not 0; may be NULL */
 };

@@ -10,6 +10,8 @@
 #define DEFAULT_CHUNK_BYTES       ((size_t)2 << 20)
 #define DEFAULT_MAX_LOADS         64
 #define MAX_LOADS_SHARE           8 /* of the slots, one in */
+#define DEFAULT_BULK_CHUNK_BYTES  ((size_t)16 << 20)
+#define DEFAULT_STREAM_AHEAD_ROWS 512
 #define DEFAULT_MIN_SHARE_PERCENT 25
 
 static int check_config(const struct pager_config *cfg, const struct expert_map *map,
@@ -42,6 +44,10 @@ static void apply_defaults(struct pager *p)
         c->max_loads = DEFAULT_MAX_LOADS;
     if (c->max_loads > p->n_slots / MAX_LOADS_SHARE)
         c->max_loads = p->n_slots / MAX_LOADS_SHARE > 0 ? p->n_slots / MAX_LOADS_SHARE : 1;
+    if (c->stream_ahead_rows == 0)
+        c->stream_ahead_rows = DEFAULT_STREAM_AHEAD_ROWS;
+    if (c->bulk_chunk_bytes == 0)
+        c->bulk_chunk_bytes = DEFAULT_BULK_CHUNK_BYTES;
     if (c->min_share_percent == 0)
         c->min_share_percent = DEFAULT_MIN_SHARE_PERCENT;
     if (c->min_share_percent < 0)
@@ -71,11 +77,25 @@ static int make_slots(struct pager *p, struct slot **slots, uint8_t **arena, int
     return 0;
 }
 
+static void make_stream(struct pager *p)
+{
+    size_t experts = (size_t)p->map->n_experts;
+    struct stream *s = &p->stream;
+    s->staged_of = mem_new((size_t)p->n_keys, sizeof s->staged_of[0]);
+    s->needed = mem_new(experts, sizeof s->needed[0]);
+    s->resident = mem_new(experts, sizeof s->resident[0]);
+    s->wanted = mem_new(experts, sizeof s->wanted[0]);
+    s->failed = mem_new(experts, sizeof s->failed[0]);
+    s->ready = mem_new((size_t)p->n_staging, sizeof s->ready[0]);
+    for (int32_t k = 0; k < p->n_keys; k++)
+        s->staged_of[k] = -1;
+}
+
 static int make_cache(struct pager *p, struct moed_error *err)
 {
     uint64_t slots = p->cfg.cache_bytes / p->record_bytes;
     p->n_slots = slots < (uint64_t)p->n_records ? (int32_t)slots : p->n_records;
-    p->n_staging = p->n_free_staging = p->cfg.stage_min_rows > 0 ? p->cfg.staging_slots : 0;
+    p->n_staging = p->n_free_staging = p->cfg.staging_slots;
     p->n_free = p->n_slots;
     apply_defaults(p);
     int rc = make_slots(p, &p->slots, &p->arena, &p->free_slot, p->n_slots, "expert slots", err);
@@ -85,6 +105,7 @@ static int make_cache(struct pager *p, struct moed_error *err)
     if (rc < 0)
         return rc;
     p->finished = mem_new((size_t)p->n_slots, sizeof p->finished[0]);
+    make_stream(p);
     p->waiting = mem_new((size_t)p->n_slots, sizeof p->waiting[0]);
     p->ops = policy_find(p->cfg.policy);
     p->policy = p->ops->open(p->n_keys, p->n_slots);
@@ -92,6 +113,7 @@ static int make_cache(struct pager *p, struct moed_error *err)
         rc = loader_open(
             &p->loader, p->dev,
             &(struct loader_config){.chunk_bytes = p->cfg.chunk_bytes,
+                                    .bulk_chunk_bytes = p->cfg.bulk_chunk_bytes,
                                     .max_loads = (size_t)p->n_slots + (size_t)p->n_staging,
                                     .min_share_percent = p->cfg.min_share_percent,
                                     .demand_open = p->cfg.demand_open},
@@ -112,7 +134,7 @@ int pager_open(struct pager **out, const struct pager_config *cfg, const struct 
     p->cfg = *cfg;
     p->map = map;
     p->dev = dev;
-    p->table_version = 1;
+    atomic_store(&p->table_version, 1);
     p->record_bytes = map->cls->bytes;
     p->n_keys = (int32_t)(map->n_layers * map->n_experts);
     for (int32_t k = 0; k < p->n_keys; k++)
@@ -144,7 +166,11 @@ void pager_close(struct pager **pager)
         return;
     *pager = NULL;
     assert(atomic_load(&p->leases_out) == 0);
+    pager_stream_close(p);
     loader_close(&p->loader);
+    for (int32_t i = 0; i < p->n_staging && p->staging; i++)
+        if (p->staging[i].guarded)
+            p->dev->ops->event_wait(p->dev, &p->staging[i].ops_done);
     if (p->policy)
         p->ops->close(p->policy);
     if (p->arena)
@@ -156,6 +182,12 @@ void pager_close(struct pager **pager)
     free(p->free_slot);
     free(p->free_staging);
     free(p->waiting);
+    free(p->stream.staged_of);
+    free(p->stream.needed);
+    free(p->stream.resident);
+    free(p->stream.wanted);
+    free(p->stream.failed);
+    free(p->stream.ready);
     free(p->candidates);
     free(p->finished);
     free(p->slot_of);
@@ -203,6 +235,7 @@ void pager_info(const struct pager *p, struct pager_info *out)
         .cache_bytes = (uint64_t)p->n_slots * p->record_bytes,
         .staging_bytes = (uint64_t)p->n_staging * p->record_bytes,
         .epoch = pager_epoch(p),
+        .table_version = pager_version(p),
         .leases_out = atomic_load_explicit(&p->leases_out, memory_order_relaxed),
     };
 }
@@ -210,7 +243,7 @@ void pager_info(const struct pager *p, struct pager_info *out)
 const int32_t *pager_table(const struct pager *p, uint64_t *version)
 {
     assert(p->cfg.mode == PAGER_CACHED);
-    *version = p->table_version;
+    *version = pager_version(p);
     return p->slot_of;
 }
 

@@ -59,14 +59,17 @@ struct pager_config {
     uint64_t cache_bytes; /* slots = cache_bytes / record bytes, at most one per record; 0 and less
                              than one record are allowed: no slots */
     const char *policy;   /* "lru", "lfu", "lfru"; NULL: lfru */
-    int staging_slots;    /* ring for many-row misses, at most PAGER_MAX_STAGING; 0: none */
-    int stage_min_rows;   /* rows from which on a miss goes through staging; 0: never */
-    int max_loads;        /* slots without a record for admissions to come, at most; fewer where the
-                             link brings fewer in a step; 0: 64, and an eighth of the slots */
-    size_t chunk_bytes;   /* of one admission copy; 0: 2 MiB */
-    int min_share_percent; /* of the link's time for admissions while a miss is open; 0: 25, -1:
-                              none */
-    bool fill;             /* at open, all slots get records, layer by layer in turn */
+    int staging_slots;  /* ring for streams and many-row misses, at most PAGER_MAX_STAGING; 0: none
+                         */
+    int stage_min_rows; /* rows from which on a miss goes through staging; 0: never */
+    int max_loads;      /* slots without a record for admissions to come, at most; fewer where the
+                           link brings fewer in a step; 0: 64, and an eighth of the slots */
+    size_t chunk_bytes; /* of one admission copy; 0: 2 MiB */
+    int min_share_percent;   /* of the link's time for admissions while a miss is open; 0: 25, -1:
+                                none */
+    int stream_ahead_rows;   /* rows from which on a stream copies ahead of the router; 0: 512 */
+    size_t bulk_chunk_bytes; /* of one copy of a stream; 0: 16 MiB */
+    bool fill;               /* at open, all slots get records, layer by layer in turn */
     bool synchronous; /* admissions end inside step_end, all that the policy wants: exact counts
                          for tests and replay */
     /*
@@ -77,7 +80,7 @@ struct pager_config {
     const _Atomic uint32_t *demand_open;
 };
 
-#define PAGER_MAX_STAGING  64
+#define PAGER_MAX_STAGING  DEV_MAX_MARKS
 #define PAGER_MAX_PREFETCH 16 /* pieces of advice not yet resident */
 
 int pager_open(struct pager **out, const struct pager_config *cfg, const struct expert_map *map,
@@ -96,7 +99,7 @@ struct pager_need {
     int32_t rows;
 };
 
-enum lease_kind { LEASE_NONE, LEASE_SLOT, LEASE_HOST, LEASE_STAGED };
+enum lease_kind { LEASE_NONE, LEASE_SLOT, LEASE_HOST, LEASE_STAGED, LEASE_STREAMED };
 
 struct pager_lease {
     enum lease_kind kind;
@@ -114,7 +117,8 @@ struct pager_lease {
  */
 int pager_acquire(struct pager *p, int layer, const struct pager_need *needs, size_t n,
                   struct pager_lease *leases, struct moed_error *err);
-/* Gives leases back, each once; in any grouping and order. They become LEASE_NONE. */
+/* Gives leases back, each once; in any grouping and order. They become LEASE_NONE. Ops that read a
+ * staging slot may still be queued: its next copy waits for them. */
 void pager_release(struct pager *p, struct pager_lease *leases, size_t n);
 
 /*
@@ -135,6 +139,38 @@ const void *pager_slots(const struct pager *p, size_t *slot_bytes);
 void pager_account(struct pager *p, int layer, const struct pager_need *needs, size_t n);
 
 /*
+ * Streams: for passes of many rows, which use most experts of each layer once. What is not resident
+ * comes through the staging slots at the link's full speed, the next layers' experts behind those
+ * of the running one, and compute begins with what is there. What a stream brings stays in no slot,
+ * and its misses ask for no admission.
+ *
+ *     pager_stream_open(p, first, end, rows)      copies begin, where rows are many
+ *     for each layer with experts, in a step, after its router:
+ *         pager_stream_layer(p, layer, needs, n, &err)
+ *         while ((k = pager_stream_next(p, leases, max)) > 0)
+ *             compute these k experts; pager_release(p, leases, k)
+ *     pager_stream_close(p)                       at the end, or whenever the pass is given up
+ *
+ * Steps may end and begin between two layers: copies go on. One stream at a time; others use
+ * pager_acquire meanwhile. Engine thread.
+ */
+
+/* A pass of so many rows over layers [first, end). 1 when it is open; 0: no staging slots, or
+ * another stream is open. */
+int pager_stream_open(struct pager *p, int first, int end, int rows);
+/* What the layer needs; layers ascend, and each is drained by pager_stream_next before the next.
+ * Counts like pager_acquire; 0 or MOED_ENOTFOUND (then nothing is counted). */
+int pager_stream_layer(struct pager *p, int layer, const struct pager_need *needs, size_t n,
+                       struct moed_error *err);
+/*
+ * The next experts of the layer that can be computed, at most max: the resident ones first, then
+ * as they come; waits until there is one. 0: all have been given. Leases that are held while it
+ * waits keep their slots from being refilled; with all of them held, what is left is read in place.
+ */
+int pager_stream_next(struct pager *p, struct pager_lease *leases, int max);
+void pager_stream_close(struct pager *p);
+
+/*
  * Advice: bounded, de-duplicated, behind every demand, silent. Returns 1 when taken, 0 when not.
  * Between two steps as well as within one. Without a free slot it waits for the next step_end,
  * where it may take the place of an expert that the step did not use.
@@ -151,12 +187,14 @@ void pager_prefetch_cancel(struct pager *p);
     X(hits, "Uses of a resident expert.")                                                          \
     X(misses, "Uses of an expert that was not resident.")                                          \
     X(bytes_copied, "Bytes copied into slots and staging slots.")                                  \
+    X(bytes_staged, "Bytes copied into staging slots alone.")                                      \
     X(bytes_in_place, "Bytes of records read from host memory in place.")                          \
     X(admissions, "Experts brought into a slot.")                                                  \
     X(evictions, "Experts that left a slot.")                                                      \
     X(bypasses, "Misses that were not admitted: not worth a place, or more than the link takes.")  \
     X(underway, "Misses of experts that were already being loaded.")                               \
     X(staged, "Misses that went through a staging slot.")                                          \
+    X(staged_unused, "Experts copied ahead to a staging slot and not needed there.")               \
     X(prefetches, "Pieces of prefetch advice that were taken.")                                    \
     X(prefetches_canceled, "Pieces of prefetch advice taken back or given up before loading.")     \
     X(prefetches_used, "Prefetched experts that were used before they left.")                      \
@@ -181,6 +219,7 @@ struct pager_info {
     int32_t slots, resident; /* records; in place: all of them */
     int32_t loading;         /* slots whose next record is on its way */
     uint64_t slot_bytes, cache_bytes, staging_bytes, epoch;
+    uint64_t table_version;
     int32_t leases_out;
 };
 /* Any thread. */

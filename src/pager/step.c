@@ -64,7 +64,7 @@ static void settle(struct pager *p, struct load *load)
     s->state = SLOT_RESIDENT;
     s->keep_until = pager_epoch(p) + PREFETCH_GRACE;
     p->slot_of[load->key] = load->slot;
-    p->table_version++;
+    atomic_store_explicit(&p->table_version, pager_version(p) + 1, memory_order_relaxed);
     p->ops->insert(p->policy, load->key);
     p->arrived += load->class == LOAD_ADMISSION;
     number_add(&p->n_resident, 1);
@@ -75,11 +75,11 @@ static void settle(struct pager *p, struct load *load)
 static void settle_all(struct pager *p)
 {
     struct load *load;
+    while ((load = loader_take(p->loader)))
+        pager_came_back(p, load);
     for (int32_t i = 0; i < p->n_finished; i++)
         settle(p, p->finished[i]);
     p->n_finished = 0;
-    while ((load = loader_take(p->loader)))
-        settle(p, load);
 }
 
 /* RESIDENT -> FREE, off the table, not yet on the free stack. */
@@ -88,7 +88,7 @@ static void evict(struct pager *p, struct slot *s)
     assert(s->state == SLOT_RESIDENT && s->leases == 0);
     p->ops->remove(p->policy, s->key);
     p->slot_of[s->key] = -1;
-    p->table_version++;
+    atomic_store_explicit(&p->table_version, pager_version(p) + 1, memory_order_relaxed);
     number_add(&p->n_resident, -1);
     counter_add(&counters_of(p, s->key)->evictions, 1);
     s->state = SLOT_FREE;
@@ -152,7 +152,7 @@ void pager_step_end(struct pager *p)
     loader_kick(p->loader);
     while (p->cfg.synchronous &&
            atomic_load_explicit(&p->n_loading, memory_order_relaxed) > p->n_finished)
-        settle(p, loader_wait(p->loader));
+        pager_came_back(p, loader_wait(p->loader));
     if (p->cfg.synchronous)
         settle_all(p);
 }
@@ -161,7 +161,7 @@ void pager_step_begin(struct pager *p)
 {
     assert(!p->in_step);
     p->in_step = true;
-    if (p->n_slots > 0)
+    if (p->loader)
         settle_all(p);
     atomic_store_explicit(&p->epoch, pager_epoch(p) + 1, memory_order_relaxed);
 }

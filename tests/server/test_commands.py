@@ -86,6 +86,33 @@ def test_bench(run):
     assert case["batch"] == 2 and case["tokens"] == 4 and case["tokens_per_s"] > 0
 
 
+def test_bench_with_synthetic_routing_at_several_cache_sizes(run):
+    said = json.loads(run("bench", MODEL, "--json", "--batch", "1,3", "--runs", 2, "--decode-tokens", 4, "--prompt-tokens", "5,40",
+                          "--max-num-batched-tokens", 32, "--routing", "synthetic:qwen3-30b-a3b", "--expert-cache", "0,25%,100%",
+                          "--warmup-tokens", 40, "--log-level", "error").stdout)
+    cases = said["cases"]
+    assert [(c["slots"], c["kind"], c["batch"], c["tokens"], c["steps"]) for c in cases] == [
+        (said["records"] * share // 100, *case) for share in (0, 25, 100)
+        for case in (("prefill", 1, 5, 1), ("prefill", 1, 40, 2), ("decode", 1, 4, 4), ("decode", 3, 12, 4))]
+    assert said["peaks_gb_per_s"]["link"] > 0 and said["routing"] == "synthetic:qwen3-30b-a3b" and said["warmup_tokens"] == 40
+    shape = json.loads((MODEL / "config.json").read_text())
+    for c in cases:
+        # Each token goes to top-k experts in each layer, whatever the router would have said.
+        assert c["pager"]["activations"] == c["tokens"] * shape["num_experts_per_tok"] * shape["num_hidden_layers"]
+        assert len(c["runs_seconds"]) == 2 and len(c["steps_ms"]) == 2 * c["steps"]
+        assert c["floor_ms"] > 0 and c["step_ms_p99"] >= c["step_ms_p50"] > 0
+        if c["slots"] == 0:
+            assert c["hit_percent"] == 0 and c["host_bytes_per_token"] > 0
+    assert cases[-2]["hit_percent"] > 50
+
+
+def test_bench_refuses_what_it_does_not_know(moed):
+    for option, value, word in (("--routing", "synthetic:nobody", "deepseek-v2-lite"), ("--cases", "decode,all", "prefill and decode"),
+                                ("--expert-cache", "10%,ten", "not '10%,ten'"), ("--batch", "1,0", "not '1,0'")):
+        done = subprocess.run([moed, "bench", MODEL, option, value], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2 and word in done.stderr
+
+
 def test_a_second_signal_stops_at_once(serve):
     server = serve("--max-num-seqs", 1)
     server.wait_ready()

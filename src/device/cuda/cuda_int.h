@@ -38,6 +38,7 @@
     DTYPED(X, linear, linear) DTYPED(X, experts, gate_up) DTYPED(X, experts, down)         \
     X(sample, sample_best) X(sample, sample_weigh) X(sample, sample_select)                \
     X(sample, sample_draw)                                                                 \
+    TENSOR_FUNCTIONS(X)                                                                    \
     X(step, turn) STEPPED(X, step, norm_linear)                                            \
     X(paged, resolve) X(paged, paged_combine)                                              \
     STEPPED(X, paged, paged_gate_up) STEPPED(X, paged, paged_down)
@@ -45,7 +46,17 @@
     X(image, name##_bf16_1) X(image, name##_bf16_2) X(image, name##_bf16_4)                \
     X(image, name##_bf16_8) X(image, name##_f16_1) X(image, name##_f16_4)                  \
     X(image, name##_f32_1) X(image, name##_f32_4)
-#define IMAGES(X) X(elementwise) X(attention) X(linear) X(experts) X(step) X(paged) X(sample)
+#define TENSOR_FUNCTIONS(X)                                                                \
+    X(tensor, round_bf16) X(tensor, round_f16)                                             \
+    X(tensor, product_bf16_128) X(tensor, product_gated_bf16_128)                          \
+    X(tensor, product_bf16_256) X(tensor, product_gated_bf16_256)                          \
+    X(tensor, product_bf16_any) X(tensor, product_gated_bf16_any)                          \
+    X(tensor, product_f16_128) X(tensor, product_gated_f16_128)                            \
+    X(tensor, product_f16_any) X(tensor, product_gated_f16_any)                            \
+    X(flash, flash_64) X(flash, flash_128)
+#define IMAGES(X)                                                                          \
+    X(elementwise) X(attention) X(linear) X(experts) X(tensor) X(flash) X(step) X(paged) \
+    X(sample)
 /* clang-format on */
 
 enum function {
@@ -87,6 +98,7 @@ enum mirror_kind {
     MIRROR_LIST,
     MIRROR_SAMPLE,
     MIRROR_FORCED,
+    MIRROR_TILES,
     MIRROR_COUNT
 };
 
@@ -99,6 +111,7 @@ struct copies {
     pthread_mutex_t lock; /* guards owner of each, next */
     struct copy copy[COPIES];
     unsigned next;
+    struct copy mark[DEV_MAX_MARKS]; /* in the queue of ops */
 };
 
 /* A piece of registered host memory. */
@@ -153,6 +166,7 @@ struct dev_cuda {
     bool recording, overlaps; /* overlaps: launches may begin before the one ahead has ended */
     const int32_t *live;      /* on the device */
     int max_shared_bytes, overlap_capable;
+    struct cuda_tensor *tensor;
     _Atomic bool failed; /* sticky */
     void (*warn)(const char *text);
 };
@@ -213,6 +227,8 @@ int cuda_host_register(struct dev *dev, void *p, size_t bytes, size_t edge_bytes
 void cuda_host_unregister(struct dev *dev, void *p);
 int cuda_copy_in(struct dev *dev, void *dst, const void *src, size_t bytes, struct dev_event *ev);
 int cuda_event_wait(struct dev *dev, struct dev_event *ev);
+int cuda_event_mark(struct dev *dev, struct dev_event *ev);
+int cuda_copies_wait(struct dev *dev, struct dev_event *ev);
 int cuda_copy_out(struct dev *dev, void *dst, const void *src, size_t bytes);
 int cuda_copy_within(struct dev *dev, void *dst, const void *src, size_t bytes);
 
@@ -240,6 +256,10 @@ extern const struct dev_step cuda_step;
 void cuda_mailbox_close(struct dev *dev);
 /* After a wait for the stream: MOED_ETIMEDOUT when the device has given up waiting for a miss. */
 int cuda_step_outcome(struct dev_cuda *d);
+/* The tensor class (ops_tensor.c). */
+extern const struct dev_tensor cuda_tensor_ops;
+int cuda_tensor_open(struct dev_cuda *d, struct moed_error *err);
+void cuda_tensor_close(struct dev_cuda *d);
 
 int cuda_memory_open(struct dev_cuda *d, struct moed_error *err);
 void cuda_memory_close(struct dev_cuda *d);

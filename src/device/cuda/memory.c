@@ -11,6 +11,7 @@
 #define REGISTER_SMALL_PIECE_BYTES ((size_t)64 << 20)
 #define BOUNCE_BYTES               ((size_t)4 << 20)
 #define MIRROR_MIN_BYTES           ((size_t)64 << 10)
+#define OFTEN_NS                   1000000 /* so long a wait looks as often as it can */
 
 /* dev_event.state */
 enum { EV_IDLE, EV_IN_FLIGHT, EV_DONE, EV_FAILED };
@@ -157,10 +158,19 @@ int cuda_copy_in(struct dev *dev, void *dst, const void *src, size_t bytes, stru
     return cuda_check(d, r, "a copy to the device");
 }
 
+/* Under the lock. ev NULL: a mark that is free. */
+static struct copy *mark_of(struct copies *c, const struct dev_event *ev)
+{
+    for (unsigned i = 0; i < DEV_MAX_MARKS; i++)
+        if (c->mark[i].owner == ev)
+            return &c->mark[i];
+    return NULL;
+}
+
 static struct copy *copy_of(struct copies *c, const struct dev_event *ev)
 {
-    struct copy *found = NULL;
     pthread_mutex_lock(&c->lock);
+    struct copy *found = mark_of(c, ev);
     for (unsigned i = 0; i < COPIES; i++)
         if (c->copy[i].owner == ev)
             found = &c->copy[i];
@@ -168,7 +178,44 @@ static struct copy *copy_of(struct copies *c, const struct dev_event *ev)
     return found;
 }
 
-/* Looks often at first, then lets others have the core: a chunk takes tens of microseconds. */
+int cuda_event_mark(struct dev *dev, struct dev_event *ev)
+{
+    struct dev_cuda *d = cuda_of(dev);
+    int rc = cuda_enter(d);
+    if (rc < 0)
+        return rc;
+    pthread_mutex_lock(&d->copies.lock);
+    struct copy *mark = mark_of(&d->copies, ev);
+    mark = mark ? mark : mark_of(&d->copies, NULL);
+    CUresult r = mark ? cuEventRecord(mark->event, d->compute) : CUDA_ERROR_OUT_OF_MEMORY;
+    if (r == CUDA_SUCCESS) {
+        mark->owner = ev;
+        atomic_store(&ev->state, EV_IN_FLIGHT);
+    }
+    pthread_mutex_unlock(&d->copies.lock);
+    return cuda_check(d, r, "a mark in the queue of ops");
+}
+
+/* Later marks with the same event do not move what the stream waits for. */
+int cuda_copies_wait(struct dev *dev, struct dev_event *ev)
+{
+    struct dev_cuda *d = cuda_of(dev);
+    int rc = cuda_enter(d);
+    if (rc < 0)
+        return rc;
+    pthread_mutex_lock(&d->copies.lock);
+    struct copy *mark = mark_of(&d->copies, ev);
+    CUresult r = mark ? cuStreamWaitEvent(d->copy, mark->event, 0) : CUDA_SUCCESS;
+    if (mark && r == CUDA_SUCCESS) {
+        mark->owner = NULL;
+        atomic_store(&ev->state, EV_IDLE);
+    }
+    pthread_mutex_unlock(&d->copies.lock);
+    return cuda_check(d, r, "letting copies wait for ops");
+}
+
+/* Looks often at first, then lets others have the core: a chunk takes tens of microseconds, unless
+ * it waits for ops. */
 static CUresult wait_event(CUevent event)
 {
     struct timespec begin, now, pause = {0, 20000};
@@ -180,7 +227,7 @@ static CUresult wait_event(CUevent event)
         clock_gettime(CLOCK_MONOTONIC, &now);
         if (now.tv_sec - begin.tv_sec > WAIT_SECONDS)
             return CUDA_ERROR_LAUNCH_TIMEOUT;
-        if (now.tv_sec > begin.tv_sec)
+        if ((now.tv_sec - begin.tv_sec) * 1000000000 + now.tv_nsec - begin.tv_nsec > OFTEN_NS)
             nanosleep(&pause, NULL);
         else
             sched_yield();
@@ -288,6 +335,8 @@ int cuda_memory_open(struct dev_cuda *d, struct moed_error *err)
     bool ok = d->bounce != NULL;
     for (int i = 0; i < COPIES && ok; i++)
         ok = cuEventCreate(&d->copies.copy[i].event, CU_EVENT_DISABLE_TIMING) == CUDA_SUCCESS;
+    for (int i = 0; i < DEV_MAX_MARKS && ok; i++)
+        ok = cuEventCreate(&d->copies.mark[i].event, CU_EVENT_DISABLE_TIMING) == CUDA_SUCCESS;
     for (int k = 0; k < MIRROR_COUNT && ok; k++)
         ok = grow_mirror(d, &d->mirror[k], MIRROR_MIN_BYTES) == 0;
     return ok ? 0 : moed_fail(err, MOED_ENOMEM, "no memory for the buffers of the CUDA device");
@@ -298,6 +347,9 @@ void cuda_memory_close(struct dev_cuda *d)
     for (int i = 0; i < COPIES; i++)
         if (d->copies.copy[i].event)
             cuEventDestroy(d->copies.copy[i].event);
+    for (int i = 0; i < DEV_MAX_MARKS; i++)
+        if (d->copies.mark[i].event)
+            cuEventDestroy(d->copies.mark[i].event);
     for (int k = 0; k < MIRROR_COUNT; k++) {
         if (d->mirror[k].host)
             cuMemFreeHost(d->mirror[k].host);

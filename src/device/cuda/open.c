@@ -204,6 +204,7 @@ static void cuda_close(struct dev *dev)
         if (d->compute && !atomic_load(&d->failed))
             cuda_wait_compute(d);
         cuda_mailbox_close(dev);
+        cuda_tensor_close(d);
         cuda_memory_close(d);
         for (int i = 0; i < IMAGE_COUNT; i++)
             if (d->module[i])
@@ -253,6 +254,8 @@ static const struct dev_ops cuda_ops = {
     .host_unregister = cuda_host_unregister,
     .copy_in = cuda_copy_in,
     .event_wait = cuda_event_wait,
+    .event_mark = cuda_event_mark,
+    .copies_wait = cuda_copies_wait,
     .copy_out = cuda_copy_out,
     .copy_within = cuda_copy_within,
     .close = cuda_close,
@@ -264,11 +267,15 @@ static int plugin_open(struct dev **out, int ordinal, void (*warn)(const char *t
     struct dev_cuda *d = calloc(1, sizeof *d);
     if (!d)
         return moed_fail(err, MOED_ENOMEM, "no memory for a device");
-    d->dev = (struct dev){&cuda_ops, &cuda_kern, &cuda_step};
+    d->dev = (struct dev){.ops = &cuda_ops,
+                          .kern = &cuda_kern,
+                          .step = &cuda_step,
+                          .tensor = &cuda_tensor_ops};
     d->warn = warn;
     int rc;
     if ((rc = find_device(&d->device, ordinal, err)) < 0 || (rc = open_context(d, err)) < 0 ||
-        (rc = load_functions(d, err)) < 0 || (rc = cuda_memory_open(d, err)) < 0) {
+        (rc = load_functions(d, err)) < 0 || (rc = cuda_memory_open(d, err)) < 0 ||
+        (rc = cuda_tensor_open(d, err)) < 0) {
         cuda_close(&d->dev);
         return rc;
     }

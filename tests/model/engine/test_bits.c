@@ -14,6 +14,7 @@ struct way {
     bool alone;    /* one request at a time */
     bool again;    /* everything twice: the second time on known prefixes */
     bool preempts; /* must have preempted */
+    bool pauses;   /* must have paused long passes */
 };
 
 static void prompt_of(int32_t *prompt, int32_t n, int32_t which)
@@ -84,6 +85,7 @@ static void run_way(const char *dir, const struct way *w, const struct seen *wan
             check_same(w, want, got);
     }
     settled(e, &st);
+    assert_true(!w->pauses || st.long_pauses > 0);
     assert_true(!w->preempts || st.preemptions > 0);
     assert_true(!w->again || st.cached_tokens > 100);
     assert_true(!cfg.no_prefix_cache || st.cached_tokens == 0);
@@ -118,6 +120,25 @@ static void every_way(const char *model)
         {.name = "staging",
          .cfg = {.expert_cache_bytes = 40960, .threads = 2, .stage_min_rows = 2},
          .again = true},
+        {.name = "long passes that pause at each layer",
+         .cfg = {.expert_cache_bytes = -1,
+                 .threads = 2,
+                 .max_num_seqs = 16,
+                 .max_batched_tokens = 16,
+                 .long_prefill_tokens = 40,
+                 .target_itl_ms = 0.001},
+         .again = true,
+         .pauses = true},
+        {.name = "long passes over few slots and blocks",
+         .cfg = {.expert_cache_bytes = 20480,
+                 .threads = 2,
+                 .max_num_seqs = 3,
+                 .max_batched_tokens = 5,
+                 .long_prefill_tokens = 100,
+                 .target_itl_ms = 0.001,
+                 .kv_cache_bytes = 1},
+         .again = true,
+         .pauses = true},
         {.name = "lru", .cfg = {.expert_cache_bytes = 20480, .threads = 2, .expert_policy = "lru"}},
     };
     struct seen *want = mem_new(N, sizeof *want), *got = mem_new(N, sizeof *got);

@@ -349,6 +349,36 @@ static void quota_of_cgroups(void **state)
     assert_int_equal(system(command), 0);
 }
 
+static void threads_that_stay_get_whole_cores(void **state)
+{
+    char root[] = "/tmp/moed-cores-XXXXXX", name[80], text[16];
+    assert_non_null(mkdtemp(root));
+    for (int c = 0; c < 8; c++) { /* 4 cores; CPU 8 is not described */
+        snprintf(name, sizeof name, "cpu%d/topology", c);
+        make_dirs(root, name);
+        snprintf(name, sizeof name, "cpu%d/topology/thread_siblings_list", c);
+        snprintf(text, sizeof text, "%d,%d\n", c % 4, c % 4 + 4);
+        put(root, name, text);
+    }
+    static const int n[] = {1, 3, 4, 6, 8};
+    static const int want[][8] = {
+        {3}, {3, 2, 1}, {3, 2, 1, 0}, {3, 7, 2, 6, 1, 5}, {3, 7, 2, 6, 1, 5, 0, 4}};
+    for (int i = 0; i < 5; i++) {
+        int cpu[] = {0, 1, 2, 3, 4, 5, 6, 7};
+        cores_spread(cpu, 8, n[i], root);
+        assert_memory_equal(cpu, want[i], (size_t)n[i] * sizeof(int));
+    }
+    int some[] = {2, 6, 8};
+    cores_spread(some, 3, 2, root);
+    assert_int_equal(some[0], 8);
+    assert_int_equal(some[1], 2);
+    int allowed[4];
+    assert_in_range(cores_allowed(allowed, 4), 1, 4);
+    assert_int_equal(cores_allowed(allowed, 1), 1);
+    snprintf(name, sizeof name, "rm -r %s", root);
+    assert_int_equal(system(name), 0);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(any_number_of_threads_gives_equal_bits),
     cmocka_unit_test(routers_agree_for_any_row_count),
@@ -361,5 +391,6 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(the_link_keeps_its_rate),
     cmocka_unit_test(a_full_queue_is_busy_and_close_fails_the_rest),
     cmocka_unit_test(quota_of_cgroups),
+    cmocka_unit_test(threads_that_stay_get_whole_cores),
 };
 CHECK_MAIN(tests)

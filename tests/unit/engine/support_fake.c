@@ -62,34 +62,85 @@ const char *fake_text(int32_t id)
     return pieces[id % 8];
 }
 
+static void note(struct fake *f, int kind, int32_t rows, int32_t layers)
+{
+    int n = f->n_log;
+    if (n < FAKE_LOG) {
+        f->log[n] =
+            (struct fake_call){.kind = kind, .rows = rows, .layers = layers, .end_us = f->clock_us};
+        f->n_log = n + 1;
+    }
+}
+
+static int told_to_fail(const struct fake *f, struct moed_error *err)
+{
+    return moed_fail(err, f->fail_code, "the fake model was told to fail");
+}
+
 static int begin(void *self, enum model_lane lane, const struct model_batch *batch,
                  struct moed_error *err)
 {
     struct fake *f = self;
-    assert(!f->batch && batch->n_rows > 0 && batch->n_rows <= f->max_rows);
-    f->batch = batch;
+    struct fake_lane *l = &f->lane[lane];
+    assert(!l->open && batch->n_rows > 0 && batch->n_rows <= l->max_rows);
     if (f->pass_us)
         usleep((useconds_t)f->pass_us);
-    if (++f->passes == f->fail_at) {
-        f->batch = NULL;
-        return moed_fail(err, f->fail_code, "the fake model was told to fail");
+    if (lane == MODEL_STEP) {
+        int n = ++f->passes, times = f->fail_times ? f->fail_times : 1;
+        if (f->fail_at && n >= f->fail_at && n < f->fail_at + times)
+            return told_to_fail(f, err);
     }
+    l->open = true;
+    l->batch = *batch;
+    l->layer = 0;
+    for (int32_t i = 0; i < batch->n_seqs; i++)
+        l->table[i] = batch->seqs[i].block_table;
+    if (lane == MODEL_LONG)
+        note(f, FAKE_LONG_BEGIN, batch->n_rows, 0);
     return 0;
+}
+
+static uint64_t *kv_of(const struct fake *f, const int32_t *table, int32_t pos)
+{
+    return &f->kv[table[pos / SCHED_BLOCK_TOKENS]][pos % SCHED_BLOCK_TOKENS];
+}
+
+/* Before the last layer what lies in the rows' places is worthless. */
+static void compute(struct fake *f, struct fake_lane *l, bool last)
+{
+    const struct model_batch *b = &l->batch;
+    for (int32_t i = 0; i < b->n_rows; i++) {
+        const int32_t *table = l->table[b->seq[i]];
+        int32_t p = b->pos[i];
+        assert(i == 0 || b->seq[i] != b->seq[i - 1] || p == b->pos[i - 1] + 1);
+        if (!table)
+            continue;
+        uint64_t before = p == 0 ? 1 : *kv_of(f, table, p - 1);
+        l->row[i] = mix(before, (uint64_t)b->token[i]);
+        *kv_of(f, table, p) = last ? l->row[i] : ~l->row[i];
+    }
 }
 
 static int run(void *self, enum model_lane lane, int32_t layer_end, struct moed_error *err)
 {
     struct fake *f = self;
-    const struct model_batch *b = f->batch;
-    for (int32_t i = 0; i < b->n_rows; i++) {
-        const int32_t *table = b->seqs[b->seq[i]].block_table;
-        int32_t p = b->pos[i];
-        assert(i == 0 || b->seq[i] != b->seq[i - 1] || p == b->pos[i - 1] + 1);
-        uint64_t before =
-            p == 0 ? 1 : f->kv[table[(p - 1) / SCHED_BLOCK_TOKENS]][(p - 1) % SCHED_BLOCK_TOKENS];
-        f->row[i] = mix(before, (uint64_t)b->token[i]);
-        f->kv[table[p / SCHED_BLOCK_TOKENS]][p % SCHED_BLOCK_TOKENS] = f->row[i];
+    struct fake_lane *l = &f->lane[lane];
+    assert(l->open && layer_end > l->layer && layer_end <= f->n_layers);
+    int32_t n = layer_end - l->layer;
+    l->layer = layer_end;
+    f->clock_us += lane == MODEL_STEP ? f->step_us : n * f->layer_us;
+    note(f, lane == MODEL_STEP ? FAKE_STEP : FAKE_LONG_RUN, l->batch.n_rows, n);
+    bool last = layer_end == f->n_layers;
+    compute(f, l, last);
+    if (lane == MODEL_STEP) {
+        assert(last);
+        return 0;
     }
+    int runs = ++f->long_runs;
+    if (f->long_fail_at && runs >= f->long_fail_at && runs < f->long_fail_at + f->long_fails)
+        return told_to_fail(f, err);
+    if (!last && f->on_pause)
+        f->on_pause(f->user);
     return 0;
 }
 
@@ -97,9 +148,11 @@ static int logits(void *self, enum model_lane lane, const int32_t *rows, int32_t
                   struct moed_error *err)
 {
     struct fake *f = self;
-    assert(n > 0 && n <= f->max_logits);
+    const struct fake_lane *l = &f->lane[lane];
+    assert(n > 0 && n <= f->max_logits && l->open && l->layer == f->n_layers);
     for (int32_t i = 0; i < n; i++) {
-        logits_of(f->row[rows[i]], f->no_eos, out + (size_t)i * FAKE_VOCAB);
+        assert(l->table[l->batch.seq[rows[i]]]);
+        logits_of(l->row[rows[i]], f->no_eos, out + (size_t)i * FAKE_VOCAB);
         for (int32_t k = 0; f->nan_logits && k < FAKE_VOCAB; k++)
             out[(size_t)i * FAKE_VOCAB + (size_t)k] = NAN;
     }
@@ -123,9 +176,27 @@ static int sample(void *self, enum model_lane lane, const int32_t *rows, int32_t
     return rc;
 }
 
+static void drop(void *self, enum model_lane lane, int32_t seq)
+{
+    struct fake *f = self;
+    struct fake_lane *l = &f->lane[lane];
+    assert(lane == MODEL_LONG && l->open && l->table[seq]);
+    l->table[seq] = NULL;
+    note(f, FAKE_LONG_DROP, 0, 0);
+}
+
 static void end(void *self, enum model_lane lane)
 {
-    ((struct fake *)self)->batch = NULL;
+    struct fake *f = self;
+    assert(f->lane[lane].open);
+    f->lane[lane].open = false;
+    if (lane == MODEL_LONG)
+        note(f, FAKE_LONG_END, 0, 0);
+}
+
+static int64_t now_us(void *self)
+{
+    return ((struct fake *)self)->clock_us;
 }
 
 struct part {
@@ -157,7 +228,11 @@ static void close_fake(void *self)
 {
     struct fake *f = self;
     free(f->kv);
-    free(f->row);
+    for (enum model_lane lane = 0; lane < MODEL_LANES; lane++) {
+        assert(!f->lane[lane].open);
+        free(f->lane[lane].table);
+        free(f->lane[lane].row);
+    }
     free(f);
 }
 
@@ -188,7 +263,9 @@ struct fake *fake_setup(struct engine_setup *setup, const struct fake_config *cf
                     .run = run,
                     .logits = logits,
                     .sample = cfg->samples ? sample : NULL,
+                    .drop = drop,
                     .end = end,
+                    .now_us = cfg->step_us ? now_us : NULL,
                     .parallel = cfg->threads ? parallel : NULL,
                     .threads = cfg->threads,
                     .close = close_fake},
@@ -198,19 +275,29 @@ struct fake *fake_setup(struct engine_setup *setup, const struct fake_config *cf
                  .close = free},
         .sched = {.max_seqs = cfg->max_seqs ? cfg->max_seqs : 8,
                   .max_batched_tokens = cfg->max_batched_tokens ? cfg->max_batched_tokens : 64,
+                  .long_prefill_tokens = cfg->long_prefill_tokens,
                   .max_queue = cfg->max_queue ? cfg->max_queue : 64,
                   .max_model_len = cfg->max_model_len ? cfg->max_model_len : 400,
                   .kv_blocks = cfg->kv_blocks ? cfg->kv_blocks : 100,
                   .no_prefix_cache = cfg->no_prefix_cache},
         .max_logits = cfg->max_logits ? cfg->max_logits : 8,
+        .target_itl_us = cfg->target_itl_us,
         .eos = {FAKE_EOS},
         .n_eos = 1,
-        .info = {.vocab_size = FAKE_VOCAB, .n_layers = 3},
+        .info = {.vocab_size = FAKE_VOCAB, .n_layers = cfg->n_layers ? cfg->n_layers : FAKE_LAYERS},
     };
     f->no_eos = cfg->no_eos;
-    f->max_rows = setup->sched.max_batched_tokens;
+    f->n_layers = setup->info.n_layers;
+    f->step_us = cfg->step_us;
+    f->layer_us = cfg->layer_us;
+    f->lane[MODEL_STEP].max_rows = setup->sched.max_batched_tokens;
+    f->lane[MODEL_LONG].max_rows = setup->sched.long_prefill_tokens;
     f->max_logits = setup->max_logits;
     f->kv = mem_new((size_t)setup->sched.kv_blocks, sizeof *f->kv);
-    f->row = mem_new((size_t)f->max_rows, sizeof *f->row);
+    for (enum model_lane lane = 0; lane < MODEL_LANES; lane++) {
+        struct fake_lane *l = &f->lane[lane];
+        l->table = mem_new((size_t)l->max_rows, sizeof *l->table);
+        l->row = mem_new((size_t)l->max_rows, sizeof *l->row);
+    }
     return f;
 }

@@ -12,25 +12,56 @@
 #include "answers.h"
 #include "engine/backend.h"
 
-#define FAKE_VOCAB 48
-#define FAKE_EOS   47
+#define FAKE_VOCAB  48
+#define FAKE_EOS    47
+
+#define FAKE_LAYERS 3
+#define FAKE_LOG    8192
+
+/* What a pass holds between its calls. */
+struct fake_lane {
+    bool open;
+    struct model_batch batch;
+    const int32_t **table; /* [rows] of each sequence; NULL once it is dropped */
+    uint64_t *row;         /* [rows] prefix hash, once the last layer has run */
+    int32_t layer, max_rows;
+};
+
+/* Something that the engine did; for tests of order and time. */
+struct fake_call {
+    enum { FAKE_STEP, FAKE_LONG_BEGIN, FAKE_LONG_RUN, FAKE_LONG_DROP, FAKE_LONG_END } kind;
+    int32_t rows;   /* STEP, BEGIN */
+    int32_t layers; /* RUN: how many */
+    int64_t end_us; /* of the fake's clock */
+};
 
 struct fake {
     uint64_t (*kv)[SCHED_BLOCK_TOKENS]; /* [blocks] */
-    const struct model_batch *batch;
-    uint64_t *row; /* [rows] prefix hash of each row of the pass */
-    int32_t max_rows, max_logits;
-    atomic_int passes, fail_at; /* the pass number that fails; 0: none */
+    struct fake_lane lane[MODEL_LANES];
+    int32_t max_logits, n_layers;
+    atomic_int passes, fail_at;          /* the pass of the step lane that fails; 0: none */
+    atomic_int fail_times;               /* so many in a row; 0: one */
+    atomic_int long_fail_at, long_fails; /* runs of the long lane: the first that fails, how many */
     int fail_code;
     atomic_int pass_us; /* each pass takes this long */
     atomic_bool nan_logits;
     atomic_int sampled; /* rows that it has sampled itself; from the fail_sampled-th on it fails */
     atomic_int fail_sampled;
+    /* With step_us the clock is the fake's own: a step and a layer of the long lane take so long.
+     */
+    int64_t clock_us, step_us, layer_us;
+    /* Called by the engine thread after each run of the long lane that leaves layers. */
+    void (*on_pause)(void *user);
+    void *user;
+    struct fake_call log[FAKE_LOG]; /* the engine thread's, until it is closed or idle */
+    atomic_int n_log, long_runs;
     bool no_eos; /* the end token never wins by itself */
 };
 
 struct fake_config {
     int32_t max_seqs, max_batched_tokens, max_queue, max_model_len, kv_blocks, max_logits;
+    int32_t long_prefill_tokens, n_layers;
+    int64_t target_itl_us, step_us, layer_us;
     bool no_prefix_cache, no_text, no_eos;
     bool samples; /* as a device does that can */
     int threads;

@@ -51,12 +51,14 @@ static struct moed_request *draw(uint64_t seed, struct answer *a)
     return r;
 }
 
-static struct moed_engine *open_fake(const struct fake_config *cfg)
+static struct moed_engine *open_fake(const struct fake_config *cfg, struct fake **fake)
 {
     struct engine_setup setup;
     struct moed_engine *e;
     struct moed_error err;
-    fake_setup(&setup, cfg);
+    struct fake *f = fake_setup(&setup, cfg);
+    if (fake)
+        *fake = f;
     assert_ok(engine_start(&e, &setup, &err), &err);
     return e;
 }
@@ -83,10 +85,29 @@ static void same(const struct answer *want, const struct answer *got)
     assert_int_equal(got->usage.completion_tokens, want->usage.completion_tokens);
 }
 
-static uint64_t crowd(uint64_t round, struct answer *want, struct answer *got)
+/* A request that is canceled when a long pass pauses next, if it comes to that. */
+struct doomed {
+    struct moed_engine *e;
+    atomic_uint_fast64_t handle;
+};
+
+static void cancel_doomed(void *user)
+{
+    struct doomed *d = user;
+    uint64_t handle = atomic_exchange(&d->handle, 0);
+    if (handle)
+        moed_cancel(d->e, handle);
+}
+
+/* What all rounds together must have met. */
+struct met {
+    uint64_t preemptions, long_passes, pauses, dropped;
+};
+
+static void crowd(uint64_t round, struct answer *want, struct answer *got, struct met *met)
 {
     struct fake_config roomy = {.max_seqs = 8, .kv_blocks = 200, .max_batched_tokens = 200};
-    struct moed_engine *e = open_fake(&roomy);
+    struct moed_engine *e = open_fake(&roomy, NULL);
     memset(want, 0, N * sizeof *want);
     for (uint64_t i = 0; i < N; i++)
         ask(e, draw(round * 1000 + i, &want[i]));
@@ -99,9 +120,16 @@ static uint64_t crowd(uint64_t round, struct answer *want, struct answer *got)
                                 .max_model_len = 170,
                                 .kv_blocks = pick(11, 18),
                                 .max_logits = pick(1, 9),
+                                .long_prefill_tokens = pick(0, 1) ? pick(1, 200) : 0,
+                                .n_layers = pick(1, 5),
+                                .target_itl_us = pick(0, 1) ? 1 : 0,
                                 .no_prefix_cache = pick(0, 3) == 0,
                                 .threads = pick(0, 2)};
-    e = open_fake(&tight);
+    struct fake *fake;
+    e = open_fake(&tight, &fake);
+    struct doomed doomed = {.e = e};
+    fake->user = &doomed;
+    fake->on_pause = cancel_doomed;
     memset(got, 0, N * sizeof *got);
     struct moed_error err;
     struct moed_outbox *box;
@@ -110,8 +138,10 @@ static uint64_t crowd(uint64_t round, struct answer *want, struct answer *got)
         struct moed_request *r = draw(round * 1000 + i, &got[i]);
         uint64_t handle;
         assert_ok(moed_submit(e, &r, box, &handle, &err), &err);
-        if ((i + round) % 5 == 0)
+        if ((i + round) % 5 == 0 && i % 2)
             moed_cancel(e, handle);
+        else if ((i + round) % 5 == 0)
+            atomic_store(&doomed.handle, handle);
     }
     assert_true(answers_wait(box, N));
     for (int i = 0; i < N; i++)
@@ -120,17 +150,23 @@ static uint64_t crowd(uint64_t round, struct answer *want, struct answer *got)
     struct moed_engine_stats st;
     settled(e, &st);
     moed_outbox_close(&box);
+    met->preemptions += st.preemptions;
+    met->long_passes += st.long_passes;
+    met->pauses += st.long_pauses;
+    for (int i = 0; i < fake->n_log; i++)
+        met->dropped += fake->log[i].kind == FAKE_LONG_DROP;
     moed_engine_close(&e);
-    return st.preemptions;
 }
 
 static void crowds(uint64_t first, uint64_t n)
 {
     struct answer *want = mem_new(N, sizeof *want), *got = mem_new(N, sizeof *got);
-    uint64_t preemptions = 0;
+    struct met met = {0};
     for (uint64_t round = first; round < first + n; round++)
-        preemptions += crowd(round, want, got);
-    assert_true(preemptions > n / 8);
+        crowd(round, want, got, &met);
+    assert_true(met.preemptions > n / 8 && met.long_passes > n && met.pauses > n);
+    /* Seldom by chance; test_long_pass.c does it on purpose. */
+    assert_true(n < 1000 || met.dropped > 0);
     free(want);
     free(got);
 }

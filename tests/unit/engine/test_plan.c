@@ -182,6 +182,66 @@ static void a_device_gets_the_slots_that_fit(void **state)
     assert_non_null(strstr(err.text, "does not fit the device"));
 }
 
+static void a_device_gets_a_long_lane_where_experts_do_not_fit(void **state)
+{
+    struct engine_plan p;
+    struct moed_error err;
+    struct moed_engine_config cfg = in_place;
+    cfg.long_prefill_tokens = -1;
+    /* All experts and the KV cache fit: chunks in the steps are better. */
+    assert_ok(plan_on_device(&p, &cfg, 80 * GIB, &err), &err);
+    assert_int_equal(p.options.long_rows, 0);
+    assert_int_equal(p.memory.long_bytes, 0);
+    assert_int_equal(p.max_batched_tokens, 512);
+    assert_int_equal(p.target_itl_us, 100000);
+    /* They do not: as long as an eighth of the device allows. */
+    assert_ok(plan_on_device(&p, &cfg, 6 * GIB, &err), &err);
+    int32_t rows = p.options.long_rows;
+    assert_true(rows >= 1024 && rows < 16384 && (rows & (rows - 1)) == 0);
+    assert_true(p.memory.long_bytes <= p.device_budget_bytes / 8);
+    assert_true(2 * p.memory.long_bytes > p.device_budget_bytes / 8);
+    assert_true(p.memory.long_bytes < p.memory.activation_bytes);
+    assert_int_equal(p.max_batched_tokens, 64);
+    assert_int_equal(p.options.max_rows, 64);
+    struct buf text = {0};
+    char line[80];
+    engine_plan_text(&p, &text);
+    snprintf(line, sizeof line, "%d rows, paused for steps every 100 ms", rows);
+    assert_non_null(strstr(buf_str(&text), line));
+    buf_fini(&text);
+    cfg.expert_cache_bytes = 0;
+    assert_ok(plan_on_device(&p, &cfg, 40 * GIB, &err), &err);
+    assert_int_equal(p.options.long_rows, 16384);
+}
+
+static void a_long_lane_may_be_asked_for_anywhere(void **state)
+{
+    struct engine_plan p;
+    struct moed_error err;
+    struct moed_engine_config cfg = in_place;
+    assert_ok(plan(&p, &cfg, 64 * GIB, &err), &err);
+    uint64_t without = p.memory.activation_bytes;
+    cfg.long_prefill_tokens = -1;
+    assert_ok(plan(&p, &cfg, 64 * GIB, &err), &err);
+    assert_int_equal(p.options.long_rows, 0);
+    assert_int_equal(p.memory.activation_bytes, without);
+    cfg.long_prefill_tokens = 3000;
+    cfg.max_num_seqs = 100;
+    cfg.target_itl_ms = 20;
+    assert_ok(plan(&p, &cfg, 64 * GIB, &err), &err);
+    assert_int_equal(p.options.long_rows, 3000);
+    assert_int_equal(p.max_batched_tokens, 100);
+    assert_int_equal(p.target_itl_us, 20000);
+    cfg.max_batched_tokens = 512;
+    cfg.max_num_seqs = 0;
+    assert_ok(plan(&p, &cfg, 64 * GIB, &err), &err);
+    assert_int_equal(p.max_batched_tokens, 512);
+    assert_true(p.memory.activation_bytes - p.memory.long_bytes == without);
+    cfg.long_prefill_tokens = 1 << 21;
+    assert_int_equal(plan(&p, &cfg, 64 * GIB, &err), MOED_EINVAL);
+    assert_string_equal(err.param, "long-prefill-tokens");
+}
+
 static void put(const char *root, const char *path, const char *text)
 {
     char full[512];
@@ -239,6 +299,8 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(what_does_not_fit_is_refused_with_the_numbers),
     cmocka_unit_test(slots_of_the_expert_cache_count),
     cmocka_unit_test(a_device_gets_the_slots_that_fit),
+    cmocka_unit_test(a_device_gets_a_long_lane_where_experts_do_not_fit),
+    cmocka_unit_test(a_long_lane_may_be_asked_for_anywhere),
     cmocka_unit_test(containers_say_what_is_left),
 };
 CHECK_MAIN(tests)

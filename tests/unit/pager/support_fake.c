@@ -68,7 +68,7 @@ static int fake_copy_in(struct dev *dev, void *dst, const void *src, size_t byte
 static int fake_event_wait(struct dev *dev, struct dev_event *ev)
 {
     struct fake_dev *f = fake_of(dev);
-    while (atomic_load(&ev->state) == 1) {
+    while (f->queued > 0 && atomic_load(&ev->state) == 1) {
         pthread_mutex_lock(&f->lock);
         while (f->permits == 0)
             pthread_cond_wait(&f->let_go, &f->lock);
@@ -82,7 +82,23 @@ static int fake_event_wait(struct dev *dev, struct dev_event *ev)
             i = (i + 1) % FAKE_QUEUE;
         end_copy(f, &f->queue[i]);
     }
-    return atomic_load(&ev->state) == 2 ? 0 : MOED_EDEVICE;
+    return atomic_load(&ev->state) < 3 ? 0 : MOED_EDEVICE;
+}
+
+static int fake_event_mark(struct dev *dev, struct dev_event *ev)
+{
+    atomic_store(&ev->state, 1);
+    atomic_fetch_add(&fake_of(dev)->marks, 1);
+    return 0;
+}
+
+/* Only what is marked may be waited for, and once. */
+static int fake_copies_wait(struct dev *dev, struct dev_event *ev)
+{
+    int state = atomic_exchange(&ev->state, 0);
+    assert(state == 1);
+    atomic_fetch_add(&fake_of(dev)->waits, 1);
+    return 0;
 }
 
 static const struct dev_ops fake_ops = {
@@ -91,6 +107,8 @@ static const struct dev_ops fake_ops = {
     .free = fake_free,
     .copy_in = fake_copy_in,
     .event_wait = fake_event_wait,
+    .event_mark = fake_event_mark,
+    .copies_wait = fake_copies_wait,
 };
 
 void fake_open(struct fake_dev *f)

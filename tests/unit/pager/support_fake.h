@@ -34,6 +34,7 @@ struct fake_dev {
     bool no_memory;                 /* alloc fails */
     _Atomic uint64_t copies, bytes; /* begun */
     _Atomic uint64_t ended;
+    _Atomic uint64_t marks, waits; /* of ops: made, and waited for by copies */
     pthread_mutex_t lock;
     pthread_cond_t let_go;
     int64_t permits; /* copies that may still end, under lock; negative: any number */

@@ -24,7 +24,7 @@ static void rig_open_held(struct rig *r, int n_layers, int n_experts,
         fake_hold(&r->dev);
     fake_records_make(&r->records, n_layers, n_experts, RECORD, -1);
     if (c.chunk_bytes == 0)
-        c.chunk_bytes = CHUNK;
+        c.chunk_bytes = c.bulk_chunk_bytes = CHUNK;
     assert_ok(pager_open(&r->pager, &c, &r->records.map, &r->dev.dev, &err), &err);
 }
 

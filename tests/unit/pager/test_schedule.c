@@ -171,7 +171,7 @@ static void run_schedule(const struct pager_config *cfg, int steps, uint32_t see
     struct moed_error err = {0};
     struct pager_config c = *cfg;
     c.mode = PAGER_CACHED;
-    c.chunk_bytes = RECORD / 4;
+    c.chunk_bytes = c.bulk_chunk_bytes = RECORD / 4;
     fake_open(&r.dev);
     fake_records_make(&r.records, LAYERS, EXPERTS, RECORD, -1);
     if (faults) {
