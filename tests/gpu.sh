@@ -27,7 +27,7 @@ LD_LIBRARY_PATH=$build/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 export MOED_SOURCE LD_LIBRARY_PATH
 programs="test.kernels.cpu.ops_cuda test.kernels.cpu.tensor_cuda test.kernels.cpu.sample_cuda test.model.model.cuda
     test.model.model.recorded_cuda test.model.model.sample_cuda test.model.engine.sampling_cuda
-    bench_misses bench_cuda_tensor bench_cuda_sample"
+    bench_misses bench_cuda_tensor bench_cuda_sample bench_cuda_step"
 
 # record PART STATUS LOG: one line of results, with what the part printed.
 record() {
