@@ -14,6 +14,7 @@
 #       mixed      Qwen3 at 25 %, a prompt of 16K tokens beside 8 streams: time between their tokens
 #       start      from start to ready, Qwen3 cut to 16 layers from a checkpoint written for it (20 GB of disk)
 #       cpu        the CPU device, Qwen3 cut to 12 layers
+#       sampling   sampling on the device, 151,936 logits, 1 to 64 rows
 #   sh tests/gpu.sh sanitize       the kernels' test under compute-sanitizer memcheck
 # MOED_BUILD is the build to use (build/release; a folder of `pack`). Results are appended to MOED_GPU_RESULTS
 # (build/gpu.json), one object a line. MOED_BENCH_LAYERS cuts the models of `bench` to so many layers, to try a row out.
@@ -25,8 +26,9 @@ results=${MOED_GPU_RESULTS:-build/gpu.json}
 MOED_SOURCE=$PWD
 LD_LIBRARY_PATH=$build/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 export MOED_SOURCE LD_LIBRARY_PATH
-programs="test.kernels.cpu.ops_cuda test.kernels.cpu.tensor_cuda test.model.model.cuda test.model.model.recorded_cuda
-    bench_misses bench_cuda_tensor bench_cuda_step"
+programs="test.kernels.cpu.ops_cuda test.kernels.cpu.tensor_cuda test.kernels.cpu.sample_cuda test.model.model.cuda
+    test.model.model.recorded_cuda test.model.model.sample_cuda test.model.engine.sampling_cuda
+    bench_misses bench_cuda_tensor bench_cuda_sample bench_cuda_step"
 
 # record PART STATUS LOG: one line of results, with what the part printed.
 record() {
@@ -161,6 +163,10 @@ bench_row() {
             --max-model-len 4096 --max-num-seqs 16 "$@" || bench_failed=1
         return
         ;;
+    sampling)
+        part "bench $row" "$build/tests/bench_cuda_sample" || bench_failed=1
+        return
+        ;;
     esac
     qwen3 "${MOED_BENCH_LAYERS:-48}"
     # shellcheck disable=SC2086
@@ -203,10 +209,13 @@ pack)
     ;;
 kernels)
     run_test test.kernels.cpu.ops_cuda
+    run_test test.kernels.cpu.sample_cuda
     ;;
 models)
     run_test test.model.model.cuda
     run_test test.model.model.recorded_cuda
+    run_test test.model.model.sample_cuda
+    run_test test.model.engine.sampling_cuda
     ;;
 server)
     part server python3 tests/gpu_server.py "$build/moed"
@@ -217,6 +226,10 @@ bench)
     ;;
 sanitize)
     part sanitize compute-sanitizer --tool memcheck --error-exitcode 1 "$build/tests/test.kernels.cpu.ops_cuda"
+    part "sanitize sampling" compute-sanitizer --tool memcheck --error-exitcode 1 \
+        "$build/tests/test.kernels.cpu.sample_cuda"
+    part "races of sampling" compute-sanitizer --tool racecheck --error-exitcode 1 \
+        "$build/tests/test.kernels.cpu.sample_cuda"
     ;;
 *)
     sed -n '2,19s/^# *//p' "$0" >&2

@@ -485,7 +485,7 @@ static int index_for(int32_t n)
     return i;
 }
 
-static int timed_out(struct moed_error *err)
+int recorded_timed_out(struct moed_error *err)
 {
     return moed_fail(err, MOED_ETIMEDOUT,
                      "the workers that compute experts outside the device did not answer in time");
@@ -503,32 +503,18 @@ int recorded_run(struct recorded *r, struct model *m, const struct pass *p, stru
     return rc < 0 ? device_failed("a recorded step", 0, err) : 0;
 }
 
-int recorded_logits(struct recorded *r, struct model *m, const struct pass *p, const int32_t *rows,
-                    int32_t n, float *logits, struct moed_error *err)
+bool recorded_head_fits(const struct recorded *r, int32_t n)
 {
-    size_t bytes = (size_t)n * (size_t)m->c.vocab_size * sizeof *logits;
+    return n <= r->max_logits;
+}
+
+int recorded_head(struct recorded *r, struct model *m, const int32_t *rows, int32_t n)
+{
     struct plan *plan = r->plan;
-    int rc = 0;
-    for (int32_t first = 0; first < n && rc == 0; first += r->max_logits) {
-        int32_t some = n - first < r->max_logits ? n - first : r->max_logits;
-        if (first > 0)
-            rc = m->dev->kern->sync(m->dev);
-        memset(plan->logit_row, 0, sizeof plan->logit_row);
-        memcpy(plan->logit_row, rows + first, (size_t)some * sizeof *rows);
-        if (rc == 0)
-            rc = m->dev->step->plan_send(m->dev, plan->logit_row, sizeof plan->logit_row);
-        if (rc == 0)
-            rc = m->dev->step->replay(m->dev, r->head[index_for(some)]);
-    }
-    if (rc == 0)
-        rc = m->dev->kern->sync(m->dev);
-    if (r->pending)
-        rc = recorded_settle(r, m, rc);
-    if (rc == MOED_ETIMEDOUT)
-        return timed_out(err);
-    if (rc == 0)
-        rc = m->dev->ops->copy_out(m->dev, logits, m->b.logits, bytes);
-    return rc < 0 ? moed_fail(err, MOED_EDEVICE, "the device failed in the logits") : 0;
+    memset(plan->logit_row, 0, sizeof plan->logit_row);
+    memcpy(plan->logit_row, rows, (size_t)n * sizeof *rows);
+    int rc = m->dev->step->plan_send(m->dev, plan->logit_row, sizeof plan->logit_row);
+    return rc < 0 ? rc : m->dev->step->replay(m->dev, r->head[index_for(n)]);
 }
 
 /* What a layer's rows chose, as one event for the pager. */

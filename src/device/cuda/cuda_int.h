@@ -38,6 +38,8 @@
     X(attention, attention_bf16_4) X(attention, attention_bf16_8)                          \
     X(attention, attention_bf16_any)                                                       \
     DTYPED(X, linear, linear) DTYPED(X, experts, gate_up) DTYPED(X, experts, down)         \
+    X(sample, sample_best) X(sample, sample_weigh) X(sample, sample_select)                \
+    X(sample, sample_draw)                                                                 \
     TENSOR_FUNCTIONS(X)                                                                    \
     X(step, turn) STEPPED(X, step, norm_linear)                                            \
     X(paged, resolve) X(paged, paged_combine)                                              \
@@ -55,7 +57,8 @@
     X(tensor, product_f16_any) X(tensor, product_gated_f16_any)                            \
     X(flash, flash_64) X(flash, flash_128)
 #define IMAGES(X)                                                                          \
-    X(elementwise) X(attention) X(linear) X(experts) X(tensor) X(flash) X(step) X(paged)
+    X(elementwise) X(attention) X(linear) X(experts) X(tensor) X(flash) X(step) X(paged) \
+    X(sample)
 /* clang-format on */
 
 enum function {
@@ -95,6 +98,7 @@ enum mirror_kind {
     MIRROR_SLOT,
     MIRROR_TABLE,
     MIRROR_LIST,
+    MIRROR_SAMPLE,
     MIRROR_FORCED,
     MIRROR_TILES,
     MIRROR_COUNT
@@ -257,6 +261,7 @@ int cuda_router(struct dev *dev, const struct kern_router *a);
 int cuda_experts_gate_up(struct dev *dev, const struct kern_experts *a);
 int cuda_experts_down(struct dev *dev, const struct kern_experts *a);
 int cuda_combine(struct dev *dev, const struct kern_combine *a);
+int cuda_sample(struct dev *dev, const struct kern_sample *a);
 
 /* The verbs of dev_step (graph.c, ops_step.c). */
 int cuda_norm_linear(struct dev *dev, const struct kern_norm_linear *a);
