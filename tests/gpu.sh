@@ -26,9 +26,10 @@ results=${MOED_GPU_RESULTS:-build/gpu.json}
 MOED_SOURCE=$PWD
 LD_LIBRARY_PATH=$build/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 export MOED_SOURCE LD_LIBRARY_PATH
-programs="test.kernels.cpu.ops_cuda test.kernels.cpu.tensor_cuda test.kernels.cpu.sample_cuda test.model.model.cuda
+programs="test.kernels.cpu.ops_cuda test.kernels.cpu.tensor_cuda test.kernels.cpu.sample_cuda test.kernels.cpu.attention_cuda
+    test.model.model.cuda test.model.model.long_cuda
     test.model.model.recorded_cuda test.model.model.sample_cuda test.model.engine.sampling_cuda
-    bench_misses bench_cuda_tensor bench_cuda_sample bench_cuda_step"
+    bench_misses bench_cuda_tensor bench_cuda_sample bench_cuda_step bench_cuda_attention"
 
 # record PART STATUS LOG: one line of results, with what the part printed.
 record() {
