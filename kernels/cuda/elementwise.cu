@@ -146,8 +146,12 @@ KERNEL __launch_bounds__(CU_ROUTER_ROWS * 32) router_select(const __grid_constan
         if (e % 32 == lane)
             taken |= (uint64_t)1 << e / 32;
         if (lane == 0)
-            id[k] = a.id[(int64_t)row * a.top_k + k] = e;
+            id[k] = e;
     }
+    __syncwarp();
+    // Host memory: one write of the warp.
+    for (int k = lane; k < a.top_k; k += 32)
+        a.id[(int64_t)row * a.top_k + k] = id[k];
     for (int e = lane; e < a.experts; e += 32)
         logit[e] = exp_fixed(__fsub_rn(logit[e], max));
     __syncwarp();

@@ -49,6 +49,7 @@ struct model_memory {
     uint64_t expert_record_bytes;
     uint64_t expert_records;
     uint64_t cache_bytes;              /* slots and staging on the device; 0 in place */
+    uint64_t staging_bytes;            /* the staging slots' part of cache_bytes */
     uint64_t kv_bytes, kv_block_bytes; /* kv_block_bytes: one block in all layers */
     uint64_t activation_bytes;         /* of both lanes, logits, RoPE tables */
     uint64_t long_bytes;               /* the long lane's part of activation_bytes */
@@ -126,6 +127,11 @@ int model_pass_run(struct model *m, enum model_lane lane, int32_t layer_end,
  * [n][vocab_size]; may be called more than once. */
 int model_pass_logits(struct model *m, enum model_lane lane, const int32_t *rows, int32_t n,
                       float *logits, struct moed_error *err);
+/* As logits, but samples on the device and hands out the tokens: token[i] of rows[i] by params[i],
+ * as kern_sample says. Only where model_can_sample. */
+int model_pass_sample(struct model *m, enum model_lane lane, const int32_t *rows, int32_t n,
+                      const struct kern_sample_row *params, int32_t *token, struct moed_error *err);
+bool model_can_sample(const struct model *m);
 /*
  * Between runs: takes a sequence (index into the batch's seqs) out of the pass. From now on its
  * blocks are neither written nor read and its block table is not looked at, so that they may be

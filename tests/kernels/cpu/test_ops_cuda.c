@@ -438,10 +438,10 @@ static void experts_of_real_models_cuda(void **state)
                   {DTYPE_BF16, 512, 768, 60, 3}, {DTYPE_BF16, 4096, 1792, 2, 1},
                   {DTYPE_F16, 2048, 768, 2, 3},  {DTYPE_F32, 2048, 768, 2, 9}};
     open_dev();
-    const int smaller = emulated ? 2 : 1;
+    const int divide = emulated ? 2 : 1;
     for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
-        struct record_class cls = record_class_swiglu(shapes[s].dtype, shapes[s].hidden / smaller,
-                                                      shapes[s].inner / smaller);
+        struct record_class cls =
+            record_class_swiglu(shapes[s].dtype, shapes[s].hidden / divide, shapes[s].inner / divide);
         int groups = shapes[s].groups, rows = shapes[s].rows, pairs = groups * rows;
         struct rng r = {s};
         struct kern_expert_group group[64];

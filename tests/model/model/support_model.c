@@ -33,6 +33,8 @@ void rig_open(struct rig *r, const struct rig_options *o)
     struct dev_cpu_config dev = {
         .threads = o->threads ? o->threads : 2, .isa = o->isa, .max_context = RIG_CONTEXT};
     assert_ok(dev_open(&r->dev, &choice, &dev, &err), &err);
+    if (o->alter)
+        o->alter(r->dev);
     int32_t rows = o->max_rows ? o->max_rows : 64;
     struct model_options options = {
         .max_rows = rows,
