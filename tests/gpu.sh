@@ -25,7 +25,7 @@ MOED_SOURCE=$PWD
 LD_LIBRARY_PATH=$build/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 export MOED_SOURCE LD_LIBRARY_PATH
 programs="test.kernels.cpu.ops_cuda test.kernels.cpu.tensor_cuda test.model.model.cuda test.model.model.recorded_cuda
-    bench_misses bench_cuda_tensor bench_cuda_step"
+    test.model.model.long_cuda bench_misses bench_cuda_tensor bench_cuda_step"
 
 # record PART STATUS LOG: one line of results, with what the part printed.
 record() {
@@ -113,7 +113,7 @@ for c in said["cases"]:
     ms = {k: round(v["seconds"] / c["steps"] * 1e3, 3) for k, v in c["stages"].items() if isinstance(v, dict) and v["seconds"] > 0}
     print(f"{c['kind']} batch {c['batch']} tokens {c['tokens']} cache {c['cache_bytes'] / 2**30:.2f} GiB ({c['slots']} slots): "
           f"{c['tokens_per_s']:.1f} tok/s, step {c['step_ms']:.3f} ms (p50 {c['step_ms_p50']:.3f}, p99 {c['step_ms_p99']:.3f}), "
-          f"floor {c['floor_ms']:.3f} ms reached {100 * c['floor_part']:.0f} %, hits {c['hit_percent']:.1f} %, "
+          f"first token {c['first_token_ms']:.1f} ms, floor {c['floor_ms']:.3f} ms reached {100 * c['floor_part']:.0f} %, hits {c['hit_percent']:.1f} %, "
           f"{c['host_bytes_per_token'] / 1e6:.1f} MB and {c['admissions_per_token']:.2f} admissions a token, "
           f"link {c['link_gb_per_s']:.1f} GB/s = {100 * c['link_part']:.0f} %, "
           f"host {c['host_gb_per_s']:.1f} GB/s = {100 * c['host_part']:.0f} %, "
@@ -204,6 +204,7 @@ kernels)
 models)
     run_test test.model.model.cuda
     run_test test.model.model.recorded_cuda
+    run_test test.model.model.long_cuda
     ;;
 server)
     part server python3 tests/gpu_server.py "$build/moed"
