@@ -89,6 +89,7 @@ struct bench_numbers {
     double admissions_per_token;
     double link_gb_per_s, link_part; /* over the link; part of its peak */
     double host_gb_per_s, host_part; /* read from host memory by CPU and link; part of both peaks */
+    double first_token_ms;           /* of prefill: prompt in to logits out; else 0 */
     double floor_ms, floor_part;     /* floor_part: floor_ms / step_ms, 1 is the floor reached */
 };
 void bench_numbers(struct bench_numbers *out, const struct bench_result *r,
