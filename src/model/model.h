@@ -33,6 +33,11 @@ struct model_options {
     int32_t miss_threads, link_share;
     int64_t miss_wait_us;
     enum kern_isa miss_isa;
+    /* For tests: how long the device waits for these threads (0: a default), and what each of them
+     * calls as it begins a job (device/misses.h). */
+    int64_t miss_patience_us;
+    void (*on_miss)(void *arg, int thread, uint32_t job);
+    void *on_miss_arg;
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes,
                      double seconds); /* loading; may be NULL */
     void *user;

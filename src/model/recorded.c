@@ -93,8 +93,10 @@ static int open_misses(struct recorded *r, struct model *m, struct moed_error *e
                                 .experts = m->c.n_experts,
                                 .layout = layout,
                                 .link_share = m->o.link_share,
-                                .wait_limit_us = m->o.miss_wait_us};
-    int rc = m->dev->step->mailbox_open(m->dev, &layout, &cfg.mailbox, err);
+                                .wait_limit_us = m->o.miss_wait_us,
+                                .on_job = m->o.on_miss,
+                                .on_job_arg = m->o.on_miss_arg};
+    int rc = m->dev->step->mailbox_open(m->dev, &layout, m->o.miss_patience_us, &cfg.mailbox, err);
     r->box = cfg.mailbox;
     return rc < 0 ? rc : misses_open(&r->misses, &cfg, err);
 }

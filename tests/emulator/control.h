@@ -1,6 +1,6 @@
 /*
- * What the emulated plugin offers to tests beside the plugin's table: faults to order. From a test
- * program: emulator_control(&c) fills the table when the emulated plugin is the one in use.
+ * What the emulated plugin offers to tests beside the plugin's table: faults to order. A test
+ * program finds them with dlsym in the plugin that it has open; the real one does not have them.
  */
 #ifndef MOED_TESTS_EMULATOR_CONTROL_H
 #define MOED_TESTS_EMULATOR_CONTROL_H
