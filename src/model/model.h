@@ -58,6 +58,7 @@ struct model_memory {
     uint64_t kv_bytes, kv_block_bytes; /* kv_block_bytes: one block in all layers */
     uint64_t activation_bytes;         /* of both lanes, logits, RoPE tables */
     uint64_t long_bytes;               /* the long lane's part of activation_bytes */
+    uint64_t step_bytes; /* on a device apart: recorded steps, and the router's logits of others */
     uint64_t total_bytes;
 };
 /* weight_dtype: of all weights; see model_weight_dtype. */

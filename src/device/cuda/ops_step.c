@@ -43,6 +43,8 @@ int cuda_mailbox_open(struct dev *dev, const struct mailbox_layout *l, int64_t p
     if (p->box)
         return moed_fail(err, MOED_EINTERNAL, "a second mailbox");
     size_t bytes = cut_paged(&p->args, l, NULL);
+    if (bytes > kern_paged_bytes(l))
+        return moed_fail(err, MOED_EINTERNAL, "more memory for misses than was planned");
     uint8_t *box = cuda_alloc_shared(dev, l->bytes), *memory = cuda_alloc(dev, bytes);
     p->layout = *l;
     p->box = (struct mailbox *)box;
