@@ -25,11 +25,12 @@ struct kern_matrix {
 
 #define STEP_MAX_MATRICES 3
 
-/* h = rmsnorm(x) (kern_rmsnorm), then y = w h + bias for each matrix (kern_linear). All matrices
- * have one dtype. */
+/* h = rmsnorm(x) (kern_rmsnorm), or h = x without a norm; then y = w h + bias + residual for each
+ * matrix (kern_linear). All matrices have one dtype. */
 struct kern_norm_linear {
-    const float *x; /* [n][in] */
-    const void *norm;
+    const float *x;        /* [n][in] */
+    const float *residual; /* as y of the only matrix, or NULL */
+    const void *norm;      /* or NULL */
     enum dtype norm_dtype;
     float eps;
     float *h; /* [n][in] written too, if not NULL */

@@ -105,6 +105,7 @@ struct moed_engine_stats {
     uint64_t prompt_tokens, generated_tokens,
         cached_tokens; /* cached: prompt tokens reused from the prefix cache */
     uint64_t steps, preemptions;
+    uint64_t sampled_device, sampled_cpu; /* tokens, by where they were chosen */
     uint64_t long_passes, long_layers, long_pauses;
     uint64_t pass_timeouts, pass_retries;
     int32_t kv_blocks, kv_blocks_used, kv_blocks_cached;

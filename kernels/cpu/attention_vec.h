@@ -1,9 +1,13 @@
 /*
  * Attention, as a template over the vectors of vec_<isa>.h; the order of additions is that of
- * kernels/README.md. HEAD_BLOCK heads of a group share each load of K and V.
+ * kernels/README.md. HEAD_BLOCK heads of a group share each load of K and V; all heads and several
+ * rows of a sequence go through a chunk before the next one is read.
  */
-#define TOKEN_BLOCK 4 /* tokens whose scores are computed together */
-#define DIM_BLOCK   4 /* vectors of V taken together */
+#include <float.h>
+
+#define TOKEN_BLOCK 4  /* tokens whose scores are computed together */
+#define DIM_BLOCK   4  /* vectors of V taken together */
+#define SEATS       64 /* heads of rows that go through a chunk together */
 
 /* Scores of TOKEN_BLOCK tokens, K rows `dim` elements apart, for `heads` heads: score[h][t]. */
 INLINE void scores_of(const enum dtype dtype, const size_t heads, const void *k, const float *q,
@@ -46,72 +50,92 @@ INLINE void scores_of(const enum dtype dtype, const size_t heads, const void *k,
         memcpy(score + h * score_stride, out + h * TOKEN_BLOCK, TOKEN_BLOCK * sizeof(float));
 }
 
-/* n vectors of the output from element d on, for `heads` heads: V rows of first..pos weighed by
- * their scores. part: lanes of the last vector where it is not a whole one. */
-struct weigh {
-    const struct kern_attention *a;
-    const int32_t *blocks;
-    int kv_head, first, pos;
-    const float *score; /* [heads][stride], of position base on */
-    size_t stride;
-    int base;
-    const float *sum; /* [heads] */
-    float *out;       /* [heads][head_dim] */
+/* A head of a row on its way through the chunks; its scratch is kern_attention_head_floats. */
+struct seat {
+    size_t row, head;
+    int first, pos;
+    struct attention_tree tree;
 };
 
+/* What a step through one chunk works on: `heads` seats from `seat` on, of one row and kv head. */
+struct step {
+    const struct kern_attention *a;
+    const int32_t *blocks;
+    int kv_head, chunk;
+    struct span seen; /* positions */
+    struct seat *seat;
+    float *score; /* of the first seat; the others' lie head_floats apart */
+    size_t head_floats;
+};
+
+/* n vectors of the seats' acc from element d on: V rows weighed by their scores. part: lanes of the
+ * last vector where it is not a whole one. */
 INLINE void weigh_of(const enum dtype dtype, const size_t heads, const size_t n,
-                     const struct weigh *w, size_t d, size_t part)
+                     const struct step *s, size_t d, size_t part)
 {
-    size_t dim = (size_t)w->a->kv.head_dim;
-    vf acc[HEAD_BLOCK * DIM_BLOCK], vv[DIM_BLOCK];
+    size_t dim = (size_t)s->a->kv.head_dim, base = (size_t)s->chunk * KV_CHUNK_TOKENS;
+    vf acc[HEAD_BLOCK * DIM_BLOCK], first[HEAD_BLOCK * DIM_BLOCK], second[HEAD_BLOCK * DIM_BLOCK];
+    vf vv[DIM_BLOCK];
+    for (size_t b = 0; b < KV_CHUNK_TOKENS / KV_BLOCK_TOKENS; b++) {
+        size_t t = base + b * KV_BLOCK_TOKENS, end = t + KV_BLOCK_TOKENS;
+        t = t > s->seen.lo ? t : s->seen.lo;
+        end = end < s->seen.hi ? end : s->seen.hi;
 #pragma GCC unroll 16
-    for (size_t a = 0; a < heads * n; a++)
-        acc[a] = v_zero();
-    for (int t = w->first; t <= w->pos;) {
-        const char *v = kv_row(&w->a->kv, w->blocks, w->kv_head, t, 1);
-        int end = t / KV_BLOCK_TOKENS * KV_BLOCK_TOKENS + KV_BLOCK_TOKENS;
-        for (; t < end && t <= w->pos; t++, v += dim * dtype_bytes(dtype)) {
+        for (size_t i = 0; i < heads * n; i++)
+            acc[i] = v_zero();
+        const char *v = t < end ? kv_row(&s->a->kv, s->blocks, s->kv_head, (int)t, 1) : NULL;
+        for (; t < end; t++, v += dim * dtype_bytes(dtype)) {
 #pragma GCC unroll 4
             for (size_t i = 0; i < n; i++)
                 vv[i] =
                     part ? load_w_part(dtype, v, d + i * VL, part) : load_w(dtype, v, d + i * VL);
 #pragma GCC unroll 4
             for (size_t h = 0; h < heads; h++) {
-                vf e = v_set1(w->score[h * w->stride + (size_t)(t - w->base)]);
+                vf e = v_set1(s->score[h * s->head_floats + (t - base)]);
 #pragma GCC unroll 4
                 for (size_t i = 0; i < n; i++)
                     acc[h * n + i] = v_fma(e, vv[i], acc[h * n + i]);
             }
+        }
+#pragma GCC unroll 16
+        for (size_t i = 0; i < heads * n; i++) {
+            if (b == 0)
+                first[i] = acc[i];
+            else if (b == 1)
+                first[i] = v_add(first[i], acc[i]);
+            else if (b == 2)
+                second[i] = acc[i];
+            else
+                acc[i] = v_add(first[i], v_add(second[i], acc[i]));
         }
     }
 #pragma GCC unroll 4
     for (size_t h = 0; h < heads; h++)
 #pragma GCC unroll 4
         for (size_t i = 0; i < n; i++) {
-            float *out = w->out + h * dim + d + i * VL;
-            vf value = v_div(acc[h * n + i], v_set1(w->sum[h]));
+            float *to = s->seat[h].tree.node + KV_NODE_HEAD + d + i * VL;
             if (part)
-                v_store_part(out, part, value);
+                v_store_part(to, part, acc[h * n + i]);
             else
-                v_store(out, value);
+                v_store(to, acc[h * n + i]);
         }
 }
 
-/* Scores to weights e^(score - max) in place, and their sum. score[i] is of position base + i, base
- * a multiple of 16; what lies outside first..pos becomes weight 0. */
-static float soften(float *score, int base, int first, int pos, float scale)
+/* Scores of a chunk to weights in place, their largest and their sum to the node. What lies outside
+ * lo..hi-1 of the chunk becomes weight 0. */
+static void soften(float *score, size_t lo, size_t hi, float scale, float *node)
 {
-    size_t n = (size_t)(pos - base) / 16 * 16 + 16;
-    vf factor = v_set1(scale), max = v_set1(-INFINITY);
-    for (size_t i = 0; i < n; i += VL)
+    size_t from = lo / 16 * 16, to = (hi + 15) / 16 * 16;
+    vf factor = v_set1(scale), max = v_set1(-FLT_MAX);
+    for (size_t i = from; i < to; i += VL)
         v_store(score + i, v_mul(v_load(score + i), factor));
-    for (int i = 0; i < first - base; i++)
+    for (size_t i = from; i < lo; i++)
         score[i] = -INFINITY;
-    for (size_t i = (size_t)(pos - base) + 1; i < n; i++)
+    for (size_t i = hi; i < to; i++)
         score[i] = -INFINITY;
-    for (size_t i = 0; i < n; i += VL)
+    for (size_t i = from; i < to; i += VL)
         max = v_max(v_load(score + i), max);
-    float lane[16], most = -INFINITY;
+    float lane[16], most = -FLT_MAX;
     v_store(lane, max);
     for (size_t i = 0; i < VL; i++)
         most = lane[i] > most ? lane[i] : most;
@@ -119,7 +143,7 @@ static float soften(float *score, int base, int first, int pos, float scale)
     for (size_t i = 0; i < 16 / VL; i++)
         sum[i] = v_zero();
     max = v_set1(most);
-    for (size_t i = 0; i < n; i += 16)
+    for (size_t i = from; i < to; i += 16)
         for (size_t j = 0; j < 16 / VL; j++) {
             vf e = v_exp(v_sub(v_load(score + i + j * VL), max));
             v_store(score + i + j * VL, e);
@@ -127,101 +151,158 @@ static float soften(float *score, int base, int first, int pos, float scale)
         }
     for (size_t j = 0; j < 16 / VL; j++)
         v_store(lane + j * VL, sum[j]);
-    return sum16(lane);
+    node[NODE_MAX] = most;
+    node[NODE_SUM] = sum16(lane);
 }
 
-/* `heads` heads (at most HEAD_BLOCK) of one row and kv head. */
-INLINE void attend_of(const enum dtype dtype, const size_t heads, const struct kern_attention *a,
-                      size_t row, size_t head, float *score)
+static void join(float f, const float *other, const float *leader, float *to, size_t dim)
 {
+    vf factor = v_set1(f);
+    for (size_t d = 0; d < dim; d += VL)
+        v_store(to + d, v_fma(factor, v_load(other + d), v_load(leader + d)));
+}
+
+/* Sums of one chunk for `heads` seats (at most HEAD_BLOCK) of one row and kv head. */
+INLINE void chunk_of(const enum dtype dtype, const size_t heads, const struct step *s)
+{
+    const struct kern_attention *a = s->a;
     size_t dim = (size_t)a->kv.head_dim, whole = dim / VL * VL;
-    const float *q = a->q + row * a->q_stride + head * dim;
-    struct weigh w = {.a = a, .blocks = a->block_table[a->seq[row]], .pos = a->pos[row]};
-    w.kv_head = (int)head / (a->heads / a->kv.kv_heads);
-    w.first = attention_first(a, w.pos);
-    w.base = w.first / 16 * 16;
-    w.stride = (size_t)(w.pos - w.base) / 16 * 16 + 16;
-    w.score = score;
-    w.out = a->out + row * a->out_stride + head * dim;
-    for (int t = w.first / TOKEN_BLOCK * TOKEN_BLOCK; t <= w.pos; t += TOKEN_BLOCK)
-        scores_of(dtype, heads, kv_row(&a->kv, w.blocks, w.kv_head, t, 0), q, dim,
-                  score + (t - w.base), w.stride);
-    float sum[HEAD_BLOCK];
+    size_t base = (size_t)s->chunk * KV_CHUNK_TOKENS;
+    const float *q = a->q + s->seat->row * a->q_stride + s->seat->head * dim;
+    for (size_t t = s->seen.lo / TOKEN_BLOCK * TOKEN_BLOCK; t < s->seen.hi; t += TOKEN_BLOCK)
+        scores_of(dtype, heads, kv_row(&a->kv, s->blocks, s->kv_head, (int)t, 0), q, dim,
+                  s->score + (t - base), s->head_floats);
     for (size_t h = 0; h < heads; h++)
-        sum[h] = soften(score + h * w.stride, w.base, w.first, w.pos, a->scale);
-    w.sum = sum;
+        soften(s->score + h * s->head_floats, s->seen.lo - base, s->seen.hi - base, a->scale,
+               s->seat[h].tree.node);
     size_t d = 0;
     for (; d + DIM_BLOCK * VL <= whole; d += DIM_BLOCK * VL)
-        weigh_of(dtype, heads, DIM_BLOCK, &w, d, 0);
+        weigh_of(dtype, heads, DIM_BLOCK, s, d, 0);
     for (; d < whole; d += VL)
-        weigh_of(dtype, heads, 1, &w, d, 0);
+        weigh_of(dtype, heads, 1, s, d, 0);
     if (d < dim)
-        weigh_of(dtype, heads, 1, &w, d, dim - d);
+        weigh_of(dtype, heads, 1, s, d, dim - d);
 }
 
-#define ATTEND(name, dtype, heads)                                                                 \
-    static void name(const struct kern_attention *a, size_t row, size_t head, float *score)        \
+#define CHUNK_OF(name, dtype, heads)                                                               \
+    static void name(const struct step *s)                                                         \
     {                                                                                              \
-        attend_of(dtype, heads, a, row, head, score);                                              \
+        chunk_of(dtype, heads, s);                                                                 \
     }
 
-ATTEND(attend_bf16_1, DTYPE_BF16, 1)
-ATTEND(attend_bf16_2, DTYPE_BF16, 2)
-ATTEND(attend_f32_1, DTYPE_F32, 1)
-ATTEND(attend_f32_2, DTYPE_F32, 2)
+CHUNK_OF(chunk_bf16_1, DTYPE_BF16, 1)
+CHUNK_OF(chunk_bf16_2, DTYPE_BF16, 2)
+CHUNK_OF(chunk_f32_1, DTYPE_F32, 1)
+CHUNK_OF(chunk_f32_2, DTYPE_F32, 2)
 #if HEAD_BLOCK == 4
-ATTEND(attend_bf16_4, DTYPE_BF16, 4)
-ATTEND(attend_f32_4, DTYPE_F32, 4)
+CHUNK_OF(chunk_bf16_4, DTYPE_BF16, 4)
+CHUNK_OF(chunk_f32_4, DTYPE_F32, 4)
 #endif
 
-static void attend(const struct kern_attention *a, size_t row, size_t head, size_t heads,
-                   float *score)
+/* One row's seats through one chunk. */
+static void pass_chunk(struct step *s, size_t n_seats)
 {
-    int bf16 = a->kv.dtype == DTYPE_BF16;
-    switch (heads) {
-    case 1:
-        (bf16 ? attend_bf16_1 : attend_f32_1)(a, row, head, score);
-        break;
-    case 2:
-        (bf16 ? attend_bf16_2 : attend_f32_2)(a, row, head, score);
-        break;
+    int bf16 = s->a->kv.dtype == DTYPE_BF16;
+    while (n_seats > 0) {
+        size_t heads = HEAD_BLOCK;
+        while (heads > n_seats)
+            heads /= 2;
+        switch (heads) {
+        case 1:
+            (bf16 ? chunk_bf16_1 : chunk_f32_1)(s);
+            break;
+        case 2:
+            (bf16 ? chunk_bf16_2 : chunk_f32_2)(s);
+            break;
 #if HEAD_BLOCK == 4
-    case 4:
-        (bf16 ? attend_bf16_4 : attend_f32_4)(a, row, head, score);
-        break;
+        case 4:
+            (bf16 ? chunk_bf16_4 : chunk_f32_4)(s);
+            break;
 #endif
+        }
+        for (size_t h = 0; h < heads; h++)
+            attention_tree_add(&s->seat[h].tree, s->chunk,
+                               s->chunk == s->seat[h].pos / KV_CHUNK_TOKENS, join);
+        s->seat += heads;
+        s->score += heads * s->head_floats;
+        n_seats -= heads;
     }
 }
 
-/* Most heads of 1, 2, .. HEAD_BLOCK that are left and whose scores have room. */
-static size_t heads_next(const struct kern_attention *a, size_t row, size_t left,
-                         size_t room_floats)
+/* Heads head..head+heads-1 (of one kv head) of rows row..row+rows-1 (of one sequence); scratch has
+ * room for all. */
+static void attend(const struct kern_attention *a, size_t row, size_t rows, size_t head,
+                   size_t heads, float *scratch)
 {
-    int pos = a->pos[row], base = attention_first(a, pos) / 16 * 16;
-    size_t each = (size_t)(pos - base) / 16 * 16 + 16, heads = HEAD_BLOCK;
-    while (heads > 1 && (heads > left || heads * each > room_floats))
-        heads /= 2;
-    return heads;
+    size_t dim = (size_t)a->kv.head_dim, wide = (dim + 15) / 16 * 16;
+    size_t head_floats = kern_attention_head_floats(a->kv.head_dim);
+    struct seat seat[SEATS];
+    int lo = INT32_MAX, hi = 0;
+    for (size_t i = 0; i < rows * heads; i++) {
+        float *node = scratch + i * head_floats + KV_CHUNK_TOKENS + 4 * wide;
+        int pos = a->pos[row + i / heads], first = attention_first(a, pos);
+        seat[i] = (struct seat){row + i / heads, head + i % heads, first, pos, {node, wide, 0}};
+        lo = first < lo ? first : lo;
+        hi = pos > hi ? pos : hi;
+    }
+    for (int c = lo / KV_CHUNK_TOKENS; c <= hi / KV_CHUNK_TOKENS; c++)
+        for (size_t r = 0; r < rows; r++) {
+            struct seat *of = seat + r * heads;
+            struct step s = {.a = a,
+                             .blocks = a->block_table[a->seq[row]],
+                             .kv_head = (int)head / (a->heads / a->kv.kv_heads),
+                             .chunk = c,
+                             .seen = attention_chunk(c, of->first, of->pos),
+                             .seat = of,
+                             .score = scratch + r * heads * head_floats,
+                             .head_floats = head_floats};
+            if (of->first / KV_CHUNK_TOKENS <= c && c <= of->pos / KV_CHUNK_TOKENS)
+                pass_chunk(&s, heads);
+        }
+    for (size_t i = 0; i < rows * heads; i++) {
+        const float *node = seat[i].tree.node;
+        float *out = a->out + seat[i].row * a->out_stride + seat[i].head * dim;
+        vf sum = v_set1(node[NODE_SUM]);
+        size_t d = 0;
+        for (; d + VL <= dim; d += VL)
+            v_store(out + d, v_div(v_load(node + KV_NODE_HEAD + d), sum));
+        if (d < dim)
+            v_store_part(out + d, dim - d,
+                         v_div(v_load_part(node + KV_NODE_HEAD + d, dim - d, 0), sum));
+    }
+}
+
+/* Rows from `row` on, at most `most`, that are of one sequence. */
+static size_t rows_alike(const struct kern_attention *a, size_t row, size_t most)
+{
+    size_t rows = 1;
+    while (rows < most && a->seq[row + rows] == a->seq[row])
+        rows++;
+    return rows;
 }
 
 static void attention(const struct kern_attention *a, struct kern_part part)
 {
-    size_t group = (size_t)(a->heads / a->kv.kv_heads),
-           pairs = (size_t)a->n * (size_t)a->kv.kv_heads;
+    size_t group = (size_t)(a->heads / a->kv.kv_heads), n = (size_t)a->n,
+           pairs = n * (size_t)a->kv.kv_heads;
     /* Few rows: heads of a group go apart so that all parts have work. */
     size_t pieces = 1;
     while (pairs * pieces < (size_t)part.count && group / pieces > 1)
         pieces *= 2;
     struct span units = part_span(pairs * pieces, 1, part);
-    size_t room_floats = part.scratch_bytes / sizeof(float);
-    for (size_t u = units.lo; u < units.hi; u++) {
-        size_t pair = u / pieces, piece = u % pieces, row = pair / (size_t)a->kv.kv_heads;
-        size_t head = pair % (size_t)a->kv.kv_heads * group,
-               end = head + group * (piece + 1) / pieces;
-        for (head += group * piece / pieces; head < end;) {
-            size_t heads = heads_next(a, row, end - head, room_floats);
-            attend(a, row, head, heads, part.scratch);
-            head += heads;
+    size_t seats = part.scratch_bytes / kern_attention_scratch_bytes(a->kv.head_dim, 1);
+    seats = seats > SEATS ? SEATS : seats;
+    for (size_t u = units.lo, rows; u < units.hi; u += rows) {
+        size_t pair = u / pieces, piece = u % pieces, row = pair % n;
+        size_t head = pair / n * group, end = head + group * (piece + 1) / pieces;
+        head += group * piece / pieces;
+        size_t heads = end - head, most = seats / heads;
+        most = pieces > 1 || most < 1 ? 1 : most;
+        most = most < units.hi - u ? most : units.hi - u;
+        rows = rows_alike(a, row, most < n - row ? most : n - row);
+        for (; head < end; head += heads) {
+            heads = end - head < seats ? end - head : seats;
+            attend(a, row, rows, head, heads, part.scratch);
         }
     }
 }

@@ -15,8 +15,6 @@
 #define CU_OUTS        2                    /* outputs of a weight matrix per warp */
 #define CU_BLOCK_OUTS  (CU_WARPS * CU_OUTS) /* and per block */
 #define CU_MAX_ROWS    8                    /* rows that share one reading of the weights */
-#define CU_MAX_DIM     1024                 /* head_dim of attention */
-#define CU_SCORES      8192                 /* positions whose scores one block holds at a time */
 #define CU_MAX_TOP_K   256
 #define CU_MAX_EXPERTS 2048
 #define CU_ROUTER_ROWS 4 /* rows per block of the router's choice, one warp each */
@@ -67,6 +65,15 @@ struct cu_kv_store {
     int32_t n;
 };
 
+#define CU_ATTENTION_THREADS 128 /* a warp for each block of a chunk */
+#define CU_ATTENTION_SLICE   128 /* elements of a head per block of the kernel for any shape */
+
+/*
+ * Grid: x over rows, y over (kv head, its head blocks, splits). A block takes the heads of one head
+ * block through one piece of the row's chunks; a piece is 2^l chunks of one node of the tree, the
+ * smallest l at which the row has no more than `splits` pieces. The last block of a (row, head
+ * block) to end joins the pieces, if they are several.
+ */
 struct cu_attention {
     struct cu_kv kv;
     const float *q;
@@ -76,8 +83,15 @@ struct cu_attention {
     const int32_t *table; /* [sequences][table_stride] */
     const int32_t *live;  /* rows from here on take no part; NULL: all do */
     int64_t table_stride;
-    int32_t heads, window, scores; /* scores: positions per round, a multiple of 32 */
+    float *node;     /* [n][head blocks][splits][node_floats]: pieces */
+    uint32_t *ended; /* [n][head blocks], 0 between launches */
+    int32_t node_floats;
+    int32_t heads, window;
+    int32_t splits, head_blocks; /* head_blocks: of one kv head */
+    int32_t block_heads;         /* of a head block; the last may have fewer */
     float scale;
+    /* Shared memory: where things begin, in floats; k_stride in bytes. */
+    int32_t k_stride, k, v, part, q_at, score, weight, head_sums, wait, wait_sums, join_sums;
 };
 
 struct cu_silu_mul {
@@ -123,7 +137,7 @@ struct cu_matrix {
 };
 
 struct cu_norm_linear {
-    const float *x;
+    const float *x, *residual;
     const void *norm; /* NULL: none */
     float *h;         /* written where not NULL */
     struct cu_matrix matrix[3];

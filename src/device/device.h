@@ -5,9 +5,10 @@
  * both. Before the pager thread runs, the opening thread may copy as well.
  *
  * What the arguments of an op may point to: weights, activations, the KV cache and RoPE tables lie
- * in memory of alloc (or, records of experts, in registered host memory); a router's id in memory
- * of alloc_shared; the plan of a step (token, pos, seq, slot, block tables, groups, rows, pairs,
- * forced choices) in host memory of any kind, which the op has read when it returns.
+ * in memory of alloc (or, records of experts, in registered host memory); a router's id and sampled
+ * tokens in memory of alloc_shared; the plan of a step (token, pos, seq, slot, block tables,
+ * groups, rows, pairs, forced choices, parameters of sampling) in host memory of any kind, which
+ * the op has read when it returns.
  */
 #ifndef MOED_DEVICE_H
 #define MOED_DEVICE_H
@@ -19,6 +20,7 @@
 #include "kernels.h"
 #include "mailbox.h"
 #include "moed/error.h"
+#include "sample.h"
 #include "step.h"
 #include "tensor.h"
 
@@ -87,6 +89,7 @@ struct dev_kern {
     int (*experts_gate_up)(struct dev *, const struct kern_experts *);
     int (*experts_down)(struct dev *, const struct kern_experts *);
     int (*combine)(struct dev *, const struct kern_combine *);
+    int (*sample)(struct dev *, const struct kern_sample *); /* NULL where it is not there */
     int (*sync)(struct dev *);
 };
 

@@ -247,7 +247,7 @@ static int cpu_kv_store(struct dev *dev, const struct kern_kv_store *a)
 static int cpu_attention(struct dev *dev, const struct kern_attention *a)
 {
     size_t group = (size_t)(a->heads / a->kv.kv_heads);
-    int rc = want_scratch(self_of(dev), kern_attention_scratch_bytes(a->max_context, (int)group));
+    int rc = want_scratch(self_of(dev), kern_attention_scratch_bytes(a->kv.head_dim, (int)group));
     if (rc)
         return rc;
     size_t tokens = 0;
@@ -386,7 +386,7 @@ int dev_cpu_open(struct dev **out, const struct dev_cpu_config *cfg, struct moed
     rc = link_open(&d->link, cfg->link_bytes_per_s, err);
     if (rc)
         goto out;
-    size_t scratch = kern_attention_scratch_bytes(cfg->max_context, 8);
+    size_t scratch = kern_attention_scratch_bytes(128, 8);
     if (want_scratch(d, scratch > SCRATCH_MIN_BYTES ? scratch : SCRATCH_MIN_BYTES)) {
         rc = moed_fail(err, MOED_ENOMEM, "no memory for the scratch of %d compute threads",
                        d->threads);

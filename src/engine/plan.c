@@ -199,7 +199,8 @@ static void plan_long(struct engine_plan *p, const struct moed_engine_config *cf
     uint64_t kv = cfg->kv_cache_bytes ? cfg->kv_cache_bytes : p->device_budget_bytes / KV_PARTS;
     uint64_t slots = cfg->expert_cache_bytes < 0
                          ? engine_cache_bytes(sub_u64(p->device_budget_bytes, kv), &m)
-                         : (uint64_t)cfg->expert_cache_bytes;
+                     : cfg->expert_cache_share > 0 ? engine_share_bytes(cfg->expert_cache_share, &m)
+                                                   : (uint64_t)cfg->expert_cache_bytes;
     if (slots / m.expert_record_bytes >= m.expert_records)
         return;
     for (o->long_rows = LONG_ROWS; o->long_rows > STEP_ROWS; o->long_rows /= 2) {

@@ -72,6 +72,8 @@ uint64_t buffers_layout(struct device_buffers *b, uint8_t *base, const struct mo
     b->last = cut(&k, (uint64_t)o->max_logits, (uint64_t)c->hidden, sizeof(float));
     b->logits = cut(&k, o->device_logits ? (uint64_t)o->max_logits : 0, (uint64_t)c->vocab_size,
                     sizeof(float));
+    b->sampler = cut(&k, o->device_logits ? (uint64_t)o->max_logits : 0,
+                     kern_sample_row_bytes(c->vocab_size), 1);
     b->cos = cut(&k, (uint64_t)o->max_context, half, sizeof(float));
     b->sin = cut(&k, (uint64_t)o->max_context, half, sizeof(float));
     uint64_t rest = k.used;

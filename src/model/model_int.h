@@ -28,6 +28,7 @@ struct device_buffers {
     struct activations lane[MODEL_LANES];
     float *last;      /* [max_logits][hidden] rows whose logits are wanted */
     float *logits;    /* [max_logits][vocab]; NULL where ops write host memory */
+    void *sampler;    /* scratch of kern_sample for max_logits rows; NULL as logits */
     float *cos, *sin; /* [max_context][head_dim / 2] */
 };
 
@@ -83,6 +84,7 @@ struct model {
     uint8_t *dense; /* the dense weights on a device that does not use host memory, or NULL */
     uint64_t dense_bytes;
     int32_t *no_blocks; /* [max_context / 16] the block table of dropped sequences: block 0 */
+    int32_t *sampled;   /* [max_logits] shared memory; NULL where the device cannot sample */
     bool registered_arena;
     struct pass lane[MODEL_LANES];
     bool has_tensor;           /* device and weights have the tensor class */
@@ -124,6 +126,18 @@ bool long_fits(const struct model *m, const struct pass *p);
 void long_begin(struct model *m, struct pass *p);
 int long_layer(struct model *m, const struct pass *p, int32_t layer, struct moed_error *err);
 void long_end(struct model *m, struct pass *p);
+
+/* Queues the logits y [n][vocab] of rows of a pass that has gone through all layers. */
+int head_run(struct model *m, const struct pass *p, const int32_t *rows, int32_t n, float *y,
+             struct moed_error *err);
+/* Waits for the device, after head_run and what was queued behind it. */
+int head_wait(struct model *m, struct moed_error *err);
+/* Adds the time to the stage it belongs to. */
+void head_end(struct model *m, const struct pass *p);
+
+/* What sampling on the device needs beside buffers. */
+int sampler_open(struct model *m, struct moed_error *err);
+void sampler_close(struct model *m);
 
 /* Adds the time since the last mark to *seconds. */
 void stage_end(struct model *m, double *seconds);

@@ -58,7 +58,7 @@ struct pager_config {
     enum pager_mode mode;
     uint64_t cache_bytes; /* slots = cache_bytes / record bytes, at most one per record; 0 and less
                              than one record are allowed: no slots */
-    const char *policy;   /* "lru", "lfu", "lfru"; NULL: lfru */
+    const char *policy;   /* "steady", "lfru", "lfu", "lru"; NULL: steady */
     int staging_slots;  /* ring for streams and many-row misses, at most PAGER_MAX_STAGING; 0: none
                          */
     int stage_min_rows; /* rows from which on a miss goes through staging; 0: never */

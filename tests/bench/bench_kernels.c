@@ -301,7 +301,7 @@ static void bench_attention(struct bench *b, int context, int rows)
                                .heads = HEADS,
                                .scale = 0.088f,
                                .max_context = context};
-    size_t scratch_bytes = kern_attention_scratch_bytes(context, 1);
+    size_t scratch_bytes = kern_attention_scratch_bytes(HEAD_DIM, 1);
     void *scratch = map(scratch_bytes);
     struct kern_attention one = a;
     one.n = 1;

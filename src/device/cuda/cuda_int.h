@@ -33,9 +33,13 @@
     X(elementwise, fetch) X(elementwise, embed) X(elementwise, rmsnorm) X(elementwise, rope)                     \
     X(elementwise, kv_store) X(elementwise, silu_mul) X(elementwise, combine)              \
     X(elementwise, router_select)                                                          \
-    X(attention, attention_f32) X(attention, attention_f32_any)                            \
-    X(attention, attention_bf16) X(attention, attention_bf16_any)                          \
+    X(attention, attention_f32_4) X(attention, attention_f32_any)                          \
+    X(attention, attention_bf16_1) X(attention, attention_bf16_2)                          \
+    X(attention, attention_bf16_4) X(attention, attention_bf16_8)                          \
+    X(attention, attention_bf16_any)                                                       \
     DTYPED(X, linear, linear) DTYPED(X, experts, gate_up) DTYPED(X, experts, down)         \
+    X(sample, sample_best) X(sample, sample_weigh) X(sample, sample_select)                \
+    X(sample, sample_draw)                                                                 \
     TENSOR_FUNCTIONS(X)                                                                    \
     X(step, turn) STEPPED(X, step, norm_linear)                                            \
     X(paged, resolve) X(paged, paged_combine)                                              \
@@ -53,7 +57,8 @@
     X(tensor, product_f16_any) X(tensor, product_gated_f16_any)                            \
     X(flash, flash_64) X(flash, flash_128)
 #define IMAGES(X)                                                                          \
-    X(elementwise) X(attention) X(linear) X(experts) X(tensor) X(flash) X(step) X(paged)
+    X(elementwise) X(attention) X(linear) X(experts) X(tensor) X(flash) X(step) X(paged) \
+    X(sample)
 /* clang-format on */
 
 enum function {
@@ -93,6 +98,7 @@ enum mirror_kind {
     MIRROR_SLOT,
     MIRROR_TABLE,
     MIRROR_LIST,
+    MIRROR_SAMPLE,
     MIRROR_FORCED,
     MIRROR_TILES,
     MIRROR_COUNT
@@ -138,6 +144,15 @@ struct paged {
     size_t max_items;
 };
 
+/* What attention's blocks tell each other; device memory, of one size for all calls, so that
+ * recordings may point to it. */
+struct attention_memory {
+    CUdeviceptr node;  /* pieces of contexts */
+    CUdeviceptr ended; /* [blocks] words, 0 between launches */
+    size_t node_bytes;
+    int blocks; /* that share contexts between them, at most, in one launch */
+};
+
 struct dev_recorded {
     CUgraph graph;
     CUgraphExec exec;
@@ -157,6 +172,7 @@ struct dev_cuda {
     size_t logits_bytes;
     struct grown table, list; /* flat block tables; lists of expert calls: host memory */
     uint8_t *bounce;          /* pinned, for copy_out */
+    struct attention_memory attention;
     struct plan_memory plan;
     struct paged paged;
     bool recording, overlaps; /* overlaps: launches may begin before the one ahead has ended */
@@ -196,6 +212,12 @@ static inline bool cuda_aligned(const void *p)
 static inline size_t cuda_blocks(size_t n, size_t each)
 {
     return (n + each - 1) / each;
+}
+
+static inline struct cu_kv cuda_kv_args(const struct kern_kv *kv)
+{
+    return (struct cu_kv){kv->blocks, (int64_t)kv->block_bytes, (int32_t)kv->dtype, kv->kv_heads,
+                          kv->head_dim};
 }
 
 /* Launches, or records, one kernel; args is the struct it takes. Nothing where x or y is 0. */
@@ -242,6 +264,7 @@ int cuda_router(struct dev *dev, const struct kern_router *a);
 int cuda_experts_gate_up(struct dev *dev, const struct kern_experts *a);
 int cuda_experts_down(struct dev *dev, const struct kern_experts *a);
 int cuda_combine(struct dev *dev, const struct kern_combine *a);
+int cuda_sample(struct dev *dev, const struct kern_sample *a);
 
 /* The verbs of dev_step (graph.c, ops_step.c). */
 int cuda_norm_linear(struct dev *dev, const struct kern_norm_linear *a);
@@ -258,6 +281,10 @@ int cuda_step_outcome(struct dev_cuda *d);
 extern const struct dev_tensor cuda_tensor_ops;
 int cuda_tensor_open(struct dev_cuda *d, struct moed_error *err);
 void cuda_tensor_close(struct dev_cuda *d);
+
+/* Attention's memory and kernels (ops_attention.c), after the functions are loaded. */
+int cuda_attention_open(struct dev_cuda *d, struct moed_error *err);
+void cuda_attention_close(struct dev_cuda *d);
 
 int cuda_memory_open(struct dev_cuda *d, struct moed_error *err);
 void cuda_memory_close(struct dev_cuda *d);

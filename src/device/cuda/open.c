@@ -204,6 +204,7 @@ static void cuda_close(struct dev *dev)
         if (d->compute && !atomic_load(&d->failed))
             cuda_wait_compute(d);
         cuda_mailbox_close(dev);
+        cuda_attention_close(d);
         cuda_tensor_close(d);
         cuda_memory_close(d);
         for (int i = 0; i < IMAGE_COUNT; i++)
@@ -240,6 +241,7 @@ static const struct dev_kern cuda_kern = {
     .experts_gate_up = cuda_experts_gate_up,
     .experts_down = cuda_experts_down,
     .combine = cuda_combine,
+    .sample = cuda_sample,
     .sync = cuda_sync,
 };
 
@@ -266,15 +268,13 @@ static int plugin_open(struct dev **out, int ordinal, void (*warn)(const char *t
     struct dev_cuda *d = calloc(1, sizeof *d);
     if (!d)
         return moed_fail(err, MOED_ENOMEM, "no memory for a device");
-    d->dev = (struct dev){.ops = &cuda_ops,
-                          .kern = &cuda_kern,
-                          .step = &cuda_step,
-                          .tensor = &cuda_tensor_ops};
+    d->dev = (struct dev){
+        .ops = &cuda_ops, .kern = &cuda_kern, .step = &cuda_step, .tensor = &cuda_tensor_ops};
     d->warn = warn;
     int rc;
     if ((rc = find_device(&d->device, ordinal, err)) < 0 || (rc = open_context(d, err)) < 0 ||
         (rc = load_functions(d, err)) < 0 || (rc = cuda_memory_open(d, err)) < 0 ||
-        (rc = cuda_tensor_open(d, err)) < 0) {
+        (rc = cuda_tensor_open(d, err)) < 0 || (rc = cuda_attention_open(d, err)) < 0) {
         cuda_close(&d->dev);
         return rc;
     }

@@ -145,12 +145,6 @@ int cuda_rope(struct dev *dev, const struct kern_rope *a)
     return cuda_launch(d, FN_rope, (size_t)a->n, 1, CU_THREADS, 0, &args);
 }
 
-static struct cu_kv kv_args(const struct kern_kv *kv)
-{
-    return (struct cu_kv){kv->blocks, (int64_t)kv->block_bytes, (int32_t)kv->dtype, kv->kv_heads,
-                          kv->head_dim};
-}
-
 int cuda_kv_store(struct dev *dev, const struct kern_kv_store *a)
 {
     struct dev_cuda *d = cuda_of(dev);
@@ -159,7 +153,7 @@ int cuda_kv_store(struct dev *dev, const struct kern_kv_store *a)
     if ((rc = cuda_enter(d)) < 0 ||
         (rc = cuda_plan_array(d, MIRROR_SLOT, a->slot, (size_t)a->n * sizeof *a->slot, &slot)) < 0)
         return rc;
-    struct cu_kv_store args = {.kv = kv_args(&a->kv),
+    struct cu_kv_store args = {.kv = cuda_kv_args(&a->kv),
                                .k = a->k,
                                .v = a->v,
                                .k_stride = (int64_t)a->k_stride,
@@ -167,69 +161,6 @@ int cuda_kv_store(struct dev *dev, const struct kern_kv_store *a)
                                .slot = slot,
                                .n = a->n};
     return cuda_launch(d, FN_kv_store, (size_t)a->n, 1, CU_THREADS, 0, &args);
-}
-
-/* The block tables of the call's sequences as one array [sequences][stride]. */
-static int flat_tables(struct dev_cuda *d, const struct kern_attention *a, const void **out,
-                       size_t *stride)
-{
-    if (a->table_stride) {
-        *stride = a->table_stride;
-        return cuda_plan_array(d, MIRROR_TABLE, a->block_table[0], 0, out);
-    }
-    size_t each = cuda_blocks((size_t)a->max_context, KV_BLOCK_TOKENS), seqs = 0;
-    for (int i = 0; i < a->n; i++)
-        seqs = (size_t)a->seq[i] + 1 > seqs ? (size_t)a->seq[i] + 1 : seqs;
-    size_t bytes = seqs * each * sizeof(int32_t);
-    int rc = cuda_grow(d, &d->table, bytes);
-    if (rc < 0)
-        return rc;
-    memset(d->table.p, 0, bytes);
-    for (int i = 0; i < a->n; i++) {
-        bool last = i + 1 == a->n || a->seq[i + 1] != a->seq[i] || a->pos[i + 1] < a->pos[i];
-        if (last)
-            memcpy((int32_t *)d->table.p + (size_t)a->seq[i] * each, a->block_table[a->seq[i]],
-                   ((size_t)a->pos[i] / KV_BLOCK_TOKENS + 1) * sizeof(int32_t));
-    }
-    *stride = each;
-    return cuda_plan_array(d, MIRROR_TABLE, d->table.p, bytes, out);
-}
-
-int cuda_attention(struct dev *dev, const struct kern_attention *a)
-{
-    struct dev_cuda *d = cuda_of(dev);
-    const void *pos, *seq, *table;
-    size_t n = (size_t)a->n, stride;
-    int rc;
-    if (a->kv.head_dim > CU_MAX_DIM || (a->kv.dtype != DTYPE_F32 && a->kv.dtype != DTYPE_BF16))
-        return cuda_check(d, CUDA_ERROR_INVALID_VALUE, "attention of such heads");
-    if ((rc = cuda_enter(d)) < 0 ||
-        (rc = cuda_plan_array(d, MIRROR_POS, a->pos, n * sizeof *a->pos, &pos)) < 0 ||
-        (rc = cuda_plan_array(d, MIRROR_SEQ, a->seq, n * sizeof *a->seq, &seq)) < 0 ||
-        (rc = flat_tables(d, a, &table, &stride)) < 0)
-        return rc;
-    int scores = (a->max_context + 31) / 32 * 32;
-    struct cu_attention args = {.kv = kv_args(&a->kv),
-                                .q = a->q,
-                                .out = a->out,
-                                .q_stride = (int64_t)a->q_stride,
-                                .out_stride = (int64_t)a->out_stride,
-                                .pos = pos,
-                                .seq = seq,
-                                .table = table,
-                                .table_stride = (int64_t)stride,
-                                .live = d->live,
-                                .heads = a->heads,
-                                .window = a->window,
-                                .scores = scores < CU_SCORES ? scores : CU_SCORES,
-                                .scale = a->scale};
-    bool wide = a->kv.head_dim % 8 == 0 && cuda_aligned(a->kv.blocks) &&
-                a->kv.block_bytes % CUDA_WORDS_ALIGN == 0;
-    enum function f = a->kv.dtype == DTYPE_BF16 ? wide ? FN_attention_bf16 : FN_attention_bf16_any
-                      : wide                    ? FN_attention_f32
-                                                : FN_attention_f32_any;
-    size_t floats = (size_t)(a->kv.head_dim + 31) / 32 * 32 + (size_t)args.scores;
-    return cuda_launch(d, f, n, (size_t)a->heads, CU_THREADS, floats * sizeof(float), &args);
 }
 
 int cuda_silu_mul(struct dev *dev, const struct kern_silu_mul *a)

@@ -68,7 +68,7 @@ static void run_attention(const struct kern_cpu *k, float *kv, int pos, int wind
     const int32_t *tables[] = {table};
     const int32_t seq[] = {0}, positions[] = {pos};
     float q[DIM];
-    _Alignas(64) static float scratch[TOKENS + 32];
+    _Alignas(64) static float scratch[8192];
     for (int d = 0; d < DIM; d++)
         q[d] = 0.1f * (float)d;
     struct kern_attention a = {.kv = {kv, sizeof(float) * 2 * 16 * DIM, DTYPE_F32, 1, DIM},

@@ -45,6 +45,8 @@ struct fake {
     int fail_code;
     atomic_int pass_us; /* each pass takes this long */
     atomic_bool nan_logits;
+    atomic_int sampled; /* rows that it has sampled itself; from the fail_sampled-th on it fails */
+    atomic_int fail_sampled;
     /* With step_us the clock is the fake's own: a step and a layer of the long lane take so long.
      */
     int64_t clock_us, step_us, layer_us;
@@ -61,6 +63,7 @@ struct fake_config {
     int32_t long_prefill_tokens, n_layers;
     int64_t target_itl_us, step_us, layer_us;
     bool no_prefix_cache, no_text, no_eos;
+    bool samples; /* as a device does that can */
     int threads;
 };
 
