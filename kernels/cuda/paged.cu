@@ -337,8 +337,11 @@ KERNEL __launch_bounds__(CU_THREADS) paged_combine(const __grid_constant__ cu_pa
         return;
     const bool job = a.state->job && a.state->cpu_width > 0;
     if (job) {
-        if (threadIdx.x == 0)
+        if (threadIdx.x == 0) {
             await(a, &a.box->done);
+            if (blockIdx.x == 0 && blockIdx.y == 0)
+                a.box->ended_ns = global_timer_ns();
+        }
         __syncthreads();
     }
     if (j >= a.width)
