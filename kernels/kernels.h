@@ -210,9 +210,10 @@ struct kern_experts {
     int inner_end, width_end;
 };
 
-/* Asks the memory for the first `bytes` of the weights that this part of experts_down will read:
+/* Asks the memory for bytes [from, end) of the weights that this part of experts_down will read:
  * for a thread that waits for the hidden vector. */
-void kern_experts_fetch_down(const struct kern_experts *a, struct kern_part part, size_t bytes);
+void kern_experts_fetch_down(const struct kern_experts *a, struct kern_part part, size_t from,
+                             size_t end);
 
 /* acc = +0; acc = fma(weight[i][k], y[i*top_k+k], acc) for k ascending; x[i] = x[i] + acc. Splits
  * over rows. */

@@ -25,11 +25,12 @@ struct kern_matrix {
 
 #define STEP_MAX_MATRICES 3
 
-/* h = rmsnorm(x) (kern_rmsnorm), then y = w h + bias for each matrix (kern_linear). All matrices
- * have one dtype. */
+/* h = rmsnorm(x) (kern_rmsnorm), or h = x without a norm; then y = w h + bias + residual for each
+ * matrix (kern_linear). All matrices have one dtype. */
 struct kern_norm_linear {
-    const float *x; /* [n][in] */
-    const void *norm;
+    const float *x;        /* [n][in] */
+    const float *residual; /* as y of the only matrix, or NULL */
+    const void *norm;      /* or NULL */
     enum dtype norm_dtype;
     float eps;
     float *h; /* [n][in] written too, if not NULL */
@@ -46,8 +47,8 @@ struct kern_turn {
     enum dtype norm_dtype;
     float eps;
     const float *cos, *sin; /* [positions][head_dim/2] */
-    const int32_t *pos;     /* plan array [n] */
-    const int64_t *slot;    /* plan array [n] */
+    const int32_t *pos;     /* [n] plan arrays in a recorded step, else host memory of any kind */
+    const int64_t *slot;    /* [n] alike */
     struct kern_kv kv;
     int n, heads;
 };

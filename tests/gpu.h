@@ -14,6 +14,13 @@ static inline void cuda_or_skip(struct dev_choice *choice)
     }
 }
 
+/* Whether it is the emulator (tests/emulator), which takes its time: fewer or smaller cases then.
+ */
+static inline bool cuda_emulated(const struct dev_choice *choice)
+{
+    return strstr(choice->memory.name, "emulated") != NULL;
+}
+
 static inline struct dev *cuda_open_or_skip(void)
 {
     struct dev_choice choice;

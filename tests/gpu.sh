@@ -11,8 +11,10 @@
 #       mixtral    Mixtral-8x7B cut to 16 layers, 3 of 8 experts resident, uniform routing
 #       streams    Qwen3 at 25 %, 1 to 32 streams
 #       prefill    Qwen3 at 25 %, prompts of 4K and 16K tokens in one pass
+#       mixed      Qwen3 at 25 %, a prompt of 16K tokens beside 8 streams: time between their tokens
 #       start      from start to ready, Qwen3 cut to 16 layers from a checkpoint written for it (20 GB of disk)
 #       cpu        the CPU device, Qwen3 cut to 12 layers
+#       sampling   sampling on the device, 151,936 logits, 1 to 64 rows
 #   sh tests/gpu.sh sanitize       the kernels' test under compute-sanitizer memcheck
 # MOED_BUILD is the build to use (build/release; a folder of `pack`). Results are appended to MOED_GPU_RESULTS
 # (build/gpu.json), one object a line. MOED_BENCH_LAYERS cuts the models of `bench` to so many layers, to try a row out.
@@ -24,8 +26,10 @@ results=${MOED_GPU_RESULTS:-build/gpu.json}
 MOED_SOURCE=$PWD
 LD_LIBRARY_PATH=$build/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 export MOED_SOURCE LD_LIBRARY_PATH
-programs="test.kernels.cpu.ops_cuda test.kernels.cpu.tensor_cuda test.model.model.cuda test.model.model.recorded_cuda
-    bench_misses bench_cuda_tensor bench_cuda_step"
+programs="test.kernels.cpu.ops_cuda test.kernels.cpu.tensor_cuda test.kernels.cpu.sample_cuda test.kernels.cpu.attention_cuda
+    test.model.model.cuda test.model.model.long_cuda
+    test.model.model.recorded_cuda test.model.model.sample_cuda test.model.engine.sampling_cuda
+    bench_misses bench_cuda_tensor bench_cuda_sample bench_cuda_step bench_cuda_attention"
 
 # record PART STATUS LOG: one line of results, with what the part printed.
 record() {
@@ -111,9 +115,10 @@ except ValueError:
 print("peaks, GB/s:", {k: round(v, 1) for k, v in said["peaks_gb_per_s"].items()}, "routing", said["routing"])
 for c in said["cases"]:
     ms = {k: round(v["seconds"] / c["steps"] * 1e3, 3) for k, v in c["stages"].items() if isinstance(v, dict) and v["seconds"] > 0}
+    ms["recorded"] = round(c["stages"]["recorded_seconds"] / c["steps"] * 1e3, 3)
     print(f"{c['kind']} batch {c['batch']} tokens {c['tokens']} cache {c['cache_bytes'] / 2**30:.2f} GiB ({c['slots']} slots): "
-          f"{c['tokens_per_s']:.1f} tok/s, step {c['step_ms']:.3f} ms (p50 {c['step_ms_p50']:.3f}, p99 {c['step_ms_p99']:.3f}), "
-          f"floor {c['floor_ms']:.3f} ms reached {100 * c['floor_part']:.0f} %, hits {c['hit_percent']:.1f} %, "
+          f"{c['tokens_per_s']:.1f} tok/s, step {c['step_ms']:.3f} ms (p50 {c['step_ms_p50']:.3f}, p99 {c['step_ms_p99']:.3f}, longest {c['step_ms_max']:.3f}), "
+          f"first token {c['first_token_ms']:.1f} ms, floor {c['floor_ms']:.3f} ms reached {100 * c['floor_part']:.0f} %, hits {c['hit_percent']:.1f} %, "
           f"{c['host_bytes_per_token'] / 1e6:.1f} MB and {c['admissions_per_token']:.2f} admissions a token, "
           f"link {c['link_gb_per_s']:.1f} GB/s = {100 * c['link_part']:.0f} %, "
           f"host {c['host_gb_per_s']:.1f} GB/s = {100 * c['host_part']:.0f} %, "
@@ -159,6 +164,10 @@ bench_row() {
             --max-model-len 4096 --max-num-seqs 16 "$@" || bench_failed=1
         return
         ;;
+    sampling)
+        part "bench $row" "$build/tests/bench_cuda_sample" || bench_failed=1
+        return
+        ;;
     esac
     qwen3 "${MOED_BENCH_LAYERS:-48}"
     # shellcheck disable=SC2086
@@ -169,7 +178,8 @@ bench_row() {
     qwen3-50-100) bench_one "$row" $decode --batch 1 $quarter --expert-cache 50%,100% "$@" ;;
     qwen3-uniform) bench_one "$row" $decode --batch 1 $quarter --routing synthetic:uniform "$@" ;;
     streams) bench_one "$row" $decode --batch 1,2,4,8,16,32 --decode-tokens 64 --warmup-tokens 192 $quarter "$@" ;;
-    prefill) bench_one "$row" --device cuda --cases prefill --prompt-tokens 4096,16384 --max-num-batched-tokens 16384 $quarter "$@" ;;
+    mixed) bench_one "$row" --device cuda --cases mixed --prompt-tokens 16384 --batch 8 --decode-tokens 64 $quarter "$@" ;;
+    prefill) bench_one "$row" --device cuda --cases prefill --prompt-tokens 4096,16384 --long-prefill-tokens 16384 $quarter "$@" ;;
     *)
         echo "there is no row $row" >&2
         exit 2
@@ -200,10 +210,14 @@ pack)
     ;;
 kernels)
     run_test test.kernels.cpu.ops_cuda
+    run_test test.kernels.cpu.sample_cuda
     ;;
 models)
     run_test test.model.model.cuda
     run_test test.model.model.recorded_cuda
+    run_test test.model.model.sample_cuda
+    run_test test.model.engine.sampling_cuda
+    run_test test.model.model.long_cuda
     ;;
 server)
     part server python3 tests/gpu_server.py "$build/moed"
@@ -214,9 +228,13 @@ bench)
     ;;
 sanitize)
     part sanitize compute-sanitizer --tool memcheck --error-exitcode 1 "$build/tests/test.kernels.cpu.ops_cuda"
+    part "sanitize sampling" compute-sanitizer --tool memcheck --error-exitcode 1 \
+        "$build/tests/test.kernels.cpu.sample_cuda"
+    part "races of sampling" compute-sanitizer --tool racecheck --error-exitcode 1 \
+        "$build/tests/test.kernels.cpu.sample_cuda"
     ;;
 *)
-    sed -n '2,18s/^# *//p' "$0" >&2
+    sed -n '2,19s/^# *//p' "$0" >&2
     exit 2
     ;;
 esac

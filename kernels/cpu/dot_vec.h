@@ -43,13 +43,12 @@ INLINE vf load_w_part(enum dtype dtype, const void *w, size_t j, size_t n)
                                 : v_load_part((const float *)w + j, n, 0);
 }
 
-INLINE float row_dot_of(const enum dtype dtype, const void *w, const float *x, size_t k)
+/* ahead: memory wanted soon; as much of it is prefetched as the row is long. */
+INLINE float row_dot_of(const enum dtype dtype, const void *w, const float *x, size_t k,
+                        const char *ahead)
 {
     vf sums[ROW_SUMS];
     const size_t step_bytes = ROW_ACC * VL * dtype_bytes(dtype);
-    size_t row_bytes = k * dtype_bytes(dtype);
-    const char *ahead =
-        (const char *)w + (row_bytes < ROW_AHEAD_BYTES ? ROW_AHEAD_BYTES : row_bytes);
     for (size_t pass = 0; pass < NV / ROW_ACC; pass++) {
         vf acc[ROW_ACC];
         size_t j = pass * ROW_ACC * VL;
@@ -79,16 +78,24 @@ INLINE float row_dot_of(const enum dtype dtype, const void *w, const float *x, s
     return v_row_end(sums);
 }
 
-static float row_dot(enum dtype dtype, const void *w, const float *x, size_t k)
+static float row_dot_ahead(enum dtype dtype, const void *w, const float *x, size_t k,
+                           const void *ahead)
 {
     switch (dtype) {
     case DTYPE_BF16:
-        return row_dot_of(DTYPE_BF16, w, x, k);
+        return row_dot_of(DTYPE_BF16, w, x, k, ahead);
     case DTYPE_F16:
-        return row_dot_of(DTYPE_F16, w, x, k);
+        return row_dot_of(DTYPE_F16, w, x, k, ahead);
     default:
-        return row_dot_of(DTYPE_F32, w, x, k);
+        return row_dot_of(DTYPE_F32, w, x, k, ahead);
     }
+}
+
+static float row_dot(enum dtype dtype, const void *w, const float *x, size_t k)
+{
+    size_t row_bytes = k * dtype_bytes(dtype);
+    size_t ahead = row_bytes < ROW_AHEAD_BYTES ? ROW_AHEAD_BYTES : row_bytes;
+    return row_dot_ahead(dtype, w, x, k, (const char *)w + ahead);
 }
 
 /* Where the weights of a tile lie, for one v: strides in elements. */

@@ -57,18 +57,19 @@ int expert_walk_next(struct expert_walk *w, struct expert_share *share)
     return 0;
 }
 
-void kern_experts_fetch_down(const struct kern_experts *a, struct kern_part part, size_t bytes)
+void kern_experts_fetch_down(const struct kern_experts *a, struct kern_part part, size_t from,
+                             size_t end)
 {
     const struct record_class *c = a->cls;
-    size_t row_bytes = (size_t)c->intermediate * dtype_bytes(c->dtype), done = 0;
+    size_t row_bytes = (size_t)c->intermediate * dtype_bytes(c->dtype), before = 0;
     struct expert_walk walk = expert_walk_begin(a, EXPERT_DOWN, part);
     struct expert_share s;
-    while (done < bytes && expert_walk_next(&walk, &s)) {
+    while (before < end && expert_walk_next(&walk, &s)) {
         const char *at = (const char *)s.group->record + c->down_off + s.outs.lo * row_bytes;
-        size_t some = (s.outs.hi - s.outs.lo) * row_bytes;
-        some = some < bytes - done ? some : bytes - done;
-        for (size_t i = 0; i < some; i += 64)
+        size_t bytes = (s.outs.hi - s.outs.lo) * row_bytes;
+        size_t hi = bytes < end - before ? bytes : end - before;
+        for (size_t i = from > before ? from - before : 0; i < hi; i += 64)
             __builtin_prefetch(at + i, 0, 3);
-        done += some;
+        before += bytes;
     }
 }

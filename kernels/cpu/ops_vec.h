@@ -177,13 +177,75 @@ static void router(const struct kern_router *a, struct kern_part part)
     }
 }
 
+/*
+ * Rows [lo, hi) of a matrix that one thread reads in order for few activations, one row of weights
+ * after the other; `next` is what it reads behind them, rows as long, or NULL.
+ */
+struct row_run {
+    const char *rows, *next;
+    size_t hi, row_bytes, ahead; /* ahead: rows */
+};
+
+static struct row_run row_run_of(const void *matrix, const void *next, size_t hi, size_t row_bytes)
+{
+    size_t ahead = (ROW_AHEAD_BYTES + row_bytes - 1) / row_bytes;
+    return (struct row_run){matrix, next, hi, row_bytes, ahead};
+}
+
+/* What to prefetch while row o is read: nothing beyond the run (a row that is here anyway) but the
+ * beginning of the next one. */
+static const void *row_run_ahead(const struct row_run *r, size_t o)
+{
+    size_t at = o + r->ahead;
+    if (r->row_bytes > ROW_AHEAD_BYTES)
+        return r->rows + o * r->row_bytes + ROW_AHEAD_BYTES;
+    if (at < r->hi)
+        return r->rows + at * r->row_bytes;
+    return r->next ? r->next + (at - r->hi) * r->row_bytes : r->rows + o * r->row_bytes;
+}
+
+/* Outputs [o, o + outs) for the packed rows, at most SINGLE_ROWS, as dots_of. */
+static void dots_few(const struct pack *p, enum dtype dtype, const struct row_run *r, size_t o,
+                     size_t outs, float *dots)
+{
+    for (size_t j = 0; j < outs; j++) {
+        const void *w = r->rows + (o + j) * r->row_bytes, *ahead = row_run_ahead(r, o + j);
+        for (size_t i = 0; i < p->rows; i++)
+            dots[i * PANEL + j] = row_dot_ahead(dtype, w, p->row[i], p->k, ahead);
+    }
+}
+
+/* The same for two matrices. Where what lies ahead is in other rows they take turns row by row, so
+ * that neither starts anew after each panel. */
+static void dots_few_of_two(const struct pack *p, enum dtype dtype, const struct row_run *a,
+                            const struct row_run *b, size_t o, size_t outs, float *dots_a,
+                            float *dots_b)
+{
+    size_t step = a->row_bytes > ROW_AHEAD_BYTES ? outs : 1;
+    for (size_t j = 0; j < outs; j += step) {
+        dots_few(p, dtype, a, o + j, step, dots_a + j);
+        dots_few(p, dtype, b, o + j, step, dots_b + j);
+    }
+}
+
+/* The first row of a share's outputs in the matrix at `off`; NULL for no share. */
+static const void *share_rows(const struct expert_share *s, size_t off, enum dtype dtype, size_t k)
+{
+    return s->group ? row_of((const char *)s->group->record + off, dtype, s->outs.lo, k) : NULL;
+}
+
 static void gate_up_share(const struct kern_experts *a, const struct expert_share *s,
-                          struct kern_part part)
+                          const struct expert_share *next, struct kern_part part)
 {
     const struct record_class *c = a->cls;
     size_t hidden = (size_t)c->hidden, wide = (size_t)c->intermediate, n = (size_t)s->group->n,
-           rows;
-    const char *record = s->group->record;
+           rows, row_bytes = hidden * dtype_bytes(c->dtype);
+    const char *gate_w = (const char *)s->group->record + c->gate_off;
+    const char *up_w = (const char *)s->group->record + c->up_off;
+    struct row_run gate_run =
+        row_run_of(gate_w, share_rows(next, c->gate_off, c->dtype, hidden), s->outs.hi, row_bytes);
+    struct row_run up_run =
+        row_run_of(up_w, share_rows(next, c->up_off, c->dtype, hidden), s->outs.hi, row_bytes);
     struct pack p = pack_begin(hidden, n, part.scratch, part.scratch_bytes);
     float gate[ROWS_AT_ONCE * PANEL], up[ROWS_AT_ONCE * PANEL];
     for (size_t first = 0; first < n; first += rows) {
@@ -193,8 +255,12 @@ static void gate_up_share(const struct kern_experts *a, const struct expert_shar
             pack_add(&p, i, a->x + (size_t)s->group->row[first + i] * hidden);
         for (size_t o = s->outs.lo; o < s->outs.hi; o += PANEL) {
             size_t some = s->outs.hi - o < PANEL ? s->outs.hi - o : PANEL;
-            dots_of(&p, c->dtype, row_of(record + c->gate_off, c->dtype, o, hidden), some, gate);
-            dots_of(&p, c->dtype, row_of(record + c->up_off, c->dtype, o, hidden), some, up);
+            if (rows <= SINGLE_ROWS) {
+                dots_few_of_two(&p, c->dtype, &gate_run, &up_run, o, some, gate, up);
+            } else {
+                dots_of(&p, c->dtype, row_of(gate_w, c->dtype, o, hidden), some, gate);
+                dots_of(&p, c->dtype, row_of(up_w, c->dtype, o, hidden), some, up);
+            }
             for (size_t i = 0; i < rows; i++)
                 for (size_t j = 0; j < some; j += VL)
                     store_x(a->hidden + (size_t)s->group->pair[first + i] * wide + o + j, some - j,
@@ -203,21 +269,15 @@ static void gate_up_share(const struct kern_experts *a, const struct expert_shar
     }
 }
 
-static void experts_gate_up(const struct kern_experts *a, struct kern_part part)
-{
-    struct expert_walk walk = expert_walk_begin(a, EXPERT_GATE_UP, part);
-    struct expert_share s;
-    while (expert_walk_next(&walk, &s))
-        gate_up_share(a, &s, part);
-}
-
 static void down_share(const struct kern_experts *a, const struct expert_share *s,
-                       struct kern_part part)
+                       const struct expert_share *next, struct kern_part part)
 {
     const struct record_class *c = a->cls;
     size_t hidden = (size_t)c->hidden, wide = (size_t)c->intermediate, n = (size_t)s->group->n,
            rows;
     const char *down = (const char *)s->group->record + c->down_off;
+    struct row_run run = row_run_of(down, share_rows(next, c->down_off, c->dtype, wide), s->outs.hi,
+                                    wide * dtype_bytes(c->dtype));
     struct pack p = pack_begin(wide, n, part.scratch, part.scratch_bytes);
     float dots[ROWS_AT_ONCE * PANEL];
     for (size_t first = 0; first < n; first += rows) {
@@ -227,7 +287,10 @@ static void down_share(const struct kern_experts *a, const struct expert_share *
             pack_add(&p, i, a->hidden + (size_t)s->group->pair[first + i] * wide);
         for (size_t o = s->outs.lo; o < s->outs.hi; o += PANEL) {
             size_t some = s->outs.hi - o < PANEL ? s->outs.hi - o : PANEL;
-            dots_of(&p, c->dtype, row_of(down, c->dtype, o, wide), some, dots);
+            if (rows <= SINGLE_ROWS)
+                dots_few(&p, c->dtype, &run, o, some, dots);
+            else
+                dots_of(&p, c->dtype, row_of(down, c->dtype, o, wide), some, dots);
             for (size_t i = 0; i < rows; i++)
                 memcpy(a->y + (size_t)s->group->pair[first + i] * hidden + o, dots + i * PANEL,
                        some * sizeof(float));
@@ -235,12 +298,29 @@ static void down_share(const struct kern_experts *a, const struct expert_share *
     }
 }
 
+/* Walks the shares of this part, each with a view of the next. */
+static void each_share(const struct kern_experts *a, enum expert_half half, struct kern_part part)
+{
+    struct expert_walk walk = expert_walk_begin(a, half, part);
+    struct expert_share s = {0}, next = {0};
+    for (int more = expert_walk_next(&walk, &s); more; s = next) {
+        next = (struct expert_share){0};
+        more = expert_walk_next(&walk, &next);
+        if (half == EXPERT_GATE_UP)
+            gate_up_share(a, &s, &next, part);
+        else
+            down_share(a, &s, &next, part);
+    }
+}
+
+static void experts_gate_up(const struct kern_experts *a, struct kern_part part)
+{
+    each_share(a, EXPERT_GATE_UP, part);
+}
+
 static void experts_down(const struct kern_experts *a, struct kern_part part)
 {
-    struct expert_walk walk = expert_walk_begin(a, EXPERT_DOWN, part);
-    struct expert_share s;
-    while (expert_walk_next(&walk, &s))
-        down_share(a, &s, part);
+    each_share(a, EXPERT_DOWN, part);
 }
 
 static void combine(const struct kern_combine *a, struct kern_part part)

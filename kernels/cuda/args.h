@@ -137,7 +137,7 @@ struct cu_matrix {
 };
 
 struct cu_norm_linear {
-    const float *x;
+    const float *x, *residual;
     const void *norm; /* NULL: none */
     float *h;         /* written where not NULL */
     struct cu_matrix matrix[3];

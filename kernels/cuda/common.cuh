@@ -110,9 +110,24 @@ __device__ __forceinline__ float tree(const float (&p)[8])
     return s;
 }
 
+// The same of a row in shared memory.
+template <int DT> __device__ __forceinline__ void load8_near(const uint8_t *row, int k, float (&w)[8])
+{
+    const uint4 a = *(const uint4 *)(row + (size_t)k * 2);
+    const uint32_t q[4] = {a.x, a.y, a.z, a.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        if (DT == DTYPE_BF16)
+            widen_bf16(q[i], w + 2 * i);
+        else
+            widen_f16(q[i], w + 2 * i);
+    }
+}
+
 // R weight rows times NB activation rows, `count` of which are there; lane l holds the partial sums
-// 8l..8l+7. VEC: all rows begin on 16-byte edges and `in` is a multiple of 8.
-template <int DT, int R, int NB, bool VEC>
+// 8l..8l+7. VEC: all rows begin on 16-byte edges and `in` is a multiple of 8. NEAR: the weights lie in
+// shared memory, 16 bits each.
+template <int DT, int R, int NB, bool VEC, bool NEAR = false>
 __device__ __forceinline__ void dots(const uint8_t *const (&w)[R], const float *const (&x)[NB],
                                      int count, int in, float (&out)[R][NB])
 {
@@ -131,7 +146,10 @@ __device__ __forceinline__ void dots(const uint8_t *const (&w)[R], const float *
             float wide[R][8];
 #pragma unroll
             for (int r = 0; r < R; r++)
-                load8<DT>(w[r], k, wide[r]);
+                if (NEAR)
+                    load8_near<DT>(w[r], k, wide[r]);
+                else
+                    load8<DT>(w[r], k, wide[r]);
 #pragma unroll
             for (int b = 0; b < NB; b++) {
                 if (NB > 1 && b >= count)

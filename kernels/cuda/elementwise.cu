@@ -1,5 +1,14 @@
 // Lookups, norms, rotation, cache writes, SiLU, the router's choice, the sum over experts.
 #include "common.cuh"
+#include "fetch_args.h"
+
+KERNEL __launch_bounds__(CU_THREADS) fetch(const __grid_constant__ cu_fetch a)
+{
+    grid_begin();
+    const int64_t i = (int64_t)blockIdx.x * CU_THREADS + threadIdx.x;
+    if (i < a.words)
+        a.to[i] = a.from[i];
+}
 
 KERNEL __launch_bounds__(CU_THREADS) embed(const __grid_constant__ cu_embed a)
 {
@@ -146,8 +155,12 @@ KERNEL __launch_bounds__(CU_ROUTER_ROWS * 32) router_select(const __grid_constan
         if (e % 32 == lane)
             taken |= (uint64_t)1 << e / 32;
         if (lane == 0)
-            id[k] = a.id[(int64_t)row * a.top_k + k] = e;
+            id[k] = e;
     }
+    __syncwarp();
+    // Host memory: one write of the warp.
+    for (int k = lane; k < a.top_k; k += 32)
+        a.id[(int64_t)row * a.top_k + k] = id[k];
     for (int e = lane; e < a.experts; e += 32)
         logit[e] = exp_fixed(__fsub_rn(logit[e], max));
     __syncwarp();

@@ -1,6 +1,7 @@
 // Kernels of recorded steps beside the experts: norm with up to three matrices, and what happens to
 // the heads of Q and K before attention.
 #include "common.cuh"
+#include "mma.cuh"
 
 // The sum of squares of the FMA class by a whole block: thread t holds partial sum t.
 __device__ __forceinline__ float block_square_sum(const float *x, int dim)
@@ -45,69 +46,104 @@ __device__ __forceinline__ void norm_rows(const cu_norm_linear &a, int rows, flo
     __syncthreads();
 }
 
-template <int DT, int NB, bool NORM>
-__device__ __forceinline__ void norm_linear(const cu_norm_linear &a)
-{
-    SHARED_DYNAMIC(float, normed);
-    const int row = NORM ? 0 : (int)blockIdx.x * NB, count = min(NB, a.n - row);
-    const int lane = threadIdx.x & 31;
-    const int first = (int)blockIdx.y * CU_BLOCK_OUTS + (int)threadIdx.x / 32 * CU_OUTS;
-    grid_dependency_launch();
+struct outputs {
+    const cu_matrix *matrix[CU_OUTS];
     const uint8_t *w[CU_OUTS];
-    const float *x[NB];
-    const cu_matrix *m[CU_OUTS];
+};
+
+__device__ __forceinline__ outputs outputs_of(const cu_norm_linear &a, int first, int64_t row_bytes)
+{
+    outputs o;
 #pragma unroll
     for (int r = 0; r < CU_OUTS; r++) {
         const int out = min(first + r, a.outs - 1);
-        m[r] = out >= a.matrix[2].first   ? &a.matrix[2]
-               : out >= a.matrix[1].first ? &a.matrix[1]
-                                          : &a.matrix[0];
-        w[r] = m[r]->w + (int64_t)(out - m[r]->first) * a.in * (DT == DTYPE_F32 ? 4 : 2);
+        o.matrix[r] = out >= a.matrix[2].first   ? &a.matrix[2]
+                      : out >= a.matrix[1].first ? &a.matrix[1]
+                                                 : &a.matrix[0];
+        o.w[r] = o.matrix[r]->w + (int64_t)(out - o.matrix[r]->first) * row_bytes;
     }
+    return o;
+}
+
+// A warp's rows of weights into its place in shared memory; needs nothing of earlier launches.
+__device__ __forceinline__ uint8_t *bring_rows(const outputs &o, uint8_t *near, int row_bytes)
+{
+    uint8_t *mine = near + (int)threadIdx.x / 32 * CU_OUTS * row_bytes;
 #pragma unroll
     for (int r = 0; r < CU_OUTS; r++)
-        if (lane == r)
-            prefetch_row(w[r], (uint32_t)a.in * (DT == DTYPE_F32 ? 4 : 2));
+        for (int at = (int)(threadIdx.x & 31) * 16; at < row_bytes; at += 512)
+            cp_async_16(shared_address(mine + r * row_bytes + at), o.w[r] + at, 16);
+    cp_async_commit();
+    return mine;
+}
+
+// NEAR: all weights of the block are on their way to shared memory before the launch ahead has ended,
+// so that the time of small launches is not lost for the memory. NORM: x is normalised first.
+template <int DT, int NB, bool NORM, bool NEAR>
+__device__ __forceinline__ void norm_linear(const cu_norm_linear &a)
+{
+    SHARED_DYNAMIC(float, shared); // x [NB][in] where NORM, then weights
+    const int row = NORM ? 0 : (int)blockIdx.x * NB, count = min(NB, a.n - row);
+    const int lane = threadIdx.x & 31, row_bytes = a.in * (DT == DTYPE_F32 ? 4 : 2);
+    const int first = (int)blockIdx.y * CU_BLOCK_OUTS + (int)threadIdx.x / 32 * CU_OUTS;
+    grid_dependency_launch();
+    outputs o = outputs_of(a, first, row_bytes);
+    if (NEAR) {
+        const uint8_t *mine =
+            bring_rows(o, (uint8_t *)(shared + (NORM ? a.n * a.in : 0)), row_bytes);
+#pragma unroll
+        for (int r = 0; r < CU_OUTS; r++)
+            o.w[r] = mine + r * row_bytes;
+    }
     grid_dependency_wait();
-    if (NORM)
-        norm_rows(a, count, normed);
+    if (NORM && a.norm)
+        norm_rows(a, count, shared);
+    if (NEAR) {
+        cp_async_wait<0>();
+        __syncwarp();
+    }
     if (first >= a.outs)
         return;
+    const float *x[NB];
 #pragma unroll
     for (int b = 0; b < NB; b++) {
         const int i = min(b, count - 1);
-        x[b] = NORM ? normed + i * a.in : a.x + (int64_t)(row + i) * a.in;
+        x[b] = NORM && a.norm ? shared + i * a.in : a.x + (int64_t)(row + i) * a.in;
     }
     float y[CU_OUTS][NB];
-    dots<DT, CU_OUTS, NB, true>(w, x, count, a.in, y);
+    dots<DT, CU_OUTS, NB, true, NEAR>(o.w, x, count, a.in, y);
 #pragma unroll
     for (int r = 0; r < CU_OUTS; r++)
 #pragma unroll
         for (int b = 0; b < NB; b++) {
             if (lane != (r * NB + b) % 32 || first + r >= a.outs || b >= count)
                 continue;
-            const int out = first + r - m[r]->first;
+            const cu_matrix *m = o.matrix[r];
+            const int out = first + r - m->first;
+            const int64_t at = (int64_t)(row + b) * m->out + out;
             float v = y[r][b];
-            if (m[r]->bias)
-                v = __fadd_rn(v, load_any(m[r]->bias, a.bias_dtype, out));
-            m[r]->y[(int64_t)(row + b) * m[r]->out + out] = v;
+            if (m->bias)
+                v = __fadd_rn(v, load_any(m->bias, a.bias_dtype, out));
+            if (a.residual)
+                v = __fadd_rn(v, a.residual[at]);
+            m->y[at] = v;
         }
 }
 
-#define NORM_LINEAR(name, DT, NB, NORM)                                                            \
+#define NORM_LINEAR(name, DT, NB, NORM, NEAR)                                                      \
     KERNEL __launch_bounds__(CU_THREADS) name(const __grid_constant__ cu_norm_linear a)            \
     {                                                                                              \
-        norm_linear<DT, NB, NORM>(a);                                                              \
+        norm_linear<DT, NB, NORM, NEAR>(a);                                                        \
     }
 
-NORM_LINEAR(norm_linear_bf16_1, DTYPE_BF16, 1, true)
-NORM_LINEAR(norm_linear_bf16_2, DTYPE_BF16, 2, true)
-NORM_LINEAR(norm_linear_bf16_4, DTYPE_BF16, 4, true)
-NORM_LINEAR(norm_linear_bf16_8, DTYPE_BF16, 8, false)
-NORM_LINEAR(norm_linear_f16_1, DTYPE_F16, 1, true)
-NORM_LINEAR(norm_linear_f16_4, DTYPE_F16, 4, false)
-NORM_LINEAR(norm_linear_f32_1, DTYPE_F32, 1, true)
-NORM_LINEAR(norm_linear_f32_4, DTYPE_F32, 4, false)
+NORM_LINEAR(norm_linear_bf16_1, DTYPE_BF16, 1, true, true)
+NORM_LINEAR(norm_linear_bf16_2, DTYPE_BF16, 2, true, true)
+NORM_LINEAR(norm_linear_bf16_4, DTYPE_BF16, 4, true, true)
+NORM_LINEAR(norm_linear_bf16_8, DTYPE_BF16, 8, false, false)
+NORM_LINEAR(norm_linear_f16_1, DTYPE_F16, 1, true, true)
+NORM_LINEAR(norm_linear_f16_4, DTYPE_F16, 4, false, false)
+NORM_LINEAR(norm_linear_f32_1, DTYPE_F32, 1, true, false)
+NORM_LINEAR(norm_linear_f32_4, DTYPE_F32, 4, false, false)
 
 // A warp normalises a head of up to 1,024 elements; lane l holds partial sums 8l..8l+7.
 __device__ __forceinline__ float head_square_sum(const float *x, int dim)
@@ -143,7 +179,7 @@ KERNEL __launch_bounds__(CU_THREADS) turn(const __grid_constant__ cu_turn a)
     const int lane = threadIdx.x & 31, dim = a.kv.head_dim, half = dim / 2;
     const int head = (int)blockIdx.y * CU_WARPS + (int)threadIdx.x / 32;
     const int64_t i = blockIdx.x;
-    if (i >= *a.live || head >= a.heads + 2 * a.kv.kv_heads)
+    if ((a.live && i >= *a.live) || head >= a.heads + 2 * a.kv.kv_heads)
         return;
     const int64_t slot = a.slot[i];
     if (head >= a.heads + a.kv.kv_heads) {

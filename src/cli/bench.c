@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/cli.h"
+#include "device/misses.h"
 #include "engine/plan.h"
 #include "store/store.h"
 
@@ -18,8 +19,9 @@
 #define WARMUP_TOKENS                                                                              \
     256 /* fills a quarter of Qwen3-30B-A3B at 32 admissions a step, five times                    \
          */
-#define MAX_BATCH 256
-#define PASS_ROWS 512 /* of prefill, unless asked otherwise */
+/* Of prefill, unless asked otherwise: what the engine would take. */
+#define PASS_ROWS      512
+#define LONG_PASS_ROWS 16384
 
 /* A size of the expert cache as the command line gives it. */
 struct cache_size {
@@ -104,16 +106,15 @@ static int parse_caches(struct plan *p, const struct options *o, struct moed_err
 
 static int parse_kinds(struct plan *p, const struct options *o, struct moed_error *err)
 {
-    static const char *const names[] = {"prefill", "decode"};
     const char *text = options_string(o, "cases");
     char item[32];
     for (const char *at = text; next_item(&at, item, sizeof item);) {
         int kind = 0;
-        while (kind < BENCH_KINDS && strcmp(names[kind], item) != 0)
+        while (kind < BENCH_KINDS && strcmp(bench_kind_names[kind], item) != 0)
             kind++;
         if (kind == BENCH_KINDS)
             return moed_fail_param(err, MOED_EINVAL, "cases",
-                                   "--cases takes prefill and decode, not '%s'", text);
+                                   "--cases takes prefill, decode and mixed, not '%s'", text);
         p->kinds[kind] = true;
     }
     return *text ? 0 : list_too_long("cases", err);
@@ -151,17 +152,21 @@ static int parse(struct plan *p, struct bench *b, const struct options *o, struc
     int rc;
     if ((rc = parse_routing(p, o, err)) < 0 || (rc = parse_kinds(p, o, err)) < 0 ||
         (rc = parse_caches(p, o, err)) < 0 ||
-        (rc = p->n_batch = parse_numbers(o, "batch", MAX_BATCH, p->batch, err)) < 0 ||
+        (rc = p->n_batch = parse_numbers(o, "batch", BENCH_MAX_BATCH, p->batch, err)) < 0 ||
         (rc = p->n_prompt = parse_numbers(o, "prompt-tokens", 1 << 20, p->prompt, err)) < 0)
         return rc;
     b->context = (int32_t)options_int(o, "context");
     b->decode_steps = (int32_t)options_int(o, "decode-tokens");
     b->runs = (int32_t)options_int(o, "runs");
-    b->max_batch = p->kinds[BENCH_DECODE] ? largest(p->batch, p->n_batch) : 1;
-    b->max_prompt = p->kinds[BENCH_PREFILL] ? largest(p->prompt, p->n_prompt) : 1;
-    b->pass_rows = options_has(o, "max-num-batched-tokens")
-                       ? (int32_t)options_int(o, "max-num-batched-tokens")
-                       : PASS_ROWS;
+    b->target_itl_us = (int64_t)(options_real(o, "target-itl-ms") * 1e3);
+    bool streams = p->kinds[BENCH_DECODE] || p->kinds[BENCH_MIXED];
+    bool prompts = p->kinds[BENCH_PREFILL] || p->kinds[BENCH_MIXED];
+    b->max_batch = streams ? largest(p->batch, p->n_batch) : 1;
+    b->max_prompt = prompts ? largest(p->prompt, p->n_prompt) : 1;
+    b->pass_rows = options_int(o, "long-prefill-tokens") > 0
+                       ? (int32_t)options_int(o, "long-prefill-tokens")
+                   : p->choice.cuda ? LONG_PASS_ROWS
+                                    : PASS_ROWS;
     int32_t longest = b->context > b->max_prompt ? b->context : b->max_prompt;
     b->pass_rows = b->pass_rows < longest ? b->pass_rows : longest > 0 ? longest : 1;
     bool cached = p->cache[0].given || p->choice.cuda;
@@ -174,8 +179,10 @@ static int parse(struct plan *p, struct bench *b, const struct options *o, struc
 static int open_devices(struct plan *p, int32_t max_context, struct moed_error *err)
 {
     const struct moed_engine_config *cfg = &p->cfg;
+    /* Beside a GPU: as many as compute its misses. */
+    int apart = cfg->miss_threads ? cfg->miss_threads : misses_default_threads();
     const struct dev_cpu_config cpu = {
-        .threads = cfg->threads,
+        .threads = p->choice.cuda && !cfg->threads ? apart : cfg->threads,
         .isa = (enum kern_isa)kern_isa_parse(cfg->isa),
         .link_bytes_per_s = cfg->link_bytes_per_s,
         .max_context = max_context,
@@ -211,14 +218,28 @@ static int set_options(struct plan *p, const struct bench *b, int32_t max_contex
     return engine_plan_misses(&p->options, cfg, err);
 }
 
+static uint64_t device_budget(const struct plan *p)
+{
+    return engine_device_budget(p->choice.memory.free_bytes, p->cfg.device_memory_ratio);
+}
+
+/* With the staging slots that the engine would give the long lane. */
+static void plan_memory(struct plan *p, const struct bench *b, enum dtype dtype)
+{
+    model_memory(&b->config, dtype, &p->options, &p->memory);
+    if (!p->choice.cuda || p->memory.expert_records == 0)
+        return;
+    p->options.pager.staging_slots = engine_staging_slots(device_budget(p), &p->memory);
+    model_memory(&b->config, dtype, &p->options, &p->memory);
+}
+
 static uint64_t cache_bytes(const struct plan *p, const struct cache_size *size)
 {
     if (size->given)
         return size->share >= 0 ? engine_share_bytes(size->share, &p->memory) : size->bytes;
     if (!p->choice.cuda)
         return 0;
-    return engine_cache_bytes(
-        engine_device_budget(p->choice.memory.free_bytes, p->cfg.device_memory_ratio), &p->memory);
+    return engine_cache_bytes(device_budget(p), &p->memory);
 }
 
 /* Refuses before loading what the device cannot hold. */
@@ -278,7 +299,7 @@ static int open_all(struct bench *b, struct plan *p, struct bench_peaks *peaks,
                                                     : store_open(&store, cfg->model_dir, err);
     if (rc < 0 || (rc = set_options(p, b, max_context, err)) < 0)
         goto out;
-    model_memory(&b->config, model_weight_dtype(&b->config, store), &p->options, &p->memory);
+    plan_memory(p, b, model_weight_dtype(&b->config, store));
     if ((rc = check_caches(p, err)) < 0 || (rc = open_routing(b, p, err)) < 0 ||
         (rc = bench_buffers(b, err)) < 0 ||
         (rc = bench_yardstick_open(&b->yardstick, p->cpu, err)) < 0)
@@ -319,6 +340,7 @@ static void describe(const struct bench *b, const struct plan *p, const struct o
     r->policy = options_string(o, "expert-policy");
     r->routing = options_string(o, "routing");
     r->warmup_tokens = b->warmup_tokens;
+    r->target_itl_ms = (double)b->target_itl_us * 1e-3;
     model_config_parameters(&b->config, &r->parameters, &r->active_parameters);
     r->records = model_config_moe_layers(&b->config) * b->config.n_experts;
     r->record_bytes = p->memory.expert_record_bytes;
@@ -338,24 +360,35 @@ static int run_case(struct bench *b, struct bench_result *r, struct bench_case c
     return bench_measure(b, &r->cases[r->n_cases++], err);
 }
 
+/* The cases of one kind: prompts, or batches, or prompts beside the largest batch. */
+static int run_kind(struct bench *b, const struct plan *p, enum bench_kind kind,
+                    struct bench_result *r, struct moed_error *err)
+{
+    int n = kind == BENCH_DECODE ? p->n_batch : p->n_prompt, rc = 0;
+    if (kind != BENCH_PREFILL)
+        rc = bench_fill_contexts(b, err);
+    for (int i = 0; i < n && rc == 0; i++) {
+        struct bench_case c = {.kind = kind, .batch = 1, .tokens = p->prompt[i]};
+        if (kind == BENCH_MIXED)
+            c.batch = b->max_batch;
+        if (kind == BENCH_DECODE) {
+            c.batch = p->batch[i];
+            c.tokens = (int64_t)p->batch[i] * b->decode_steps;
+        }
+        c.context = kind == BENCH_PREFILL ? 0 : b->context;
+        rc = run_case(b, r, c, err);
+    }
+    return rc;
+}
+
 /* All cases at one size of the cache. */
 static int run_cases(struct bench *b, const struct plan *p, struct bench_result *r,
                      struct moed_error *err)
 {
-    int rc = 0;
-    for (int i = 0; i < p->n_prompt && p->kinds[BENCH_PREFILL] && rc == 0; i++)
-        rc = run_case(
-            b, r, (struct bench_case){.kind = BENCH_PREFILL, .batch = 1, .tokens = p->prompt[i]},
-            err);
-    if (rc == 0 && p->kinds[BENCH_DECODE])
-        rc = bench_fill_contexts(b, err);
-    for (int i = 0; i < p->n_batch && p->kinds[BENCH_DECODE] && rc == 0; i++)
-        rc = run_case(b, r,
-                      (struct bench_case){.kind = BENCH_DECODE,
-                                          .batch = p->batch[i],
-                                          .context = b->context,
-                                          .tokens = (int64_t)p->batch[i] * b->decode_steps},
-                      err);
+    int rc = bench_fill_cache(b, err);
+    for (enum bench_kind kind = 0; kind < BENCH_KINDS && rc == 0; kind++)
+        if (p->kinds[kind])
+            rc = run_kind(b, p, kind, r, err);
     return rc;
 }
 

@@ -6,6 +6,8 @@
 
 #include "base/mem.h"
 
+const char *const bench_kind_names[BENCH_KINDS] = {"prefill", "decode", "mixed"};
+
 static int compare_double(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
@@ -53,6 +55,8 @@ static double floor_seconds(const struct bench_result *r, const struct bench_cas
     double other = (double)(s->bytes_attention + s->bytes_kv + s->bytes_dense + s->bytes_logits);
     double used = (double)e->uses * (double)r->record_bytes;
     double experts = (double)s->bytes_experts;
+    if (c->kind == BENCH_MIXED)
+        return 0;
     if (!r->apart)
         return part_of((other + experts) / 1e9, bench_median(c->read_gb_per_s, c->n_runs));
     double host = c->kind == BENCH_PREFILL ? r->peaks.link : r->peaks.host_cpu + r->peaks.host_link;
@@ -76,12 +80,13 @@ void bench_numbers(struct bench_numbers *out, const struct bench_result *r,
     double host_peak = r->apart ? r->peaks.host_cpu + r->peaks.host_link
                                 : bench_median(c->read_gb_per_s, c->n_runs);
     double floor = floor_seconds(r, c);
-    int n_steps = c->n_runs * c->steps;
+    int n_steps = (int)c->n_step_seconds;
     *out = (struct bench_numbers){
         .tokens_per_s = part_of(tokens, seconds),
         .step_ms = seconds / c->steps * 1e3,
         .p50_ms = bench_percentile(c->step_seconds, n_steps, 0.5) * 1e3,
         .p99_ms = bench_percentile(c->step_seconds, n_steps, 0.99) * 1e3,
+        .max_ms = bench_percentile(c->step_seconds, n_steps, 1) * 1e3,
         .hit_percent = 100 * part_of((double)e->hits, (double)e->uses),
         .host_bytes_per_token = part_of(from_host, tokens),
         .admissions_per_token = part_of((double)e->admissions, tokens),
@@ -89,6 +94,7 @@ void bench_numbers(struct bench_numbers *out, const struct bench_result *r,
         .link_part = part_of(per_second(over_link, seconds), r->peaks.link),
         .host_gb_per_s = per_second(from_host, seconds),
         .host_part = part_of(per_second(from_host, seconds), host_peak),
+        .first_token_ms = c->kind == BENCH_PREFILL ? seconds * 1e3 : 0,
         .floor_ms = floor / c->steps * 1e3,
         .floor_part = part_of(floor, seconds),
     };

@@ -36,13 +36,16 @@ static void print_stages(const struct bench_case *c, double peak, FILE *out)
     uint64_t steps = (uint64_t)c->steps;
     double n = c->steps;
     double total = (s->seconds_experts + s->seconds_attention + s->seconds_dense +
-                    s->seconds_logits + s->seconds_other) /
+                    s->seconds_logits + s->seconds_recorded + s->seconds_other) /
                    n;
     print_stage(out, "experts", s->seconds_experts / n, s->bytes_experts / steps, total, peak);
     print_stage(out, "attention", s->seconds_attention / n,
                 (s->bytes_attention + s->bytes_kv) / steps, total, peak);
     print_stage(out, "dense", s->seconds_dense / n, s->bytes_dense / steps, total, peak);
     print_stage(out, "lm_head", s->seconds_logits / n, s->bytes_logits / steps, total, peak);
+    uint64_t all =
+        s->bytes_experts + s->bytes_attention + s->bytes_kv + s->bytes_dense + s->bytes_logits;
+    print_stage(out, "recorded", s->seconds_recorded / n, all / steps, total, peak);
     print_stage(out, "other", s->seconds_other / n, 0, total, peak);
 }
 
@@ -65,21 +68,27 @@ static void print_case(const struct bench_result *r, const struct bench_case *c,
     struct bench_numbers n;
     double reads = bench_median(c->read_gb_per_s, c->n_runs);
     bench_numbers(&n, r, c);
-    if (c->kind == BENCH_PREFILL)
-        fprintf(out, "\nprefill, %lld tokens in %d passes", (long long)c->tokens, c->steps);
-    else
+    if (c->kind == BENCH_DECODE)
         fprintf(out, "\ndecode, batch %d from %d tokens of context, %d steps", c->batch, c->context,
                 c->steps);
+    else
+        fprintf(out, "\nprefill, %lld tokens in %d passes", (long long)c->tokens, c->steps);
+    if (c->kind == BENCH_MIXED)
+        fprintf(out, " beside %d streams with a target of %.1f ms", c->batch, r->target_itl_ms);
     if (!c->in_place && r->records)
         fprintf(out, ", cache %.3f GiB = %d slots", (double)c->cache_bytes / 0x1p30, c->slots);
     fprintf(out, ": %.1f tokens/s, %.3f ms a step (median of %d; runs in s:", n.tokens_per_s,
             n.step_ms, c->n_runs);
     print_samples(out, 4, c->seconds, c->n_runs);
-    fprintf(out, "    steps: p50 %.3f ms, p99 %.3f ms", n.p50_ms, n.p99_ms);
+    fprintf(out, "    %s: p50 %.3f ms, p99 %.3f ms, longest %.3f ms",
+            c->kind == BENCH_MIXED ? "between tokens of the streams" : "steps", n.p50_ms, n.p99_ms,
+            n.max_ms);
     if (n.floor_ms > 0)
         fprintf(out, "; floor %.3f ms a step (%.1f tokens/s), %.0f %% of it reached", n.floor_ms,
                 (double)c->tokens / c->steps / n.floor_ms * 1e3, 100 * n.floor_part);
     fputc('\n', out);
+    if (n.first_token_ms > 0)
+        fprintf(out, "    time to first token %.1f ms\n", n.first_token_ms);
     print_experts(c, &n, out);
     print_stages(c, r->apart ? r->peaks.device : reads, out);
     fprintf(out, "    plain reads by the CPU's threads: %.2f GB/s (median; after each run:", reads);
@@ -126,23 +135,25 @@ static json_t *array_json(const double *values, int n, double unit)
 
 static json_t *stages_json(const struct model_stats *s)
 {
-    return json_pack("{s:o, s:o, s:o, s:o, s:f, s:I}", "experts",
+    return json_pack("{s:o, s:o, s:o, s:o, s:f, s:f, s:I}", "experts",
                      stage_json(s->seconds_experts, s->bytes_experts), "attention",
                      stage_json(s->seconds_attention, s->bytes_attention + s->bytes_kv), "dense",
                      stage_json(s->seconds_dense, s->bytes_dense), "lm_head",
-                     stage_json(s->seconds_logits, s->bytes_logits), "other_seconds",
-                     s->seconds_other, "bytes_experts_cpu", (json_int_t)s->bytes_experts_cpu);
+                     stage_json(s->seconds_logits, s->bytes_logits), "recorded_seconds",
+                     s->seconds_recorded, "other_seconds", s->seconds_other, "bytes_experts_cpu",
+                     (json_int_t)s->bytes_experts_cpu);
 }
 
 static json_t *numbers_json(const struct bench_numbers *n)
 {
-    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}",
+    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}",
                      "tokens_per_s", n->tokens_per_s, "step_ms", n->step_ms, "step_ms_p50",
-                     n->p50_ms, "step_ms_p99", n->p99_ms, "hit_percent", n->hit_percent,
-                     "host_bytes_per_token", n->host_bytes_per_token, "admissions_per_token",
-                     n->admissions_per_token, "link_gb_per_s", n->link_gb_per_s, "link_part",
-                     n->link_part, "host_gb_per_s", n->host_gb_per_s, "host_part", n->host_part,
-                     "floor_ms", n->floor_ms, "floor_part", n->floor_part);
+                     n->p50_ms, "step_ms_p99", n->p99_ms, "step_ms_max", n->max_ms, "hit_percent",
+                     n->hit_percent, "host_bytes_per_token", n->host_bytes_per_token,
+                     "admissions_per_token", n->admissions_per_token, "link_gb_per_s",
+                     n->link_gb_per_s, "link_part", n->link_part, "host_gb_per_s", n->host_gb_per_s,
+                     "host_part", n->host_part, "first_token_ms", n->first_token_ms, "floor_ms",
+                     n->floor_ms, "floor_part", n->floor_part);
 }
 
 static json_t *case_json(const struct bench_result *r, const struct bench_case *c)
@@ -155,15 +166,15 @@ static json_t *case_json(const struct bench_result *r, const struct bench_case *
 #undef X
     bench_numbers(&n, r, c);
     json_t *all = numbers_json(&n);
-    json_t *more = json_pack("{s:s, s:i, s:i, s:i, s:I, s:b, s:i, s:I, s:o, s:o, s:o, s:o, s:o}",
-                             "kind", c->kind == BENCH_PREFILL ? "prefill" : "decode", "batch",
-                             (int)c->batch, "context", (int)c->context, "steps", (int)c->steps,
-                             "tokens", (json_int_t)c->tokens, "in_place", (int)c->in_place, "slots",
-                             (int)c->slots, "cache_bytes", (json_int_t)c->cache_bytes,
-                             "runs_seconds", array_json(c->seconds, c->n_runs, 1), "steps_ms",
-                             array_json(c->step_seconds, c->n_runs * c->steps, 1e3),
-                             "read_gb_per_s", array_json(c->read_gb_per_s, c->n_runs, 1), "stages",
-                             stages_json(&c->stages), "pager", experts);
+    json_t *more =
+        json_pack("{s:s, s:i, s:i, s:i, s:I, s:b, s:i, s:I, s:o, s:o, s:o, s:o, s:o}", "kind",
+                  bench_kind_names[c->kind], "batch", (int)c->batch, "context", (int)c->context,
+                  "steps", (int)c->steps, "tokens", (json_int_t)c->tokens, "in_place",
+                  (int)c->in_place, "slots", (int)c->slots, "cache_bytes",
+                  (json_int_t)c->cache_bytes, "runs_seconds", array_json(c->seconds, c->n_runs, 1),
+                  "steps_ms", array_json(c->step_seconds, (int)c->n_step_seconds, 1e3),
+                  "read_gb_per_s", array_json(c->read_gb_per_s, c->n_runs, 1), "stages",
+                  stages_json(&c->stages), "pager", experts);
     json_object_update(all, more);
     json_decref(more);
     return all;
@@ -177,13 +188,13 @@ void bench_print_json(const struct bench_result *r, FILE *out)
         json_array_append_new(cases, case_json(r, &r->cases[i]));
     json_t *peaks = json_pack("{s:f, s:f, s:f, s:f}", "link", p->link, "device", p->device,
                               "host_cpu", p->host_cpu, "host_link", p->host_link);
-    json_t *all = json_pack("{s:s, s:s, s:I, s:I, s:i, s:s, s:s, s:s, s:i, s:i, s:I, s:o, s:o}",
-                            "architecture", r->architecture, "device", r->device, "parameters",
-                            (json_int_t)r->parameters, "active_parameters",
-                            (json_int_t)r->active_parameters, "threads", r->threads, "isa", r->isa,
-                            "policy", r->policy, "routing", r->routing, "warmup_tokens",
-                            (int)r->warmup_tokens, "records", (int)r->records, "record_bytes",
-                            (json_int_t)r->record_bytes, "peaks_gb_per_s", peaks, "cases", cases);
+    json_t *all = json_pack(
+        "{s:s, s:s, s:I, s:I, s:i, s:s, s:s, s:s, s:i, s:f, s:i, s:I, s:o, s:o}", "architecture",
+        r->architecture, "device", r->device, "parameters", (json_int_t)r->parameters,
+        "active_parameters", (json_int_t)r->active_parameters, "threads", r->threads, "isa", r->isa,
+        "policy", r->policy, "routing", r->routing, "warmup_tokens", (int)r->warmup_tokens,
+        "target_itl_ms", r->target_itl_ms, "records", (int)r->records, "record_bytes",
+        (json_int_t)r->record_bytes, "peaks_gb_per_s", peaks, "cases", cases);
     json_dumpf(all, out, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
     fputc('\n', out);
     json_decref(all);

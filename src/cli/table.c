@@ -29,8 +29,8 @@ const struct option_row cli_rows[] = {
     {"expert-cache", 0, OPTION_STRING, "LIST", NULL, 0, 0, CLI_BENCH, "MOED_EXPERT_CACHE",
      "The same for moed bench: one or more sizes, such as 0,4GiB,25%,100%. The cases run at each, "
      "with the weights loaded once."},
-    {"expert-policy", 0, OPTION_CHOICE, "lfru|lfu|lru", "lfru", 0, 0, CLI_MODEL_COMMANDS, NULL,
-     "Which expert leaves the cache. Changes speed, never output."},
+    {"expert-policy", 0, OPTION_CHOICE, "steady|lfru|lfu|lru", "steady", 0, 0, CLI_MODEL_COMMANDS,
+     NULL, "Which expert leaves the cache. Changes speed, never output."},
     {"link-speed", 0, OPTION_BYTES, "BYTES", NULL, 0, 0, CLI_MODEL_COMMANDS, NULL,
      "Speed limit of the stand-in link in bytes per second. Without it: as fast as memory copies."},
     {"miss-threads", 0, OPTION_INT, "N", NULL, 0, 256, CLI_MODEL_COMMANDS, NULL,
@@ -54,13 +54,11 @@ const struct option_row cli_rows[] = {
      "Rows of one step: decode rows first, then prompts. Without it: 512, or 64 beside long "
      "passes; "
      "at least the sequences."},
-    {"long-prefill-tokens", 0, OPTION_INT, "N", NULL, 0, 1048576,
-     CLI_SERVE | CLI_GENERATE | CLI_PLAN, NULL,
+    {"long-prefill-tokens", 0, OPTION_INT, "N", NULL, 0, 1048576, CLI_MODEL_COMMANDS, NULL,
      "Prompt tokens of a pass of its own that pauses at layers while steps run. 0: none, prompts "
      "are cut into the steps. Without it: up to 16384 where missed experts cross a link, else "
      "none."},
-    {"target-itl-ms", 0, OPTION_REAL, "MS", "100", 1, 60000, CLI_SERVE | CLI_GENERATE | CLI_PLAN,
-     NULL,
+    {"target-itl-ms", 0, OPTION_REAL, "MS", "100", 1, 60000, CLI_MODEL_COMMANDS, NULL,
      "Time between two tokens of a stream that a long pass keeps by pausing. Less makes streams "
      "smoother and long prompts slower."},
     {"no-prefix-cache", 0, OPTION_FLAG, NULL, NULL, 0, 0, CLI_SERVE | CLI_GENERATE | CLI_PLAN, NULL,
@@ -115,7 +113,9 @@ const struct option_row cli_rows[] = {
 
     /* Measuring */
     {"cases", 0, OPTION_STRING, "LIST", "prefill,decode", 0, 0, CLI_BENCH, NULL,
-     "What is measured, of prefill and decode."},
+     "What is measured: prefill of each prompt length, decode at each batch size, mixed: each "
+     "prompt "
+     "beside the largest batch of decoding streams, paced by --target-itl-ms."},
     {"routing", 0, OPTION_STRING, "model|synthetic:NAME", "model", 0, 0, CLI_BENCH, NULL,
      "Who chooses experts: the model's own router, or choices drawn with the locality of a real "
      "model. NAME is one of olmoe, gpt-oss-20b, qwen3-30b-a3b, qwen3-30b-a3b-one-tenant, "

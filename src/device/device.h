@@ -5,9 +5,10 @@
  * both. Before the pager thread runs, the opening thread may copy as well.
  *
  * What the arguments of an op may point to: weights, activations, the KV cache and RoPE tables lie
- * in memory of alloc (or, records of experts, in registered host memory); a router's id in memory
- * of alloc_shared; the plan of a step (token, pos, seq, slot, block tables, groups, rows, pairs,
- * forced choices) in host memory of any kind, which the op has read when it returns.
+ * in memory of alloc (or, records of experts, in registered host memory); a router's id and sampled
+ * tokens in memory of alloc_shared; the plan of a step (token, pos, seq, slot, block tables,
+ * groups, rows, pairs, forced choices, parameters of sampling) in host memory of any kind, which
+ * the op has read when it returns.
  */
 #ifndef MOED_DEVICE_H
 #define MOED_DEVICE_H
@@ -19,6 +20,7 @@
 #include "kernels.h"
 #include "mailbox.h"
 #include "moed/error.h"
+#include "sample.h"
 #include "step.h"
 #include "tensor.h"
 
@@ -33,7 +35,7 @@ struct dev_event {
 };
 
 /* Marks that may be out at once. */
-#define DEV_MAX_MARKS 64
+#define DEV_MAX_MARKS 128
 
 /* Memory and copies: all the pager needs. */
 struct dev_ops {
@@ -87,6 +89,7 @@ struct dev_kern {
     int (*experts_gate_up)(struct dev *, const struct kern_experts *);
     int (*experts_down)(struct dev *, const struct kern_experts *);
     int (*combine)(struct dev *, const struct kern_combine *);
+    int (*sample)(struct dev *, const struct kern_sample *); /* NULL where it is not there */
     int (*sync)(struct dev *);
 };
 
@@ -118,7 +121,7 @@ struct dev_step {
     int (*replay)(struct dev *, const struct dev_recorded *);
 
     int (*norm_linear)(struct dev *, const struct kern_norm_linear *);
-    int (*turn)(struct dev *, const struct kern_turn *);
+    int (*turn)(struct dev *, const struct kern_turn *); /* also outside of recordings */
     int (*paged_experts)(struct dev *, const struct kern_paged_experts *);
     /* Whether paged_experts can work on records of this class. */
     bool (*can_page)(struct dev *, const struct record_class *cls, int experts, int top_k);

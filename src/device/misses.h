@@ -62,7 +62,7 @@ void misses_close(struct misses **m);
 
 /* Around each step that may post jobs. begin wakes parked workers, which takes them some tens of
  * microseconds, and costs the caller a wake-up of two; it also adapts the shares to the jobs of the
- * steps before. */
+ * steps before. A second begin, or end, in a row changes nothing. */
 void misses_step_begin(struct misses *m);
 void misses_step_end(struct misses *m);
 

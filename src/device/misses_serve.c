@@ -19,6 +19,8 @@
 /* Weights of the down half that a worker asks for before it waits for hidden: what a core loads in
  * the time of such a wait, a small part of its L2 cache. */
 #define FETCH_BYTES ((size_t)16 << 10)
+/* So many at a time by worker 0, for whom the others wait. */
+#define FETCH_STEP_BYTES ((size_t)1 << 10)
 
 enum outcome { ARRIVED, GIVEN_UP, STOPPED };
 
@@ -152,13 +154,17 @@ static bool read_job(struct miss_worker *self, struct job *j)
     return true;
 }
 
-/* Worker 0 tells everyone that hidden stands; the others wait for that. */
+/* Worker 0 tells everyone that hidden stands; the others wait for that. Meanwhile they ask for what
+ * they read next. */
 static enum outcome meet(struct miss_worker *self, struct job *j)
 {
     struct misses *m = self->m;
     struct wait w = {0};
     enum outcome r = ARRIVED;
+    size_t fetched = j->cpu_width ? 0 : FETCH_BYTES;
     if (self->index) {
+        if (!fetched)
+            kern_experts_fetch_down(&j->call, j->part, 0, FETCH_BYTES);
         while (atomic_load_explicit(&m->released, memory_order_acquire) != j->seq) {
             if (atomic_load_explicit(&m->dropped, memory_order_relaxed) == j->seq)
                 return GIVEN_UP;
@@ -167,9 +173,13 @@ static enum outcome meet(struct miss_worker *self, struct job *j)
         }
         return ARRIVED;
     }
-    while (missing_hidden(m, j->seq))
+    while (missing_hidden(m, j->seq)) {
         if ((r = wait_more(m, &w, j->seq)) != ARRIVED)
             return r;
+        if (fetched < FETCH_BYTES)
+            kern_experts_fetch_down(&j->call, j->part, fetched, fetched + FETCH_STEP_BYTES);
+        fetched += FETCH_STEP_BYTES;
+    }
     if (any_broken(m, j->seq))
         return GIVEN_UP;
     mail_store(&m->cfg.mailbox->cpu_hidden, j->seq);
@@ -199,8 +209,6 @@ static enum outcome work(struct miss_worker *self, struct job *j)
         return GIVEN_UP;
     k->experts_gate_up(&j->call, j->part);
     atomic_store_explicit(&self->hidden, j->seq, memory_order_release);
-    if (j->cpu_width)
-        kern_experts_fetch_down(&j->call, j->part, FETCH_BYTES);
     if ((r = meet(self, j)) != ARRIVED)
         return r;
     if (timed)
@@ -383,7 +391,8 @@ void *miss_worker_main(void *worker)
 void misses_step_begin(struct misses *m)
 {
     misses_share_adapt(m);
-    atomic_fetch_add(&m->steps, 1);
+    if (!(atomic_load(&m->steps) & 1))
+        atomic_fetch_add(&m->steps, 1);
     if (atomic_load(&m->parked)) {
         miss_add(&m->wakes, 1);
         futex_wake(&m->steps, 2);
@@ -392,7 +401,8 @@ void misses_step_begin(struct misses *m)
 
 void misses_step_end(struct misses *m)
 {
-    atomic_fetch_add(&m->steps, 1);
+    if (atomic_load(&m->steps) & 1)
+        atomic_fetch_add(&m->steps, 1);
 }
 
 void miss_wake_all(struct misses *m)

@@ -72,6 +72,7 @@ struct job {
     struct choice *choice;
     int32_t row;      /* of the batch */
     int32_t position; /* of the token that the logits are about */
+    bool done;        /* sampled on the device: its logits are not wanted */
     int32_t token;    /* SAMPLE: the result; -1: no finite logit */
     struct moed_token info;
     struct moed_top *top; /* [MOED_MAX_TOP_LOGPROBS] */
@@ -96,6 +97,13 @@ struct long_pass {
     int32_t layer; /* the next to run */
 };
 
+/* Rows of a pass that the device samples; all NULL where it does not. */
+struct device_sampling {
+    struct job **jobs; /* [max_logits] */
+    int32_t *rows, *tokens;
+    struct kern_sample_row *params;
+};
+
 struct moed_engine {
     struct engine_setup setup; /* constant after start; any thread */
     pthread_t thread;
@@ -109,6 +117,7 @@ struct moed_engine {
     struct sched *sched;
     struct request *first, *last; /* in flight, by arrival */
     bool closing;
+    struct device_sampling device_sampling;
     struct pass step;
     struct long_pass long_pass;
     struct pace pace;
@@ -152,6 +161,17 @@ void pass_failed(struct moed_engine *e, struct pass *p, const struct moed_error 
 
 /* step.c */
 void engine_step(struct moed_engine *e, const struct sched_plan *plan);
+
+/* device_sampling.c */
+int device_sampling_init(struct moed_engine *e, struct moed_error *err);
+void device_sampling_fini(struct moed_engine *e);
+/* How a job of kind SAMPLE is sampled; mask [JOB_MAX_MASK] is filled and must outlive the result.
+ */
+#define JOB_MAX_MASK (ENGINE_MAX_EOS + MOED_MAX_STOP)
+struct sample_params job_params(const struct moed_engine *e, const struct job *j, int32_t *mask);
+/* Of the jobs of a pass that has gone through all layers: does those that the device can sample. */
+int sample_on_device(struct moed_engine *e, enum model_lane lane, struct job *jobs, int32_t n_jobs,
+                     struct moed_error *err);
 
 /* long_pass.c */
 /* Some layers of the long pass, by the pace; whether there is one. stepped: a step has run in this

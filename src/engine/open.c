@@ -49,14 +49,20 @@ static int pass_logits(void *self, enum model_lane lane, const int32_t *rows, in
     return model_pass_logits(((struct loaded *)self)->model, lane, rows, n, logits, err);
 }
 
+static int pass_sample(void *self, enum model_lane lane, const int32_t *rows, int32_t n,
+                       const struct kern_sample_row *params, int32_t *token, struct moed_error *err)
+{
+    return model_pass_sample(((struct loaded *)self)->model, lane, rows, n, params, token, err);
+}
+
 static void pass_drop(void *self, enum model_lane lane, int32_t seq)
 {
     model_pass_drop(((struct loaded *)self)->model, lane, seq);
 }
 
-static void pass_end(void *self, enum model_lane lane)
+static int pass_end(void *self, enum model_lane lane)
 {
-    model_pass_end(((struct loaded *)self)->model, lane);
+    return model_pass_end(((struct loaded *)self)->model, lane);
 }
 
 static void parallel(void *self, void (*fn)(void *arg, int part, int parts), void *arg, int parts)
@@ -315,6 +321,7 @@ static void set_up(struct engine_setup *s, struct loaded *l, const struct descri
                                          .begin = pass_begin,
                                          .run = pass_run,
                                          .logits = pass_logits,
+                                         .sample = model_can_sample(l->model) ? pass_sample : NULL,
                                          .drop = pass_drop,
                                          .end = pass_end,
                                          .parallel = parallel,

@@ -49,7 +49,7 @@ int pass_init(struct moed_engine *e, struct moed_error *err)
     for (int i = 0; i < e->parts; i++)
         if ((rc = sampler_scratch_init(&e->scratch[i], e->setup.info.vocab_size, err)) < 0)
             return rc;
-    return 0;
+    return device_sampling_init(e, err);
 }
 
 static void lane_fini(struct pass *p)
@@ -73,6 +73,7 @@ void pass_fini(struct moed_engine *e)
     for (int i = 0; e->scratch && i < e->parts; i++)
         sampler_scratch_fini(&e->scratch[i]);
     free(e->scratch);
+    device_sampling_fini(e);
 }
 
 static void add_job(struct pass *p, enum job_kind kind, struct choice *c, int32_t row,
@@ -124,26 +125,11 @@ void pass_drop(struct moed_engine *e, struct pass *p, int32_t seq)
     e->setup.backend.drop(e->setup.backend.self, p->lane, seq);
 }
 
-/* Tokens that may not come before min_tokens are there. */
-static size_t masked(const struct moed_engine *e, const struct choice *c, int32_t *mask)
-{
-    const struct moed_sampling *s = &c->request->spec->sampling;
-    size_t n = 0;
-    if (c->generated >= s->min_tokens)
-        return 0;
-    for (int32_t i = 0; i < e->setup.n_eos; i++)
-        mask[n++] = e->setup.eos[i];
-    for (size_t i = 0; i < s->n_stop_id; i++)
-        mask[n++] = s->stop_id[i];
-    return n;
-}
-
 /* Pure: reads the request, writes the job; any compute thread. */
 static void run_job(struct moed_engine *e, struct sampler_scratch *scratch, const float *logits,
                     struct job *j)
 {
-    const struct choice *c = j->choice;
-    const struct moed_request *q = c->request->spec;
+    const struct moed_request *q = j->choice->request->spec;
     const struct moed_sampling *s = &q->sampling;
     int32_t vocab = e->setup.info.vocab_size;
     if (j->kind == JOB_PROMPT) {
@@ -151,14 +137,8 @@ static void run_job(struct moed_engine *e, struct sampler_scratch *scratch, cons
                          &j->info);
         return;
     }
-    int32_t mask[ENGINE_MAX_EOS + MOED_MAX_STOP];
-    struct sample_params p = {.sampling = s,
-                              .counts = &c->counts,
-                              .mask = mask,
-                              .n_mask = masked(e, c, mask),
-                              .seed = c->request->seed,
-                              .choice = (uint32_t)c->index,
-                              .position = (uint64_t)j->position};
+    int32_t mask[JOB_MAX_MASK];
+    struct sample_params p = job_params(e, j, mask);
     j->token = sampler_pick(scratch, logits, &p);
     j->info = (struct moed_token){.id = j->token, .logprob = NAN};
     if (j->token >= 0 && s->logprobs >= 0)
@@ -192,7 +172,7 @@ static int32_t logits_slice(struct moed_engine *e, const struct pass *p, int32_t
 {
     int32_t n = 0, i = first;
     for (; i < p->n_jobs && n < e->setup.max_logits; i++) {
-        if (p->jobs[i].kind == JOB_END)
+        if (p->jobs[i].kind == JOB_END || p->jobs[i].done)
             continue;
         e->rows[n] = p->jobs[i].row;
         e->sampled[n++] = &p->jobs[i];
@@ -226,7 +206,7 @@ int pass_begin(struct moed_engine *e, const struct pass *p, struct moed_error *e
 
 int pass_sample(struct moed_engine *e, const struct pass *p, struct moed_error *err)
 {
-    int rc = 0;
+    int rc = sample_on_device(e, p->lane, p->jobs, p->n_jobs, err);
     for (int32_t i = 0; rc >= 0 && i < p->n_jobs;)
         i += logits_slice(e, p, i, &rc, err);
     return rc < 0 ? rc : 0;

@@ -29,9 +29,17 @@
 #define LONG_ROWS  16384
 #define LONG_PARTS 8
 /* Rows of a step beside long passes: what decodes, and short prompts. */
-#define STEP_ROWS    64
+#define STEP_ROWS 64
+/*
+ * What a link of 60 GB/s brings while the attention of 16K rows runs, which frees no staging slot;
+ * but at most this share of the device's budget, and so many records that copying and computing
+ * overlap.
+ */
+#define STAGING_BYTES     (896 * MIB)
+#define STAGING_PARTS     16
+#define MIN_STAGING_SLOTS 4
 
-#define DEVICE_RATIO 0.75
+#define DEVICE_RATIO      0.75
 /* Beside what model_memory counts: buffers of plans, the router's logits. Measured below this. */
 #define DEVICE_OTHER_BYTES (64 * MIB)
 
@@ -75,7 +83,7 @@ static int plan_pager(struct engine_plan *p, const struct moed_engine_config *cf
                       const struct model_config *c, struct moed_error *err)
 {
     struct pager_config *g = &p->options.pager;
-    g->policy = cfg->expert_policy && *cfg->expert_policy ? cfg->expert_policy : "lfru";
+    g->policy = cfg->expert_policy && *cfg->expert_policy ? cfg->expert_policy : "steady";
     if (c->n_experts == 0 || (cfg->expert_cache_bytes < 0 && !p->device_budget_bytes)) {
         g->mode = PAGER_IN_PLACE;
         return 0;
@@ -155,10 +163,18 @@ static uint64_t on_device(const struct model_memory *m)
 
 uint64_t engine_cache_bytes(uint64_t device_budget_bytes, const struct model_memory *m)
 {
-    uint64_t rest = on_device(m) - m->cache_bytes;
+    uint64_t rest = on_device(m) - m->cache_bytes + m->staging_bytes;
     uint64_t room = sub_u64(device_budget_bytes, rest);
     uint64_t slots = m->expert_record_bytes ? room / m->expert_record_bytes : 0;
     return min_u64(slots, m->expert_records) * m->expert_record_bytes;
+}
+
+int engine_staging_slots(uint64_t device_budget_bytes, const struct model_memory *m)
+{
+    uint64_t bytes = min_u64(STAGING_BYTES, device_budget_bytes / STAGING_PARTS);
+    uint64_t slots = m->expert_record_bytes ? bytes / m->expert_record_bytes : 0;
+    slots = min_u64(slots, min_u64(PAGER_MAX_STAGING, m->expert_records));
+    return slots > MIN_STAGING_SLOTS ? (int)slots : MIN_STAGING_SLOTS;
 }
 
 uint64_t engine_share_bytes(double share, const struct model_memory *m)
@@ -183,7 +199,8 @@ static void plan_long(struct engine_plan *p, const struct moed_engine_config *cf
     uint64_t kv = cfg->kv_cache_bytes ? cfg->kv_cache_bytes : p->device_budget_bytes / KV_PARTS;
     uint64_t slots = cfg->expert_cache_bytes < 0
                          ? engine_cache_bytes(sub_u64(p->device_budget_bytes, kv), &m)
-                         : (uint64_t)cfg->expert_cache_bytes;
+                     : cfg->expert_cache_share > 0 ? engine_share_bytes(cfg->expert_cache_share, &m)
+                                                   : (uint64_t)cfg->expert_cache_bytes;
     if (slots / m.expert_record_bytes >= m.expert_records)
         return;
     for (o->long_rows = LONG_ROWS; o->long_rows > STEP_ROWS; o->long_rows /= 2) {
@@ -195,6 +212,19 @@ static void plan_long(struct engine_plan *p, const struct moed_engine_config *cf
         o->long_rows = 0;
     p->max_batched_tokens = step_rows(p, cfg);
     o->max_rows = p->max_batched_tokens;
+}
+
+/* Streams of the long lane on a device apart need staging slots, whatever steps do. */
+static void plan_staging(struct engine_plan *p, const struct model_config *c, enum dtype dtype)
+{
+    struct model_memory m;
+    if (!p->device_budget_bytes || p->options.long_rows == 0 ||
+        p->options.pager.mode != PAGER_CACHED)
+        return;
+    p->options.max_context = p->max_model_len;
+    p->options.kv_blocks = 1;
+    model_memory(c, dtype, &p->options, &m);
+    p->options.pager.staging_slots = engine_staging_slots(p->device_budget_bytes, &m);
 }
 
 /* All but the KV cache, on the host. Dense weights pass through the host also where they go to a
@@ -325,6 +355,7 @@ int engine_plan(struct engine_plan *p, const struct moed_engine_config *cfg,
         (rc = plan_limits(p, cfg, c, cores, err)) < 0)
         return rc;
     plan_long(p, cfg, c, weight_dtype);
+    plan_staging(p, c, weight_dtype);
     uint64_t fixed = fixed_bytes(p, cfg, c, weight_dtype);
     p->total_bytes = fixed;
     if (p->memory.total_bytes == UINT64_MAX || fixed > p->budget_bytes)
@@ -350,8 +381,7 @@ void engine_plan_text(const struct engine_plan *p, struct buf *out)
         else
             buf_printf(
                 out, "expert cache    %10.1f MiB  %" PRIu64 " slots and %d for staging, %s\n",
-                mib(m->cache_bytes),
-                m->cache_bytes / m->expert_record_bytes - (uint64_t)p->options.pager.staging_slots,
+                mib(m->cache_bytes), (m->cache_bytes - m->staging_bytes) / m->expert_record_bytes,
                 p->options.pager.staging_slots, p->options.pager.policy);
     }
     buf_printf(out, "KV cache        %10.1f MiB  %d blocks of %d tokens, %s\n", mib(m->kv_bytes),

@@ -40,11 +40,15 @@ int engine_plan(struct engine_plan *out, const struct moed_engine_config *cfg,
 
 /* What of `free_bytes` of a device a ratio (0: the default) leaves to us. */
 uint64_t engine_device_budget(uint64_t free_bytes, double ratio);
-/* What a budget leaves for expert slots beside the rest of m, in whole records, at most all. */
 /* Threads and shares of misses, from the options. MOED_EINVAL names one that cannot be. */
 int engine_plan_misses(struct model_options *o, const struct moed_engine_config *cfg,
                        struct moed_error *err);
+/* What a budget leaves for expert slots beside the rest of m, in whole records, at most all. */
 uint64_t engine_cache_bytes(uint64_t device_budget_bytes, const struct model_memory *m);
+
+/* Staging slots for the streams of a long lane: copies of records of m never wait while a layer's
+ * attention runs. */
+int engine_staging_slots(uint64_t device_budget_bytes, const struct model_memory *m);
 
 /* Slots for a share (0 to 1) of m's experts, in bytes. */
 uint64_t engine_share_bytes(double share, const struct model_memory *m);

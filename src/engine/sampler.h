@@ -1,9 +1,8 @@
 /*
- * From logits to a token (design.md 3.10). Order: penalties, logit_bias, masks, temperature, min_p,
- * top_k, top_p; what is kept is renormalised, and the token is where the running sum over kept
- * tokens by ascending id passes the random number. Ties go to the lower id. All sums are in a fixed
- * order and exp is one written-out polynomial, so a token depends on logits, parameters and (seed,
- * choice, position) alone. Pure but for the state passed in; one thread per sampler_scratch.
+ * From logits to a token (design.md 3.10). Order: penalties, logit_bias, masks, here; then
+ * temperature, min_p, top_k, top_p and the draw, by the rule of sample.h, which a device follows as
+ * well. So a token depends on logits, parameters and (seed, choice, position) alone. Pure but for
+ * the state passed in; one thread per sampler_scratch.
  */
 #ifndef MOED_ENGINE_SAMPLER_H
 #define MOED_ENGINE_SAMPLER_H
@@ -13,6 +12,7 @@
 #include <stdint.h>
 
 #include "moed/request.h"
+#include "sample.h"
 
 /* Tokens that a sequence has seen, for penalties: open addressing by token id. */
 struct token_counts {
@@ -26,10 +26,8 @@ void token_counts_add(struct token_counts *c, int32_t token, bool generated);
 void token_counts_fini(struct token_counts *c);
 
 struct sampler_scratch {
-    float *logits;   /* [vocab] adjusted */
-    float *weight;   /* [vocab] unnormalised probabilities */
-    uint64_t *key;   /* [vocab] candidates, and as much again for sorting them */
-    uint64_t *spare; /* [vocab] */
+    float *logits; /* [vocab] adjusted */
+    void *draw;    /* of kern_sample_cpu */
     int32_t vocab;
 };
 /* 0 or MOED_ENOMEM. */
@@ -45,6 +43,11 @@ struct sample_params {
     uint32_t choice;
     uint64_t position; /* of the new token, from the start of the prompt */
 };
+
+/* Whether the logits are taken as they are: no penalty, bias or mask. */
+bool sampler_raw(const struct moed_sampling *o, size_t n_mask);
+/* What comes after penalties, bias and masks. */
+struct kern_sample_row sampler_row(const struct sample_params *p);
 
 /* The token, or -1 where no logit is a finite number. logits [vocab] is not changed. */
 int32_t sampler_pick(struct sampler_scratch *s, const float *logits, const struct sample_params *p);

@@ -63,6 +63,11 @@ static const struct stat_row stat_rows[] = {
     ROW(cached_tokens, 'u', "moed_cached_tokens_total", "counter",
         "Tokens of prompts that were found in the prefix cache."),
     ROW(steps, 'u', "moed_steps_total", "counter", "Steps of the model."),
+    ROW(sampled_device, 'u', "moed_sampled_device_total", "counter",
+        "Tokens chosen on the device: greedy, or by temperature, min_p, top_k and top_p alone."),
+    ROW(sampled_cpu, 'u', "moed_sampled_cpu_total", "counter",
+        "Tokens chosen on the CPU: all where the device is the CPU; elsewhere those with "
+        "penalties, logit_bias, min_tokens or logprobs."),
     ROW(long_passes, 'u', "moed_long_passes_total", "counter",
         "Passes over long prompts that pause for steps."),
     ROW(long_layers, 'u', "moed_long_pass_layers_total", "counter",

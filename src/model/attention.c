@@ -58,6 +58,16 @@ static int turn(struct model *m, const struct pass *p, const struct weight *norm
                                                   .head_dim = c->head_dim});
 }
 
+struct kern_kv layer_kv(const struct model *m, int32_t layer)
+{
+    return (struct kern_kv){.blocks = m->kv +
+                                      (size_t)layer * (size_t)m->o.kv_blocks * m->layer_block_bytes,
+                            .block_bytes = m->layer_block_bytes,
+                            .dtype = m->o.kv_dtype,
+                            .kv_heads = m->c.n_kv_heads,
+                            .head_dim = m->c.head_dim};
+}
+
 static int attend(struct model *m, const struct pass *p, int32_t layer)
 {
     const struct model_config *c = &m->c;
@@ -65,12 +75,7 @@ static int attend(struct model *m, const struct pass *p, int32_t layer)
     const struct dev_kern *kern = m->dev->kern;
     size_t q_dim = (size_t)c->n_heads * (size_t)c->head_dim;
     size_t kv_dim = (size_t)c->n_kv_heads * (size_t)c->head_dim;
-    struct kern_kv kv = {.blocks =
-                             m->kv + (size_t)layer * (size_t)m->o.kv_blocks * m->layer_block_bytes,
-                         .block_bytes = m->layer_block_bytes,
-                         .dtype = m->o.kv_dtype,
-                         .kv_heads = c->n_kv_heads,
-                         .head_dim = c->head_dim};
+    struct kern_kv kv = layer_kv(m, layer);
     struct kern_kv_store store = {.kv = kv,
                                   .k = p->a->k,
                                   .v = p->a->v,

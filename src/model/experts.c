@@ -8,13 +8,11 @@
 
 #include "model/model_int.h"
 
-/* Sorts the pairs (row, choice) by expert, rows ascending within one. Returns the number of
- * experts. */
-static int32_t group_rows(struct model *m, const struct pass *p)
+int32_t experts_group(struct model *m, const struct pass *p)
 {
     struct expert_groups *g = &m->groups;
     const int32_t experts = m->c.n_experts, top_k = m->c.top_k;
-    const int32_t pairs = p->batch.n_rows * top_k;
+    const int32_t rows = p->batch.n_rows, pairs = rows * top_k;
     const int32_t *id = p->id;
     int32_t n = 0;
     memset(g->first, 0, ((size_t)experts + 1) * sizeof *g->first);
@@ -23,17 +21,26 @@ static int32_t group_rows(struct model *m, const struct pass *p)
         g->first[id[i] + 1]++;
     }
     for (int32_t e = 0; e < experts; e++) {
-        int32_t rows = g->first[e + 1];
-        if (rows)
-            g->need[n++] = (struct pager_need){.expert = e, .rows = rows};
+        int32_t count = g->first[e + 1];
+        if (count)
+            g->need[n++] = (struct pager_need){.expert = e, .rows = count};
         g->first[e + 1] += g->first[e];
     }
-    for (int32_t i = 0; i < pairs; i++) {
-        int32_t at = g->first[id[i]]++;
-        g->row[at] = i / top_k;
-        g->pair[at] = i;
-    }
+    for (int32_t row = 0, pair = 0; row < rows; row++)
+        for (int32_t k = 0; k < top_k; k++, pair++) {
+            int32_t at = g->first[id[pair]]++;
+            g->row[at] = row;
+            g->pair[at] = pair;
+        }
     return n;
+}
+
+struct kern_expert_group expert_group(const struct expert_groups *g,
+                                      const struct pager_lease *lease)
+{
+    int32_t e = lease->expert, at = e > 0 ? g->first[e - 1] : 0;
+    return (struct kern_expert_group){
+        .record = lease->record, .row = g->row + at, .pair = g->pair + at, .n = g->first[e] - at};
 }
 
 /* The layer's part of the batch's forced choices, if it has any. */
@@ -43,7 +50,7 @@ static const int32_t *forced_of(const struct model *m, const struct pass *p, int
     return p->batch.forced ? p->batch.forced + (size_t)layer * each : NULL;
 }
 
-static int route(struct model *m, const struct pass *p, int32_t layer)
+int experts_route(struct model *m, const struct pass *p, int32_t layer)
 {
     const struct model_config *c = &m->c;
     const struct layer_weights *l = &m->w.layer[layer];
@@ -60,9 +67,7 @@ static int route(struct model *m, const struct pass *p, int32_t layer)
                                  .weight = a->weight,
                                  .forced = forced_of(m, p, layer)};
     int rc = norm_run(m, &l->ffn_norm, router.n, c->hidden, a->x, a->h);
-    if (rc < 0 || (rc = m->dev->kern->router(m->dev, &router)) < 0)
-        return rc;
-    return m->dev->kern->sync(m->dev);
+    return rc < 0 ? rc : m->dev->kern->router(m->dev, &router);
 }
 
 /* Slots that a lease holds are refilled after the pass at the earliest, but staging slots at once.
@@ -81,14 +86,8 @@ static int compute(struct model *m, const struct pass *p, int32_t n_groups)
     const struct dev_kern *kern = m->dev->kern;
     const struct activations *a = p->a;
     struct expert_groups *g = &m->groups;
-    int32_t at = 0;
-    for (int32_t i = 0; i < n_groups; i++) {
-        g->group[i] = (struct kern_expert_group){.record = g->lease[i].record,
-                                                 .row = g->row + at,
-                                                 .pair = g->pair + at,
-                                                 .n = g->need[i].rows};
-        at += g->need[i].rows;
-    }
+    for (int32_t i = 0; i < n_groups; i++)
+        g->group[i] = expert_group(g, &g->lease[i]);
     struct kern_experts experts = {.cls = &m->w.cls,
                                    .group = g->group,
                                    .n_groups = n_groups,
@@ -109,14 +108,20 @@ static int compute(struct model *m, const struct pass *p, int32_t n_groups)
     return reused_at_once(g, n_groups) ? kern->sync(m->dev) : 0;
 }
 
+void experts_count(struct model *m, int32_t layer, int32_t n)
+{
+    uint64_t matrices = 3 * (uint64_t)m->c.hidden * (uint64_t)m->c.moe_intermediate *
+                        (uint64_t)dtype_bytes(m->w.cls.dtype);
+    m->stats.bytes_experts += (uint64_t)n * matrices + m->w.layer[layer].ffn_bytes;
+    stage_end(m, &m->stats.seconds_experts);
+}
+
 int experts_run(struct model *m, const struct pass *p, int32_t layer, struct moed_error *err)
 {
-    const struct layer_weights *l = &m->w.layer[layer];
-    const struct model_config *c = &m->c;
     struct expert_groups *g = &m->groups;
-    if (route(m, p, layer) < 0)
+    if (experts_route(m, p, layer) < 0 || m->dev->kern->sync(m->dev) < 0)
         return device_failed("the router", layer, err);
-    int32_t n = group_rows(m, p);
+    int32_t n = experts_group(m, p);
     int rc = pager_acquire(m->pager, layer, g->need, (size_t)n, g->lease, err);
     if (rc < 0)
         return rc;
@@ -124,9 +129,6 @@ int experts_run(struct model *m, const struct pass *p, int32_t layer, struct moe
     pager_release(m->pager, g->lease, (size_t)n);
     if (rc < 0)
         return device_failed("the experts", layer, err);
-    uint64_t matrices = 3 * (uint64_t)c->hidden * (uint64_t)c->moe_intermediate *
-                        (uint64_t)dtype_bytes(m->w.cls.dtype);
-    m->stats.bytes_experts += (uint64_t)n * matrices + l->ffn_bytes;
-    stage_end(m, &m->stats.seconds_experts);
+    experts_count(m, layer, n);
     return 0;
 }

@@ -119,7 +119,7 @@ int model_pass_begin(struct model *m, enum model_lane lane, const struct model_b
     struct pass *p = &m->lane[lane];
     assert(!p->open);
     p->batch = *batch;
-    p->failed = p->replayed = false;
+    p->failed = p->replayed = p->streams = false;
     p->layer = p->max_context = 0;
     p->kv_positions = 0;
     int rc = check_batch(m, p, err);
@@ -133,6 +133,7 @@ int model_pass_begin(struct model *m, enum model_lane lane, const struct model_b
         int64_t block = p->block_table[batch->seq[i]][pos / KV_BLOCK_TOKENS];
         p->slot[i] = block * KV_BLOCK_TOKENS + pos % KV_BLOCK_TOKENS;
     }
+    p->tensor = long_fits(m, p);
     p->open = true;
     m->stats.passes++;
     m->stats.rows += (uint64_t)batch->n_rows;
@@ -179,6 +180,14 @@ static int step_begin(struct model *m)
     return rc;
 }
 
+static int run_layer(struct model *m, const struct pass *p, int32_t layer, struct moed_error *err)
+{
+    int rc = attention_run(m, p, layer, err);
+    if (rc < 0)
+        return rc;
+    return m->c.moe_layer[layer] ? experts_run(m, p, layer, err) : dense_run(m, p, layer, err);
+}
+
 int model_pass_run(struct model *m, enum model_lane lane, int32_t layer_end, struct moed_error *err)
 {
     struct pass *p = &m->lane[lane];
@@ -194,13 +203,12 @@ int model_pass_run(struct model *m, enum model_lane lane, int32_t layer_end, str
         p->layer = layer_end;
         count_bytes(m, p);
     } else if (rc >= 0 && p->layer == 0) {
+        if (p->tensor)
+            long_begin(m, p);
         rc = embed(m, p, err);
     }
     while (rc >= 0 && p->layer < layer_end) {
-        rc = attention_run(m, p, p->layer, err);
-        if (rc >= 0)
-            rc = m->c.moe_layer[p->layer] ? experts_run(m, p, p->layer, err)
-                                          : dense_run(m, p, p->layer, err);
+        rc = p->tensor ? long_layer(m, p, p->layer, err) : run_layer(m, p, p->layer, err);
         p->layer++;
     }
     /* A pass that goes on to its logits waits for the device there. */
@@ -221,10 +229,9 @@ void model_pass_drop(struct model *m, enum model_lane lane, int32_t seq)
     p->block_table[seq] = m->no_blocks;
 }
 
-int model_pass_logits(struct model *m, enum model_lane lane, const int32_t *rows, int32_t n,
-                      float *logits, struct moed_error *err)
+int head_run(struct model *m, const struct pass *p, const int32_t *rows, int32_t n, float *y,
+             struct moed_error *err)
 {
-    const struct pass *p = &m->lane[lane];
     const struct dev_kern *kern = m->dev->kern;
     const struct model_config *c = &m->c;
     assert(p->open && !p->failed && p->layer == c->n_layers);
@@ -237,11 +244,6 @@ int model_pass_logits(struct model *m, enum model_lane lane, const int32_t *rows
     clock_gettime(CLOCK_MONOTONIC, &m->mark);
     m->stats.bytes_logits +=
         (uint64_t)c->vocab_size * (uint64_t)c->hidden * (uint64_t)dtype_bytes(m->w.head.dtype);
-    if (p->replayed) {
-        int rc = recorded_logits(m->recorded, m, p, rows, n, logits, err);
-        stage_end(m, &m->stats.seconds_recorded);
-        return rc;
-    }
     /* Picking rows is looking them up in a table. */
     struct kern_embed pick = {.table = p->a->x,
                               .dtype = DTYPE_F32,
@@ -252,28 +254,56 @@ int model_pass_logits(struct model *m, enum model_lane lane, const int32_t *rows
     struct kern_linear head = {.w = m->w.head.data,
                                .w_dtype = m->w.head.dtype,
                                .x = m->b.last,
-                               .y = m->b.logits ? m->b.logits : logits,
+                               .y = y,
                                .x_stride = (size_t)c->hidden,
                                .y_stride = (size_t)c->vocab_size,
                                .n = n,
                                .in = c->hidden,
                                .out = c->vocab_size};
-    if (kern->embed(m->dev, &pick) < 0 ||
-        norm_run(m, &m->w.norm, n, c->hidden, m->b.last, m->b.last) < 0 ||
-        kern->linear(m->dev, &head) < 0 || kern->sync(m->dev) < 0 ||
-        (m->b.logits &&
-         m->dev->ops->copy_out(m->dev, logits, m->b.logits,
-                               (size_t)n * (size_t)c->vocab_size * sizeof *logits) < 0))
+    int rc = 0;
+    if (p->replayed && recorded_head_fits(m->recorded, n))
+        rc = recorded_head(m->recorded, m, rows, n);
+    else if ((rc = kern->embed(m->dev, &pick)) >= 0 &&
+             (rc = norm_run(m, &m->w.norm, n, c->hidden, m->b.last, m->b.last)) >= 0)
+        rc = kern->linear(m->dev, &head);
+    return rc < 0 ? moed_fail(err, MOED_EDEVICE, "the device failed in the logits") : 0;
+}
+
+int head_wait(struct model *m, struct moed_error *err)
+{
+    int rc = m->dev->kern->sync(m->dev);
+    if (recorded_pending(m->recorded))
+        rc = recorded_settle(m->recorded, m, rc);
+    if (rc == MOED_ETIMEDOUT)
+        return recorded_timed_out(err);
+    return rc < 0 ? moed_fail(err, MOED_EDEVICE, "the device failed in the logits") : 0;
+}
+
+void head_end(struct model *m, const struct pass *p)
+{
+    stage_end(m, p->replayed ? &m->stats.seconds_recorded : &m->stats.seconds_logits);
+}
+
+int model_pass_logits(struct model *m, enum model_lane lane, const int32_t *rows, int32_t n,
+                      float *logits, struct moed_error *err)
+{
+    const struct pass *p = &m->lane[lane];
+    int rc = head_run(m, p, rows, n, m->b.logits ? m->b.logits : logits, err);
+    if (rc < 0 || (rc = head_wait(m, err)) < 0)
+        return rc;
+    if (m->b.logits &&
+        m->dev->ops->copy_out(m->dev, logits, m->b.logits,
+                              (size_t)n * (size_t)m->c.vocab_size * sizeof *logits) < 0)
         return moed_fail(err, MOED_EDEVICE, "the device failed in the logits");
-    stage_end(m, &m->stats.seconds_logits);
+    head_end(m, p);
     return 0;
 }
 
-void model_pass_end(struct model *m, enum model_lane lane)
+int model_pass_end(struct model *m, enum model_lane lane)
 {
     struct pass *p = &m->lane[lane];
     assert(p->open);
-    /* A failure shows in the next op. */
-    (void)step_end(m);
+    long_end(m, p);
     p->open = false;
+    return step_end(m);
 }

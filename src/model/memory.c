@@ -24,7 +24,7 @@ struct cutter {
     uint64_t used;
 };
 
-/* rows * columns elements of 4 or 8 bytes; the limits of config and options keep the product under
+/* rows * columns elements of 2 to 8 bytes; the limits of config and options keep the product under
  * 2^63. NULL where nothing is asked for. */
 static void *cut(struct cutter *k, uint64_t rows, uint64_t columns, uint64_t size)
 {
@@ -38,7 +38,7 @@ static void *cut(struct cutter *k, uint64_t rows, uint64_t columns, uint64_t siz
 }
 
 static void cut_lane(struct cutter *k, struct activations *a, const struct model_config *c,
-                     uint64_t rows)
+                     uint64_t rows, bool tensor)
 {
     uint64_t hidden = (uint64_t)c->hidden;
     uint64_t q_dim = (uint64_t)c->n_heads * (uint64_t)c->head_dim;
@@ -55,6 +55,7 @@ static void cut_lane(struct cutter *k, struct activations *a, const struct model
     a->weight = cut(k, pairs, 1, sizeof(float));
     a->hidden = cut(k, pairs, (uint64_t)c->moe_intermediate, sizeof(float));
     a->y = cut(k, pairs, hidden, sizeof(float));
+    a->x16 = cut(k, tensor ? rows : 0, hidden, sizeof(uint16_t));
 }
 
 int32_t lane_rows(const struct model_options *o, enum model_lane lane)
@@ -67,14 +68,17 @@ uint64_t buffers_layout(struct device_buffers *b, uint8_t *base, const struct mo
 {
     struct cutter k = {.base = base};
     uint64_t half = (uint64_t)c->head_dim / 2;
-    cut_lane(&k, &b->lane[MODEL_STEP], c, (uint64_t)o->max_rows);
+    cut_lane(&k, &b->lane[MODEL_STEP], c, (uint64_t)o->max_rows, false);
     b->last = cut(&k, (uint64_t)o->max_logits, (uint64_t)c->hidden, sizeof(float));
     b->logits = cut(&k, o->device_logits ? (uint64_t)o->max_logits : 0, (uint64_t)c->vocab_size,
                     sizeof(float));
+    b->sampler = cut(&k, o->device_logits ? (uint64_t)o->max_logits : 0,
+                     kern_sample_row_bytes(c->vocab_size), 1);
     b->cos = cut(&k, (uint64_t)o->max_context, half, sizeof(float));
     b->sin = cut(&k, (uint64_t)o->max_context, half, sizeof(float));
     uint64_t rest = k.used;
-    cut_lane(&k, &b->lane[MODEL_LONG], c, (uint64_t)o->long_rows);
+    /* The CPU has no tensor class; of a device apart nobody knows yet when it is planned for. */
+    cut_lane(&k, &b->lane[MODEL_LONG], c, (uint64_t)o->long_rows, o->device_logits);
     if (long_bytes)
         *long_bytes = k.used - rest;
     return k.used;
@@ -99,9 +103,9 @@ void model_memory(const struct model_config *c, enum dtype weight_dtype,
         uint64_t slots = o->pager.cache_bytes / m.expert_record_bytes;
         if (slots > m.expert_records)
             slots = m.expert_records;
-        if (o->pager.stage_min_rows > 0 && o->pager.staging_slots > 0)
-            slots += (uint64_t)o->pager.staging_slots;
-        m.cache_bytes = mul_bytes(slots, m.expert_record_bytes);
+        uint64_t staging = o->pager.staging_slots > 0 ? (uint64_t)o->pager.staging_slots : 0;
+        m.staging_bytes = mul_bytes(staging, m.expert_record_bytes);
+        m.cache_bytes = add_bytes(mul_bytes(slots, m.expert_record_bytes), m.staging_bytes);
     }
     m.kv_block_bytes = mul_bytes((uint64_t)c->n_layers, kv_layer_block_bytes(c, o->kv_dtype));
     m.kv_bytes = mul_bytes(m.kv_block_bytes, (uint64_t)o->kv_blocks);

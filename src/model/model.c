@@ -179,13 +179,17 @@ int model_open(struct model **out, const struct model_config *c, const struct mo
     m->o.device_logits = !dev->ops->uses_host_memory;
     m->dev = dev;
     if ((rc = weights_load(&m->w, c, store, &load, err)) < 0 || (rc = place_weights(m, err)) < 0 ||
-        (rc = alloc_buffers(m, err)) < 0 || (rc = recorded_open(&m->recorded, m, err)) < 0 ||
-        (rc = open_pager(m, err)) < 0 || (rc = recorded_record(m->recorded, m, err)) < 0) {
-        model_close(&m);
-        return rc;
-    }
+        (rc = alloc_buffers(m, err)) < 0 || (rc = sampler_open(m, err)) < 0)
+        goto failed;
+    m->has_tensor = m->lane[MODEL_LONG].max_rows > 0 && long_possible(m);
+    if ((rc = recorded_open(&m->recorded, m, err)) < 0 || (rc = open_pager(m, err)) < 0 ||
+        (rc = recorded_record(m->recorded, m, err)) < 0)
+        goto failed;
     *out = m;
     return 0;
+failed:
+    model_close(&m);
+    return rc;
 }
 
 void model_close(struct model **model)
@@ -201,6 +205,7 @@ void model_close(struct model **model)
     recorded_close(&m->recorded, m);
     if (m->registered_arena)
         m->dev->ops->host_unregister(m->dev, m->w.arena);
+    sampler_close(m);
     if (m->kv)
         m->dev->ops->free(m->dev, m->kv, m->kv_bytes);
     if (m->buffer_block)
@@ -244,4 +249,5 @@ struct pager *model_pager(struct model *m)
 void model_stats(const struct model *m, struct model_stats *out)
 {
     *out = m->stats;
+    out->bytes_experts_cpu = recorded_cpu_bytes(m->recorded);
 }

@@ -28,8 +28,10 @@ struct model_options {
     struct pager_config pager;
     /* On a device that resolves experts itself: threads that compute what it does not hold (0: a
      * default), the share of it that comes over the link (0 to MAILBOX_SHARE_ONE, or
-     * MISSES_SHARE_ADAPTIVE), and their instruction set. */
+     * MISSES_SHARE_ADAPTIVE), how long each of their waits may last (0: a default), and their
+     * instruction set. */
     int32_t miss_threads, link_share;
+    int64_t miss_wait_us;
     enum kern_isa miss_isa;
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes,
                      double seconds); /* loading; may be NULL */
@@ -47,6 +49,7 @@ struct model_memory {
     uint64_t expert_record_bytes;
     uint64_t expert_records;
     uint64_t cache_bytes;              /* slots and staging on the device; 0 in place */
+    uint64_t staging_bytes;            /* the staging slots' part of cache_bytes */
     uint64_t kv_bytes, kv_block_bytes; /* kv_block_bytes: one block in all layers */
     uint64_t activation_bytes;         /* of both lanes, logits, RoPE tables */
     uint64_t long_bytes;               /* the long lane's part of activation_bytes */
@@ -124,13 +127,20 @@ int model_pass_run(struct model *m, enum model_lane lane, int32_t layer_end,
  * [n][vocab_size]; may be called more than once. */
 int model_pass_logits(struct model *m, enum model_lane lane, const int32_t *rows, int32_t n,
                       float *logits, struct moed_error *err);
+/* As logits, but samples on the device and hands out the tokens: token[i] of rows[i] by params[i],
+ * as kern_sample says. Only where model_can_sample. */
+int model_pass_sample(struct model *m, enum model_lane lane, const int32_t *rows, int32_t n,
+                      const struct kern_sample_row *params, int32_t *token, struct moed_error *err);
+bool model_can_sample(const struct model *m);
 /*
  * Between runs: takes a sequence (index into the batch's seqs) out of the pass. From now on its
  * blocks are neither written nor read and its block table is not looked at, so that they may be
  * given away; its rows go on as noise, other rows do not see them.
  */
 void model_pass_drop(struct model *m, enum model_lane lane, int32_t seq);
-void model_pass_end(struct model *m, enum model_lane lane);
+/* 0, or what the last wait of the pass told where no logits had asked for it (MOED_ETIMEDOUT,
+ * MOED_EDEVICE): then nothing of the pass counts. */
+int model_pass_end(struct model *m, enum model_lane lane);
 
 /* Where time and bytes of passes went, summed since open; for bench and metrics. Engine thread. */
 struct model_stats {

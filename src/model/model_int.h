@@ -20,6 +20,7 @@ struct activations {
     float *weight; /* [rows][top_k]; NULL without experts */
     float *hidden; /* [pairs][moe_intermediate] */
     float *y;      /* [pairs][hidden] */
+    void *x16;     /* [rows][hidden] of 16 bits, for the tensor class; or NULL */
 };
 
 /* What passes write on the device, and tables, cut from one block of memory. */
@@ -27,6 +28,7 @@ struct device_buffers {
     struct activations lane[MODEL_LANES];
     float *last;      /* [max_logits][hidden] rows whose logits are wanted */
     float *logits;    /* [max_logits][vocab]; NULL where ops write host memory */
+    void *sampler;    /* scratch of kern_sample for max_logits rows; NULL as logits */
     float *cos, *sin; /* [max_context][head_dim / 2] */
 };
 
@@ -41,7 +43,7 @@ struct expert_groups {
     struct pager_need *need;         /* [n_experts] */
     struct pager_lease *lease;       /* [n_experts] */
     struct kern_expert_group *group; /* [n_experts] */
-    int32_t *first;                  /* [n_experts + 1] */
+    int32_t *first;                  /* [n_experts + 1]; after sorting, the end of each expert's */
     int32_t *row, *pair;             /* [pairs] of the longer lane */
 };
 
@@ -57,6 +59,8 @@ struct pass {
 
     bool open, failed;
     bool replayed; /* a recorded step */
+    bool tensor;   /* of the tensor class (long.c) */
+    bool streams;  /* a stream of the pager is open */
     struct model_batch batch;
     int32_t layer;         /* the next to run */
     int32_t max_context;   /* highest position + 1 */
@@ -80,8 +84,10 @@ struct model {
     uint8_t *dense; /* the dense weights on a device that does not use host memory, or NULL */
     uint64_t dense_bytes;
     int32_t *no_blocks; /* [max_context / 16] the block table of dropped sequences: block 0 */
+    int32_t *sampled;   /* [max_logits] shared memory; NULL where the device cannot sample */
     bool registered_arena;
     struct pass lane[MODEL_LANES];
+    bool has_tensor;           /* device and weights have the tensor class */
     struct recorded *recorded; /* passes that the device runs as a whole, or NULL */
     bool in_step;              /* a step of the pager is open */
     struct timespec mark;      /* start of the current stage */
@@ -99,6 +105,39 @@ int attention_run(struct model *m, const struct pass *p, int32_t layer, struct m
 uint64_t attention_kv_bytes(const struct model *m, const struct pass *p, int32_t layer);
 int dense_run(struct model *m, const struct pass *p, int32_t layer, struct moed_error *err);
 int experts_run(struct model *m, const struct pass *p, int32_t layer, struct moed_error *err);
+
+/* Parts of the stages, for passes of every kind. */
+struct kern_kv layer_kv(const struct model *m, int32_t layer);
+/* Queues norm and router; the choice is there after sync. */
+int experts_route(struct model *m, const struct pass *p, int32_t layer);
+/* Sorts the pairs (row, choice) by expert, rows ascending within one. Returns the number of
+ * experts, listed in m->groups.need. */
+int32_t experts_group(struct model *m, const struct pass *p);
+/* After experts_group: the rows of a leased expert. */
+struct kern_expert_group expert_group(const struct expert_groups *g,
+                                      const struct pager_lease *lease);
+/* Ends the stage: counts n experts and the router. */
+void experts_count(struct model *m, int32_t layer, int32_t n);
+
+/* Passes of the tensor class. Whether the device and the weights' formats allow them; whether this
+ * pass, by its plan alone, is one. A stream of experts from long_begin to long_end. */
+bool long_possible(const struct model *m);
+bool long_fits(const struct model *m, const struct pass *p);
+void long_begin(struct model *m, struct pass *p);
+int long_layer(struct model *m, const struct pass *p, int32_t layer, struct moed_error *err);
+void long_end(struct model *m, struct pass *p);
+
+/* Queues the logits y [n][vocab] of rows of a pass that has gone through all layers. */
+int head_run(struct model *m, const struct pass *p, const int32_t *rows, int32_t n, float *y,
+             struct moed_error *err);
+/* Waits for the device, after head_run and what was queued behind it. */
+int head_wait(struct model *m, struct moed_error *err);
+/* Adds the time to the stage it belongs to. */
+void head_end(struct model *m, const struct pass *p);
+
+/* What sampling on the device needs beside buffers. */
+int sampler_open(struct model *m, struct moed_error *err);
+void sampler_close(struct model *m);
 
 /* Adds the time since the last mark to *seconds. */
 void stage_end(struct model *m, double *seconds);

@@ -92,7 +92,8 @@ static int open_misses(struct recorded *r, struct model *m, struct moed_error *e
                                 .layers = m->c.n_layers,
                                 .experts = m->c.n_experts,
                                 .layout = layout,
-                                .link_share = m->o.link_share};
+                                .link_share = m->o.link_share,
+                                .wait_limit_us = m->o.miss_wait_us};
     int rc = m->dev->step->mailbox_open(m->dev, &layout, &cfg.mailbox, err);
     r->box = cfg.mailbox;
     return rc < 0 ? rc : misses_open(&r->misses, &cfg, err);
@@ -119,12 +120,7 @@ static int record_attention(struct recorded *r, struct model *m, int32_t n, int3
         .n_matrices = 3,
         .n = n,
         .in = c->hidden};
-    struct kern_kv kv = {.blocks =
-                             m->kv + (size_t)layer * (size_t)m->o.kv_blocks * m->layer_block_bytes,
-                         .block_bytes = m->layer_block_bytes,
-                         .dtype = m->o.kv_dtype,
-                         .kv_heads = c->n_kv_heads,
-                         .head_dim = c->head_dim};
+    struct kern_kv kv = layer_kv(m, layer);
     struct kern_turn turn = {.q = a->q,
                              .k = a->k,
                              .v = a->v,
@@ -154,23 +150,18 @@ static int record_attention(struct recorded *r, struct model *m, int32_t n, int3
                                        .window = c->window[layer],
                                        .scale = (float)(1 / sqrt((double)c->head_dim)),
                                        .max_context = m->o.max_context};
-    struct kern_linear out = {.w = l->o.data,
-                              .w_dtype = l->o.dtype,
-                              .bias = l->o_bias.data,
-                              .bias_dtype = l->o_bias.dtype,
-                              .x = a->att,
-                              .y = a->x,
-                              .residual = a->x,
-                              .x_stride = (size_t)q_dim,
-                              .y_stride = (size_t)c->hidden,
-                              .n = n,
-                              .in = q_dim,
-                              .out = c->hidden};
+    struct kern_norm_linear out = {
+        .x = a->att,
+        .residual = a->x,
+        .matrix = {{l->o.data, l->o_bias.data, l->o.dtype, l->o_bias.dtype, a->x, c->hidden}},
+        .n_matrices = 1,
+        .n = n,
+        .in = q_dim};
     int rc;
     if ((rc = step->norm_linear(m->dev, &project)) < 0 || (rc = step->turn(m->dev, &turn)) < 0 ||
         (rc = m->dev->kern->attention(m->dev, &attention)) < 0)
         return rc;
-    return m->dev->kern->linear(m->dev, &out);
+    return step->norm_linear(m->dev, &out);
 }
 
 static int record_experts(struct recorded *r, struct model *m, int32_t n, int32_t layer)
@@ -233,23 +224,18 @@ static int record_dense(struct model *m, int32_t n, int32_t layer)
         .in = c->hidden};
     struct kern_silu_mul act = {
         .gate = a->gate, .up = a->up, .y = a->gate, .n = (size_t)n * (size_t)inter};
-    struct kern_linear down = {.w = l->down.data,
-                               .w_dtype = l->down.dtype,
-                               .bias = l->down_bias.data,
-                               .bias_dtype = l->down_bias.dtype,
-                               .x = a->gate,
-                               .y = a->x,
-                               .residual = a->x,
-                               .x_stride = (size_t)inter,
-                               .y_stride = (size_t)c->hidden,
-                               .n = n,
-                               .in = inter,
-                               .out = c->hidden};
+    struct kern_norm_linear down = {.x = a->gate,
+                                    .residual = a->x,
+                                    .matrix = {{l->down.data, l->down_bias.data, l->down.dtype,
+                                                l->down_bias.dtype, a->x, c->hidden}},
+                                    .n_matrices = 1,
+                                    .n = n,
+                                    .in = inter};
     int rc;
     if ((rc = m->dev->step->norm_linear(m->dev, &up)) < 0 ||
         (rc = m->dev->kern->silu_mul(m->dev, &act)) < 0)
         return rc;
-    return m->dev->kern->linear(m->dev, &down);
+    return m->dev->step->norm_linear(m->dev, &down);
 }
 
 static int record_layers(struct recorded *r, struct model *m, int32_t n)
@@ -499,7 +485,7 @@ static int index_for(int32_t n)
     return i;
 }
 
-static int timed_out(struct moed_error *err)
+int recorded_timed_out(struct moed_error *err)
 {
     return moed_fail(err, MOED_ETIMEDOUT,
                      "the workers that compute experts outside the device did not answer in time");
@@ -517,32 +503,18 @@ int recorded_run(struct recorded *r, struct model *m, const struct pass *p, stru
     return rc < 0 ? device_failed("a recorded step", 0, err) : 0;
 }
 
-int recorded_logits(struct recorded *r, struct model *m, const struct pass *p, const int32_t *rows,
-                    int32_t n, float *logits, struct moed_error *err)
+bool recorded_head_fits(const struct recorded *r, int32_t n)
 {
-    size_t bytes = (size_t)n * (size_t)m->c.vocab_size * sizeof *logits;
+    return n <= r->max_logits;
+}
+
+int recorded_head(struct recorded *r, struct model *m, const int32_t *rows, int32_t n)
+{
     struct plan *plan = r->plan;
-    int rc = 0;
-    for (int32_t first = 0; first < n && rc == 0; first += r->max_logits) {
-        int32_t some = n - first < r->max_logits ? n - first : r->max_logits;
-        if (first > 0)
-            rc = m->dev->kern->sync(m->dev);
-        memset(plan->logit_row, 0, sizeof plan->logit_row);
-        memcpy(plan->logit_row, rows + first, (size_t)some * sizeof *rows);
-        if (rc == 0)
-            rc = m->dev->step->plan_send(m->dev, plan->logit_row, sizeof plan->logit_row);
-        if (rc == 0)
-            rc = m->dev->step->replay(m->dev, r->head[index_for(some)]);
-    }
-    if (rc == 0)
-        rc = m->dev->kern->sync(m->dev);
-    if (r->pending)
-        rc = recorded_settle(r, m, rc);
-    if (rc == MOED_ETIMEDOUT)
-        return timed_out(err);
-    if (rc == 0)
-        rc = m->dev->ops->copy_out(m->dev, logits, m->b.logits, bytes);
-    return rc < 0 ? moed_fail(err, MOED_EDEVICE, "the device failed in the logits") : 0;
+    memset(plan->logit_row, 0, sizeof plan->logit_row);
+    memcpy(plan->logit_row, rows, (size_t)n * sizeof *rows);
+    int rc = m->dev->step->plan_send(m->dev, plan->logit_row, sizeof plan->logit_row);
+    return rc < 0 ? rc : m->dev->step->replay(m->dev, r->head[index_for(n)]);
 }
 
 /* What a layer's rows chose, as one event for the pager. */
@@ -587,4 +559,12 @@ int recorded_settle(struct recorded *r, struct model *m, int rc)
 bool recorded_pending(const struct recorded *r)
 {
     return r && r->pending;
+}
+
+uint64_t recorded_cpu_bytes(const struct recorded *r)
+{
+    struct misses_stats stats = {0};
+    if (r && r->misses)
+        misses_stats(r->misses, &stats);
+    return stats.bytes;
 }

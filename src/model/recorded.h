@@ -23,12 +23,16 @@ void recorded_close(struct recorded **r, struct model *m);
 bool recorded_fits(const struct recorded *r, const struct model *m, const struct pass *p);
 /* Sends the plan and queues the step. */
 int recorded_run(struct recorded *r, struct model *m, const struct pass *p, struct moed_error *err);
-/* As model_pass_logits, of the pass that was run last. */
-int recorded_logits(struct recorded *r, struct model *m, const struct pass *p, const int32_t *rows,
-                    int32_t n, float *logits, struct moed_error *err);
+/* Queues the logits of rows of the pass that was run last, into the model's buffer; n that fit.
+ * What the device gave up waiting for is MOED_ETIMEDOUT, and said by recorded_timed_out. */
+bool recorded_head_fits(const struct recorded *r, int32_t n);
+int recorded_head(struct recorded *r, struct model *m, const int32_t *rows, int32_t n);
+int recorded_timed_out(struct moed_error *err);
 /* When the device has ended the step, rc being what its sync said: accounts to the pager, or lets
  * the miss workers come to rest. Returns rc. */
 int recorded_settle(struct recorded *r, struct model *m, int rc);
+/* Bytes of experts that the miss workers read since open. r may be NULL. */
+uint64_t recorded_cpu_bytes(const struct recorded *r);
 /* A step was queued that is not settled. */
 bool recorded_pending(const struct recorded *r);
 

@@ -37,7 +37,7 @@ static void apply_defaults(struct pager *p)
 {
     struct pager_config *c = &p->cfg;
     if (!c->policy)
-        c->policy = "lfru";
+        c->policy = "steady";
     if (c->chunk_bytes == 0)
         c->chunk_bytes = DEFAULT_CHUNK_BYTES;
     if (c->max_loads == 0)

@@ -58,7 +58,7 @@ struct pager_config {
     enum pager_mode mode;
     uint64_t cache_bytes; /* slots = cache_bytes / record bytes, at most one per record; 0 and less
                              than one record are allowed: no slots */
-    const char *policy;   /* "lru", "lfu", "lfru"; NULL: lfru */
+    const char *policy;   /* "steady", "lfru", "lfu", "lru"; NULL: steady */
     int staging_slots;  /* ring for streams and many-row misses, at most PAGER_MAX_STAGING; 0: none
                          */
     int stage_min_rows; /* rows from which on a miss goes through staging; 0: never */
@@ -163,8 +163,8 @@ int pager_stream_open(struct pager *p, int first, int end, int rows);
 int pager_stream_layer(struct pager *p, int layer, const struct pager_need *needs, size_t n,
                        struct moed_error *err);
 /*
- * The next experts of the layer that can be computed, at most max: the resident ones first, then
- * as they come; waits until there is one. 0: all have been given. Leases that are held while it
+ * The next experts of the layer that can be computed, at most max: those that have come, then
+ * resident ones; waits until there is one. 0: all have been given. Leases that are held while it
  * waits keep their slots from being refilled; with all of them held, what is left is read in place.
  */
 int pager_stream_next(struct pager *p, struct pager_lease *leases, int max);

@@ -8,7 +8,8 @@
 #include "base/mem.h"
 #include "pager/policy_int.h"
 
-static const struct policy_ops *const policies[] = {&policy_lru, &policy_lfu, &policy_lfru};
+static const struct policy_ops *const policies[] = {&policy_steady, &policy_lfru, &policy_lfu,
+                                                    &policy_lru};
 
 const struct policy_ops *policy_find(const char *name)
 {
@@ -20,7 +21,7 @@ const struct policy_ops *policy_find(const char *name)
 
 const char *policy_names(void)
 {
-    return "lru, lfu, lfru";
+    return "steady, lfru, lfu, lru";
 }
 
 void key_heap_init(struct key_heap *h, int32_t n_keys)

@@ -38,7 +38,7 @@ struct policy_ops {
     bool (*admit)(struct policy *, int32_t key, int32_t victim);
 };
 
-/* The table for a name, NULL if unknown. policy_names: for help and errors, "lru, lfu, lfru". */
+/* The table for a name, NULL if unknown. policy_names: for help and errors, "steady, lfru, ...". */
 const struct policy_ops *policy_find(const char *name);
 const char *policy_names(void);
 

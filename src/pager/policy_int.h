@@ -4,7 +4,7 @@
 
 #include "pager/policy.h"
 
-extern const struct policy_ops policy_lru, policy_lfu, policy_lfru;
+extern const struct policy_ops policy_lru, policy_lfu, policy_lfru, policy_steady;
 
 /*
  * A binary heap of keys, smallest rank first, equal ranks by key. Keys that a victim search refused
@@ -48,14 +48,29 @@ void decay_init(struct decay *d, uint32_t half_life);
 /* The weight of a use in this step. When it grows out of range, the n sums are scaled first. */
 double decay_weight(struct decay *d, uint64_t step, double *sums, int32_t n);
 
-/* LFRU with other spans than its own: for experiments. The other entries of policy_lfru go with it.
+/*
+ * A policy by use rates (policy_rates.c), with its spans. A missed key takes a place only where it
+ * is worth more than the victim by `margin`, and by less in the first steps.
  */
-#define LFRU_MAX_SPANS 8
-struct lfru_span {
+#define RATES_MAX_SPANS 8
+struct rate_span {
     uint32_t half_life; /* steps, at most DECAY_MAX_HALF_LIFE */
     int32_t cap;        /* rows that one use may count */
     double weight;
 };
-struct policy *lfru_open_spans(int32_t n_keys, const struct lfru_span *spans, int n_spans);
+struct policy *rates_open(int32_t n_keys, const struct rate_span *spans, int n_spans,
+                          double margin);
+void rates_close(struct policy *p);
+void rates_touch(struct policy *p, uint64_t step, const int32_t *keys, const int32_t *rows,
+                 size_t n);
+double rates_worth(const struct policy *p, int32_t key);
+void rates_insert(struct policy *p, int32_t key);
+void rates_remove(struct policy *p, int32_t key);
+int32_t rates_victim(struct policy *p, bool (*evictable)(void *user, int32_t key), void *user);
+bool rates_admit(struct policy *p, int32_t key, int32_t victim);
+/* All entries of such a policy but its name and open. */
+#define RATES_OPS                                                                                  \
+    .close = rates_close, .touch = rates_touch, .insert = rates_insert, .remove = rates_remove,    \
+    .victim = rates_victim, .worth = rates_worth, .admit = rates_admit
 
 #endif

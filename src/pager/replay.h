@@ -28,6 +28,7 @@ void trace_end_step(struct trace *t);
 
 struct replay_counts {
     uint64_t uses, hits, misses, admissions, evictions, bypasses;
+    uint64_t dropped; /* asked for and given up for better ones */
 };
 
 /*
@@ -37,6 +38,15 @@ struct replay_counts {
  */
 void replay_policy(const struct trace *t, const struct policy_ops *ops, int32_t n_slots,
                    size_t first_counted, struct replay_counts *out);
+
+/*
+ * The same with a link that brings loads_per_step records in a step (a fraction adds up), as an
+ * ordinary pager admits: what a step missed and what waits is ranked by worth; what is copied while
+ * the next step runs is shown to the one after; a slot is empty from the victim's leaving to the
+ * newcomer's arrival.
+ */
+void replay_link(const struct trace *t, const struct policy_ops *ops, int32_t n_slots,
+                 double loads_per_step, size_t first_counted, struct replay_counts *out);
 
 /*
  * The fewest misses that any policy could have, knowing the future (Belady's MIN, with the right to

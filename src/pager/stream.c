@@ -211,15 +211,12 @@ static void give_staged(struct pager *p, struct pager_lease *lease, int32_t inde
     counter_add(&counters_of(p, slot->key)->staged, 1);
 }
 
-/* Gives what is there. */
+/* Gives what is there. What lies in staging slots goes before what is resident: copies wait for
+ * those slots, and residents fill the time until more has come. */
 static int give_ready(struct pager *p, struct pager_lease *leases, int max)
 {
     struct stream *s = &p->stream;
     int got = 0;
-    for (; got < max && s->n_resident_given < s->n_resident; got++) {
-        int32_t key = s->resident[s->n_resident_given++];
-        pager_lease_slot(p, give(p, &leases[got], key), p->slot_of[key]);
-    }
     for (; got < max && s->n_failed > 0; got++)
         give_host(p, &leases[got], s->failed[--s->n_failed]);
     int32_t kept = 0;
@@ -231,6 +228,10 @@ static int give_ready(struct pager *p, struct pager_lease *leases, int max)
             s->ready[kept++] = index;
     }
     s->n_ready = kept;
+    for (; got < max && s->n_resident_given < s->n_resident; got++) {
+        int32_t key = s->resident[s->n_resident_given++];
+        pager_lease_slot(p, give(p, &leases[got], key), p->slot_of[key]);
+    }
     return got;
 }
 

@@ -43,6 +43,7 @@ struct bench {
     struct record_class cls;
     struct mailbox *box;
     struct misses *misses;
+    struct misses_stats before;
     const void **host_of; /* device */
     int n;
     int failed;
@@ -132,17 +133,14 @@ static void op_attention(struct bench *b, int layer)
 
 static void op_out(struct bench *b, int layer)
 {
-    struct kern_linear a = {.w = take(b, (size_t)HEADS * DIM * HIDDEN * 2),
-                            .w_dtype = DTYPE_BF16,
-                            .x = b->q,
-                            .y = b->x,
-                            .residual = b->x,
-                            .x_stride = HEADS * DIM,
-                            .y_stride = HIDDEN,
-                            .n = b->n,
-                            .in = HEADS * DIM,
-                            .out = HIDDEN};
-    note(b, b->dev->kern->linear(b->dev, &a));
+    struct kern_norm_linear a = {.x = b->q,
+                                 .residual = b->x,
+                                 .matrix = {{take(b, (size_t)HEADS * DIM * HIDDEN * 2), NULL,
+                                             DTYPE_BF16, DTYPE_BF16, b->x, HIDDEN}},
+                                 .n_matrices = 1,
+                                 .n = b->n,
+                                 .in = HEADS * DIM};
+    note(b, b->dev->step->norm_linear(b->dev, &a));
 }
 
 static void op_router(struct bench *b, int layer)
@@ -237,6 +235,16 @@ static void measure(struct bench *b, const char *name, op_fn *op)
         if (run >= 0)
             us[run] = (now_us() - begin) / REPLAYS / LAYERS;
     }
+    struct misses_stats m;
+    misses_stats(b->misses, &m);
+    double jobs = (double)(m.jobs - b->before.jobs);
+    if (jobs > 0)
+        fprintf(stderr, "    jobs of %.1f us: gate/up %.1f, waiting for the link %.1f, down %.1f\n",
+                (double)(m.total_ns - b->before.total_ns) / jobs * 1e-3,
+                (double)(m.gate_up_ns - b->before.gate_up_ns) / jobs * 1e-3,
+                (double)(m.wait_ns - b->before.wait_ns) / jobs * 1e-3,
+                (double)(m.down_ns - b->before.down_ns) / jobs * 1e-3);
+    b->before = m;
     step->forget(b->dev, r);
     qsort(us, RUNS, sizeof us[0], by_value);
     fprintf(stderr, "%-34s rows %2d: %7.2f us\n", name, b->n, us[RUNS / 2]);

@@ -17,10 +17,14 @@
 #ifdef __SANITIZE_ADDRESS__
 #define STACK_BYTES ((size_t)256 << 10)
 #else
-#define STACK_BYTES ((size_t)64 << 10)
+#define STACK_BYTES ((size_t)96 << 10)
 #endif
-#define GUARD_BYTES ((size_t)4096)
-#define WARPS       (EMULATOR_MAX_THREADS / 32)
+/* Stacks begin so far apart modulo the size of a page, lest all of a block compete for a few sets
+ * of the cache. */
+#define COLOUR_BYTES ((size_t)832)
+#define COLOURS      ((size_t)64)
+#define GUARD_BYTES  ((size_t)4096)
+#define WARPS        (EMULATOR_MAX_THREADS / 32)
 /* Turns in which all that is left of a block only spins: after so many the host's threads get the
  * core, and after so long the launch is given up. */
 #define SPINS_PER_YIELD 64
@@ -44,6 +48,7 @@ struct late_copy {
 
 struct fiber {
     struct stack stack;
+    struct emulator_index index;
     enum state state;
     uint32_t mask; /* IN_WARP: of its operation */
     emulator_complete *complete;
@@ -71,7 +76,10 @@ static struct warp warps[WARPS];
 static struct barrier barriers[EMULATOR_BARRIERS];
 static struct stack scheduler;
 static const struct emulator_launch *launch;
+static void fiber_main(void);
 static unsigned n_threads, n_alive, current;
+static bool barriers_used; /* in this block */
+static bool progress;      /* a fiber has left for another reason than a spin */
 static void *shared;
 static bool failed;
 static char fault_text[512];
@@ -108,13 +116,44 @@ static struct emulator_index index_of(unsigned thread)
                                    thread / blockDim.x / blockDim.y};
 }
 
-/* Back to the scheduler until someone lets this fiber run on. */
+/* Makes a fiber the one that runs next: the caller switches to its stack. */
+static struct stack *enter(unsigned thread)
+{
+    struct fiber *f = &fibers[thread];
+    warps[thread / 32].ready &= ~(1u << thread % 32);
+    if (f->state == NEW) {
+        if (!f->stack.base) {
+            uint8_t *p = mmap(NULL, GUARD_BYTES + STACK_BYTES, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+            assert(p != MAP_FAILED);
+            assert(mprotect(p, GUARD_BYTES, PROT_NONE) == 0);
+            f->stack.base = p + GUARD_BYTES;
+            f->stack.bytes = STACK_BYTES - thread % COLOURS * COLOUR_BYTES / 64 * 64;
+        }
+        stack_prepare(&f->stack, fiber_main);
+    }
+    current = thread;
+    threadIdx = f->index;
+    return &f->stack;
+}
+
+/* On from the running fiber: to the next of its warp that may run, else to the scheduler. */
+static void go_on(struct fiber *from, enum state why)
+{
+    const unsigned w = current / 32;
+    const uint32_t ready = failed ? 0 : warps[w].ready;
+    from->state = why;
+    progress = progress || why != SPINNING;
+    stack_switch(&from->stack, ready ? enter(w * 32 + (unsigned)__builtin_ctz(ready)) : &scheduler,
+                 why == ENDED);
+}
+
+/* Until someone lets this fiber run on. */
 static void leave(enum state why)
 {
-    unsigned self = current;
-    fibers[self].state = why;
-    stack_switch(&fibers[self].stack, &scheduler, 0);
-    fibers[self].state = READY;
+    struct fiber *f = &fibers[current];
+    go_on(f, why);
+    f->state = READY;
 }
 
 void emulator_fault(const char *format, ...)
@@ -127,8 +166,8 @@ void emulator_fault(const char *format, ...)
     vsnprintf(fault_text + n, sizeof fault_text - (size_t)n, format, args);
     va_end(args);
     failed = true;
-    for (;;)
-        leave(ENDED);
+    go_on(&fibers[current], ENDED);
+    abort();
 }
 
 static void let_run(unsigned thread)
@@ -136,28 +175,20 @@ static void let_run(unsigned thread)
     warps[thread / 32].ready |= 1u << thread % 32;
 }
 
-/* Ends the wait of the lanes of mask when all that live have come. Returns whether it did. */
-static bool complete_warp(unsigned w, uint32_t mask)
+/* Ends the wait of these lanes of warp w if all are there for the same. */
+static void complete_lanes(unsigned w, uint32_t live)
 {
-    uint32_t live = mask & ~warps[w].ended;
-    void *lane[32] = {NULL};
-    unsigned any = 32;
-    if (!live || (warps[w].waiting & live) != live)
-        return false;
+    const struct fiber *f = &fibers[w * 32], *any = &f[__builtin_ctz(live)];
+    void *lane[32];
     for (unsigned i = 0; i < 32; i++) {
-        const struct fiber *f = &fibers[w * 32 + i];
-        if (!(live >> i & 1))
-            continue;
-        any = any == 32 ? i : any;
-        if (f->mask != mask || f->complete != fibers[w * 32 + any].complete)
-            return false;
-        lane[i] = f->mine;
+        lane[i] = live >> i & 1 ? f[i].mine : NULL;
+        if (live >> i & 1 && (f[i].mask != any->mask || f[i].complete != any->complete))
+            return;
     }
     warps[w].waiting &= ~live;
-    if (fibers[w * 32 + any].complete)
-        fibers[w * 32 + any].complete(lane, live);
+    if (any->complete)
+        any->complete(lane, live);
     warps[w].ready |= live;
-    return true;
 }
 
 void emulator_collective(uint32_t mask, emulator_complete *complete, void *mine)
@@ -170,11 +201,14 @@ void emulator_collective(uint32_t mask, emulator_complete *complete, void *mine)
     f->mask = mask;
     f->complete = complete;
     f->mine = mine;
+    const uint32_t live = mask & ~warps[w].ended;
     warps[w].waiting |= bit;
-    if (complete_warp(w, mask))
-        warps[w].ready &= ~bit;
-    else
+    if ((warps[w].waiting & live) == live)
+        complete_lanes(w, live);
+    if (warps[w].waiting & bit)
         leave(IN_WARP);
+    else
+        warps[w].ready &= ~bit;
 }
 
 static bool release_barrier(unsigned id)
@@ -199,6 +233,7 @@ void emulator_barrier(unsigned id, unsigned threads)
         (b->arrived && b->wanted != threads))
         emulator_fault("barrier %u for %u threads, in a block of %u with %u waiting for %u", id,
                        threads, n_threads, b->arrived, b->wanted);
+    barriers_used = true;
     b->arrived++;
     b->wanted = threads;
     fibers[self].barrier = id;
@@ -208,6 +243,7 @@ void emulator_barrier(unsigned id, unsigned threads)
 
 void emulator_spin(void)
 {
+    warps[current / 32].spinning |= 1u << current % 32;
     leave(SPINNING);
 }
 
@@ -246,40 +282,21 @@ void emulator_copy_wait(unsigned groups_left)
 
 static void fiber_main(void)
 {
-    stack_entered(&scheduler);
+    /* The first fiber of a launch is entered from the scheduler. */
+    stack_entered(scheduler.base ? NULL : &scheduler);
     launch->kernel->call(launch->params);
     unsigned self = current, w = self / 32;
     struct fiber *f = &fibers[self];
-    f->state = ENDED;
     warps[w].ended |= 1u << self % 32;
     n_alive--;
-    for (unsigned i = 0; i < 32; i++)
-        if (warps[w].waiting >> i & 1)
-            complete_warp(w, fibers[w * 32 + i].mask);
-    for (unsigned id = 0; id < EMULATOR_BARRIERS; id++)
-        release_barrier(id);
-    stack_switch(&f->stack, &scheduler, 1);
-}
-
-static void run_fiber(unsigned thread)
-{
-    struct fiber *f = &fibers[thread];
-    if (f->state == NEW) {
-        if (!f->stack.base) {
-            uint8_t *p = mmap(NULL, GUARD_BYTES + STACK_BYTES, PROT_READ | PROT_WRITE,
-                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-            assert(p != MAP_FAILED);
-            assert(mprotect(p, GUARD_BYTES, PROT_NONE) == 0);
-            f->stack.base = p + GUARD_BYTES;
-            f->stack.bytes = STACK_BYTES;
-        }
-        stack_prepare(&f->stack, fiber_main);
+    for (unsigned i = 0; i < 32 && warps[w].waiting; i++) {
+        const uint32_t live = fibers[w * 32 + i].mask & ~warps[w].ended;
+        if (warps[w].waiting >> i & 1 && (warps[w].waiting & live) == live)
+            complete_lanes(w, live);
     }
-    current = thread;
-    threadIdx = index_of(thread);
-    stack_switch(&scheduler, &f->stack, 0);
-    if (f->state == SPINNING)
-        warps[thread / 32].spinning |= 1u << thread % 32;
+    for (unsigned id = 0; id < EMULATOR_BARRIERS && barriers_used; id++)
+        release_barrier(id);
+    go_on(f, ENDED);
 }
 
 /* Says who waits for what, in a block where nobody can run. */
@@ -297,7 +314,7 @@ static void report_deadlock(void)
         if ((before && before->state == f->state && before->mask == f->mask && i % 32) ||
             said++ > 3)
             continue;
-        const struct emulator_index t = index_of(i);
+        const struct emulator_index t = f->index;
         if (f->state == AT_BARRIER)
             at += (size_t)snprintf(text + at, sizeof text - at,
                                    "; thread (%u, %u, %u) waits at barrier %u of the block", t.x,
@@ -350,6 +367,7 @@ static void run_block(void)
     unsigned turns = 0;
     double since = 0;
     memset(barriers, 0, sizeof barriers);
+    barriers_used = false;
     for (unsigned w = 0; w < n_warps; w++) {
         unsigned lanes = n_threads - w * 32 < 32 ? n_threads - w * 32 : 32;
         uint32_t there = lanes == 32 ? UINT32_MAX : (1u << lanes) - 1;
@@ -362,26 +380,22 @@ static void run_block(void)
     }
     n_alive = n_threads;
     while (n_alive && !failed) {
-        bool ran = false, spins = false;
-        for (unsigned w = 0; w < n_warps && !failed; w++) {
-            struct warp *warp = &warps[w];
-            while (warp->ready && !failed) {
-                unsigned lane = (unsigned)__builtin_ctz(warp->ready);
-                warp->ready &= ~(1u << lane);
-                run_fiber(w * 32 + lane);
-                ran = ran || fibers[w * 32 + lane].state != SPINNING;
-            }
-        }
+        bool spins = false;
+        progress = false;
+        for (unsigned w = 0; w < n_warps; w++)
+            while (warps[w].ready && !failed)
+                stack_switch(&scheduler, enter(w * 32 + (unsigned)__builtin_ctz(warps[w].ready)),
+                             0);
         for (unsigned w = 0; w < n_warps; w++) {
             spins = spins || warps[w].spinning;
             warps[w].ready |= warps[w].spinning;
             warps[w].spinning = 0;
         }
-        turns = ran ? 0 : turns + 1;
-        since = ran ? 0 : since;
-        if (!ran && spins && !failed)
+        turns = progress ? 0 : turns + 1;
+        since = progress ? 0 : since;
+        if (!progress && spins && !failed)
             only_spins(turns, &since);
-        else if (!ran && !failed)
+        else if (!progress && !failed)
             report_deadlock();
     }
 }
@@ -396,6 +410,8 @@ int emulator_run(const struct emulator_launch *l, char *text, size_t text_bytes)
     failed = false;
     shared = aligned_alloc(128, (l->shared_bytes + 255) / 128 * 128);
     assert(shared && n_threads <= EMULATOR_MAX_THREADS);
+    for (unsigned i = 0; i < n_threads; i++)
+        fibers[i].index = index_of(i);
 #ifdef __SANITIZE_ADDRESS__
     __asan_poison_memory_region((uint8_t *)shared + l->shared_bytes,
                                 (l->shared_bytes + 255) / 128 * 128 - l->shared_bytes);

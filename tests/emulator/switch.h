@@ -89,15 +89,17 @@ static inline void stack_switch(struct stack *from, struct stack *to, int ends)
 #endif
 }
 
-/* First thing on a new stack; tells where the switch came from. */
+/* First thing on a new stack; came_from, unless NULL, is filled with where the switch came from. */
 static inline void stack_entered(struct stack *came_from)
 {
 #ifdef __SANITIZE_ADDRESS__
     const void *base;
     size_t bytes;
     __sanitizer_finish_switch_fiber(NULL, &base, &bytes);
-    came_from->base = (uint8_t *)base;
-    came_from->bytes = bytes;
+    if (came_from) {
+        came_from->base = (uint8_t *)base;
+        came_from->bytes = bytes;
+    }
 #else
     (void)came_from;
 #endif

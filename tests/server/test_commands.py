@@ -88,7 +88,7 @@ def test_bench(run):
 
 def test_bench_with_synthetic_routing_at_several_cache_sizes(run):
     said = json.loads(run("bench", MODEL, "--json", "--batch", "1,3", "--runs", 2, "--decode-tokens", 4, "--prompt-tokens", "5,40",
-                          "--max-num-batched-tokens", 32, "--routing", "synthetic:qwen3-30b-a3b", "--expert-cache", "0,25%,100%",
+                          "--long-prefill-tokens", 32, "--routing", "synthetic:qwen3-30b-a3b", "--expert-cache", "0,25%,100%",
                           "--warmup-tokens", 40, "--log-level", "error").stdout)
     cases = said["cases"]
     assert [(c["slots"], c["kind"], c["batch"], c["tokens"], c["steps"]) for c in cases] == [
@@ -106,8 +106,20 @@ def test_bench_with_synthetic_routing_at_several_cache_sizes(run):
     assert cases[-2]["hit_percent"] > 50
 
 
+def test_bench_of_a_prompt_beside_streams(run):
+    said = json.loads(run("bench", MODEL, "--json", "--batch", "1,2", "--runs", 2, "--decode-tokens", 4, "--prompt-tokens", 40,
+                          "--long-prefill-tokens", 32, "--cases", "mixed", "--target-itl-ms", 1, "--routing", "synthetic:uniform",
+                          "--log-level", "error").stdout)
+    case, = said["cases"]
+    assert (case["kind"], case["batch"], case["tokens"], case["steps"], said["target_itl_ms"]) == ("mixed", 2, 40, 2, 1)
+    layers = json.loads((MODEL / "config.json").read_text())["num_hidden_layers"]
+    # At least the step after the last layer of a run; at most one after each layer of two passes.
+    assert 2 <= len(case["steps_ms"]) <= 2 * (2 * layers + 1)
+    assert case["step_ms_max"] == max(case["steps_ms"]) and case["floor_ms"] == 0
+
+
 def test_bench_refuses_what_it_does_not_know(moed):
-    for option, value, word in (("--routing", "synthetic:nobody", "deepseek-v2-lite"), ("--cases", "decode,all", "prefill and decode"),
+    for option, value, word in (("--routing", "synthetic:nobody", "deepseek-v2-lite"), ("--cases", "decode,all", "prefill, decode and mixed"),
                                 ("--expert-cache", "10%,ten", "not '10%,ten'"), ("--batch", "1,0", "not '1,0'")):
         done = subprocess.run([moed, "bench", MODEL, option, value], capture_output=True, text=True, timeout=60)
         assert done.returncode == 2 and word in done.stderr

@@ -38,9 +38,13 @@ def serve(moed, folder, *options):
     return Server(command).wait_ready()
 
 
-@pytest.fixture(scope="module")
-def server(moed, folder):
-    running = serve(moed, folder)
+# Prompts cut into the steps, and prompts in passes of their own that pause at each layer.
+LONG_PASSES = ("--long-prefill-tokens", 256, "--max-num-batched-tokens", 8, "--max-num-seqs", 8, "--target-itl-ms", 1)
+
+
+@pytest.fixture(scope="module", params=[(), LONG_PASSES], ids=["chunks", "long-passes"])
+def server(moed, folder, request):
+    running = serve(moed, folder, *request.param)
     yield running
     assert running.stop() == 0, "".join(running.log)
 
@@ -151,6 +155,27 @@ def test_metrics_of_the_pager(server):
         prefix = name.replace("moed_pager_", "moed_pager_layer_") + "{"
         layers = [v for other, v in values.items() if other.startswith(prefix)]
         assert not layers or sum(layers) == total, name
+
+
+def test_long_prompts_beside_streams_change_nothing(moed, folder):
+    chunks, passes = serve(moed, folder), serve(moed, folder, *LONG_PASSES)
+    prompts = [[256] + [(i * i + n) % 256 for i in range(900)] for n in range(4)]
+    alone = [complete(chunks, prompt=p, logprobs=0)["choices"][0] for p in prompts]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        streams = [pool.submit(complete, passes, prompt=f"stream {i}", max_tokens=1500) for i in range(2)]
+        # A client that goes while its prompt is read leaves the others alone.
+        with passes.connect() as gone:
+            gone.sendall(raw_post("/v1/completions", {"prompt": [1] * 1500, "max_tokens": 5, "stream": True}))
+            beside = list(pool.map(lambda p: complete(passes, prompt=p, logprobs=0)["choices"][0], prompts[:2]))
+        beside += list(pool.map(lambda p: complete(passes, prompt=p, logprobs=0)["choices"][0], prompts[2:]))
+        texts = [s.result()["choices"][0]["text"] for s in streams]
+    assert beside == alone
+    assert texts == [complete(chunks, prompt=f"stream {i}", max_tokens=1500)["choices"][0]["text"] for i in range(2)]
+    values = passes.metrics()
+    assert values["moed_long_passes_total"] >= 4 and values["moed_long_pass_layers_total"] >= 8
+    assert values["moed_long_pass_pauses_total"] > 0 and values["moed_pass_timeouts_total"] == values["moed_pass_retries_total"] == 0
+    assert chunks.metrics()["moed_long_passes_total"] == 0
+    assert chunks.stop() == 0 and passes.stop() == 0
 
 
 def test_stop_strings_and_tokens(server):

@@ -30,7 +30,7 @@
     X(image, name##_bf16_8) X(image, name##_bf16_any)                                      \
     X(image, name##_f16_1) X(image, name##_f16_4) X(image, name##_f16_any)
 #define FUNCTIONS(X)                                                                       \
-    X(elementwise, embed) X(elementwise, rmsnorm) X(elementwise, rope)                     \
+    X(elementwise, fetch) X(elementwise, embed) X(elementwise, rmsnorm) X(elementwise, rope)                     \
     X(elementwise, kv_store) X(elementwise, silu_mul) X(elementwise, combine)              \
     X(elementwise, router_select)                                                          \
     X(attention, attention_f32_4) X(attention, attention_f32_any)                          \
@@ -38,6 +38,8 @@
     X(attention, attention_bf16_4) X(attention, attention_bf16_8)                          \
     X(attention, attention_bf16_any)                                                       \
     DTYPED(X, linear, linear) DTYPED(X, experts, gate_up) DTYPED(X, experts, down)         \
+    X(sample, sample_best) X(sample, sample_weigh) X(sample, sample_select)                \
+    X(sample, sample_draw)                                                                 \
     TENSOR_FUNCTIONS(X)                                                                    \
     X(step, turn) STEPPED(X, step, norm_linear)                                            \
     X(paged, resolve) X(paged, paged_combine)                                              \
@@ -55,7 +57,8 @@
     X(tensor, product_f16_any) X(tensor, product_gated_f16_any)                            \
     X(flash, flash_64) X(flash, flash_128)
 #define IMAGES(X)                                                                          \
-    X(elementwise) X(attention) X(linear) X(experts) X(tensor) X(flash) X(step) X(paged)
+    X(elementwise) X(attention) X(linear) X(experts) X(tensor) X(flash) X(step) X(paged) \
+    X(sample)
 /* clang-format on */
 
 enum function {
@@ -95,6 +98,7 @@ enum mirror_kind {
     MIRROR_SLOT,
     MIRROR_TABLE,
     MIRROR_LIST,
+    MIRROR_SAMPLE,
     MIRROR_FORCED,
     MIRROR_TILES,
     MIRROR_COUNT
@@ -228,6 +232,9 @@ const void *cuda_plan_twin(const struct dev_cuda *d, const void *p);
 /* Brings a plan array to the device, if it is not there already. 0 or MOED_EDEVICE. */
 int cuda_mirror(struct dev_cuda *d, enum mirror_kind kind, const void *p, size_t bytes,
                 CUdeviceptr *out);
+/* Queues a copy of pinned host memory to the device, both on 4-byte edges, by a kernel: the engines
+ * that copy would do it after the megabytes of experts that they have before them. */
+int cuda_fetch(struct dev_cuda *d, CUdeviceptr to, const void *from, size_t bytes);
 /* Makes *g hold at least so many bytes. */
 int cuda_grow(struct dev_cuda *d, struct grown *g, size_t bytes);
 
@@ -257,6 +264,7 @@ int cuda_router(struct dev *dev, const struct kern_router *a);
 int cuda_experts_gate_up(struct dev *dev, const struct kern_experts *a);
 int cuda_experts_down(struct dev *dev, const struct kern_experts *a);
 int cuda_combine(struct dev *dev, const struct kern_combine *a);
+int cuda_sample(struct dev *dev, const struct kern_sample *a);
 
 /* The verbs of dev_step (graph.c, ops_step.c). */
 int cuda_norm_linear(struct dev *dev, const struct kern_norm_linear *a);

@@ -241,6 +241,7 @@ static const struct dev_kern cuda_kern = {
     .experts_gate_up = cuda_experts_gate_up,
     .experts_down = cuda_experts_down,
     .combine = cuda_combine,
+    .sample = cuda_sample,
     .sync = cuda_sync,
 };
 

@@ -7,6 +7,8 @@
  * contexts and batches faster, and the join of the pieces slower. */
 #define BLOCKS_PER_SM 8
 #define MIN_BLOCKS    256
+#define FEW_BLOCKS    16
+#define FEW_CONTEXT   4096
 #define MAX_SPLITS    64 /* pieces of one context */
 /* Floats of a piece: eight heads of 256. Wider ones make do with fewer pieces. */
 #define NODE_FLOATS 2064
@@ -168,7 +170,11 @@ static enum function choose(const struct dev_cuda *d, const struct kern_attentio
     bool wide = a->kv.head_dim % 8 == 0 && cuda_aligned(a->kv.blocks) &&
                 a->kv.block_bytes % CUDA_WORDS_ALIGN == 0 && cuda_aligned(a->out) &&
                 a->out_stride % 4 == 0;
-    for (int heads = bf16 ? FAST_HEADS : 4; wide && heads; heads /= 2) {
+    /* Few rows would leave most of the GPU idle at a short context; at a long one there are pieces
+     * enough, and each group of heads reads K and V again. */
+    bool few = a->n * a->kv.kv_heads < FEW_BLOCKS;
+    int most = !bf16 || (few && a->max_context > FEW_CONTEXT) ? 4 : few ? 2 : FAST_HEADS;
+    for (int heads = most; wide && heads; heads /= 2) {
         if (bf16 && heads > 1 && heads / 2 >= group)
             continue;
         if (fit(d, a, args, s, heads))

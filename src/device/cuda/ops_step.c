@@ -124,30 +124,38 @@ static struct stepped_size stepped_for(const struct stepped *of, enum dtype dtyp
                     : (struct stepped_size){s->eight, 8};
 }
 
+static int norm_alone(struct dev *dev, const struct kern_norm_linear *a)
+{
+    size_t in = (size_t)a->in;
+    if (!a->norm)
+        return 0;
+    if (!a->h)
+        return cuda_check(cuda_of(dev), CUDA_ERROR_INVALID_VALUE, "a norm without a place");
+    return cuda_rmsnorm(dev, &(struct kern_rmsnorm){.x = a->x,
+                                                    .y = a->h,
+                                                    .w = a->norm,
+                                                    .w_dtype = a->norm_dtype,
+                                                    .n = a->n,
+                                                    .dim = a->in,
+                                                    .x_stride = in,
+                                                    .y_stride = in,
+                                                    .eps = a->eps});
+}
+
 /* As separate ops: what the kernel has no size for. */
 static int norm_then_linear(struct dev *dev, const struct kern_norm_linear *a)
 {
-    if (!a->h)
-        return cuda_check(cuda_of(dev), CUDA_ERROR_INVALID_VALUE, "a norm without a place");
-    size_t in = (size_t)a->in;
-    int rc = cuda_rmsnorm(dev, &(struct kern_rmsnorm){.x = a->x,
-                                                      .y = a->h,
-                                                      .w = a->norm,
-                                                      .w_dtype = a->norm_dtype,
-                                                      .n = a->n,
-                                                      .dim = a->in,
-                                                      .x_stride = in,
-                                                      .y_stride = in,
-                                                      .eps = a->eps});
+    int rc = norm_alone(dev, a);
     for (int i = 0; i < a->n_matrices && rc == 0; i++) {
         const struct kern_matrix *m = &a->matrix[i];
         rc = cuda_linear(dev, &(struct kern_linear){.w = m->w,
                                                     .w_dtype = m->w_dtype,
                                                     .bias = m->bias,
                                                     .bias_dtype = m->bias_dtype,
-                                                    .x = a->h,
+                                                    .x = a->norm ? a->h : a->x,
                                                     .y = m->y,
-                                                    .x_stride = in,
+                                                    .residual = a->residual,
+                                                    .x_stride = (size_t)a->in,
                                                     .y_stride = (size_t)m->out,
                                                     .n = a->n,
                                                     .in = a->in,
@@ -166,19 +174,12 @@ static bool one_launch(const struct kern_norm_linear *a)
     return alike && cuda_aligned(a->x) && cuda_aligned(a->h);
 }
 
-int cuda_norm_linear(struct dev *dev, const struct kern_norm_linear *a)
+static struct cu_norm_linear norm_linear_args(const struct kern_norm_linear *a)
 {
-    static const struct stepped sizes[DTYPE_COUNT] = STEPPED_OF(norm_linear);
-    struct dev_cuda *d = cuda_of(dev);
-    struct stepped_size s = stepped_for(sizes, a->matrix[0].w_dtype, a->n);
-    bool norms = s.f != sizes[DTYPE_BF16].eight && s.f != sizes[DTYPE_F16].four &&
-                 s.f != sizes[DTYPE_F32].four;
-    size_t shared = norms ? (size_t)a->n * (size_t)a->in * sizeof(float) : 0;
-    if (!one_launch(a) || shared > (size_t)d->max_shared_bytes)
-        return norm_then_linear(dev, a);
     struct cu_norm_linear args = {.x = a->x,
+                                  .residual = a->residual,
                                   .norm = a->norm,
-                                  .h = a->h,
+                                  .h = a->norm ? a->h : NULL,
                                   .n_matrices = a->n_matrices,
                                   .n = a->n,
                                   .in = a->in,
@@ -195,12 +196,35 @@ int cuda_norm_linear(struct dev *dev, const struct kern_norm_linear *a)
         args.matrix[i].out = a->matrix[i].out;
         args.outs += a->matrix[i].out;
     }
+    return args;
+}
+
+/* The largest matrix that gains from weights that come before the launch's turn: beyond it the
+ * memory is busy all the time anyway. */
+#define NEAR_BYTES ((size_t)64 << 20)
+
+int cuda_norm_linear(struct dev *dev, const struct kern_norm_linear *a)
+{
+    static const struct stepped sizes[DTYPE_COUNT] = STEPPED_OF(norm_linear);
+    struct dev_cuda *d = cuda_of(dev);
+    enum dtype dtype = a->matrix[0].w_dtype;
+    struct stepped_size s = stepped_for(sizes, dtype, a->n);
+    struct cu_norm_linear args = norm_linear_args(a);
+    size_t row_bytes = (size_t)a->in * dtype_bytes(dtype);
+    /* Kernels of few rows take the norm upon them, and, of 16-bit weights, bring these to shared
+     * memory. */
+    bool norms = a->n <= (dtype == DTYPE_BF16 ? 4 : 1);
+    size_t shared = norms ? (size_t)a->n * (size_t)a->in * sizeof(float) : 0;
+    if (norms && dtype != DTYPE_F32)
+        shared += CU_BLOCK_OUTS * row_bytes;
+    if (!one_launch(a) || shared > (size_t)d->max_shared_bytes ||
+        (norms && (size_t)args.outs * row_bytes > NEAR_BYTES))
+        return norm_then_linear(dev, a);
     int rc = cuda_enter(d);
-    if (rc == 0 && !norms) {
-        struct cu_rmsnorm norm = {a->x,  a->h, a->norm, a->in, a->in, a->in, (int32_t)a->norm_dtype,
-                                  a->eps};
-        rc = cuda_launch(d, FN_rmsnorm, (size_t)a->n, 1, CU_THREADS, 0, &norm);
+    if (rc == 0 && !norms && a->norm) {
+        rc = norm_alone(dev, a);
         args.x = a->h;
+        args.norm = NULL;
         args.h = NULL;
     }
     return rc < 0 ? rc
@@ -214,8 +238,9 @@ int cuda_turn(struct dev *dev, const struct kern_turn *a)
     struct dev_cuda *d = cuda_of(dev);
     const void *pos, *slot;
     int rc;
-    if ((rc = cuda_enter(d)) < 0 || (rc = cuda_plan_array(d, MIRROR_POS, a->pos, 0, &pos)) < 0 ||
-        (rc = cuda_plan_array(d, MIRROR_SLOT, a->slot, 0, &slot)) < 0)
+    if ((rc = cuda_enter(d)) < 0 ||
+        (rc = cuda_plan_array(d, MIRROR_POS, a->pos, (size_t)a->n * sizeof *a->pos, &pos)) < 0 ||
+        (rc = cuda_plan_array(d, MIRROR_SLOT, a->slot, (size_t)a->n * sizeof *a->slot, &slot)) < 0)
         return rc;
     struct cu_turn args = {.kv = {a->kv.blocks, (int64_t)a->kv.block_bytes, (int32_t)a->kv.dtype,
                                   a->kv.kv_heads, a->kv.head_dim},

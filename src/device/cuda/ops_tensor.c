@@ -30,16 +30,7 @@ struct cuda_tensor {
     size_t shared_bytes; /* that a block can have */
 };
 
-static size_t ceil_div(size_t n, size_t each)
-{
-    return (n + each - 1) / each;
-}
-
-static bool on_16(const void *p)
-{
-    return (uintptr_t)p % 16 == 0;
-}
-
+/* Not cuda_launch: these kernels begin when the one ahead has ended, and are never recorded. */
 static int launch(struct dev_cuda *d, enum function f, size_t x, size_t y, unsigned threads,
                   size_t shared_bytes, const void *args)
 {
@@ -96,11 +87,10 @@ static int take_list(struct dev_cuda *d, size_t bytes, struct list **out)
 
 static int send_list(struct dev_cuda *d, struct list *l, size_t bytes)
 {
-    CUresult r = cuMemcpyHtoDAsync(l->device, l->host, bytes, d->compute);
-    if (r == CUDA_SUCCESS)
-        r = cuEventRecord(l->sent, d->compute);
+    int rc = cuda_fetch(d, l->device, l->host, bytes);
     l->used = true;
-    return cuda_check(d, r, "sending a list of experts");
+    return rc < 0 ? rc
+                  : cuda_check(d, cuEventRecord(l->sent, d->compute), "sending a list of experts");
 }
 
 static int tensor_round(struct dev *dev, const struct kern_round *a)
@@ -110,7 +100,7 @@ static int tensor_round(struct dev *dev, const struct kern_round *a)
     int rc = cuda_enter(d);
     return rc < 0 ? rc
                   : launch(d, a->dtype == DTYPE_BF16 ? FN_round_bf16 : FN_round_f16, (size_t)a->n,
-                           ceil_div((size_t)a->dim, CU_THREADS * 4), CU_THREADS, 0, &args);
+                           cuda_blocks((size_t)a->dim, CU_THREADS * 4), CU_THREADS, 0, &args);
 }
 
 /* A kernel of products, and the tiles it makes. */
@@ -153,9 +143,9 @@ static const struct shape *shape_for(const struct cuda_tensor *t, enum dtype dty
         if ((size_t)CU_TILE_BYTES(s->outs) > t->shared_bytes)
             continue;
         size_t at_once = (size_t)t->processors * (256 / (size_t)s->outs);
-        size_t blocks = ceil_div(rows, (size_t)s->rows) * ceil_div(outs, (size_t)s->outs);
+        size_t blocks = cuda_blocks(rows, (size_t)s->rows) * cuda_blocks(outs, (size_t)s->outs);
         double time =
-            (double)ceil_div(blocks, at_once) * s->rows * s->outs * (256.0 / s->outs) / rate[i];
+            (double)cuda_blocks(blocks, at_once) * s->rows * s->outs * (256.0 / s->outs) / rate[i];
         if (!best || time < least) {
             best = s;
             least = time;
@@ -168,7 +158,7 @@ static int run_products(struct dev_cuda *d, const struct shape *s, bool gated, s
                         struct cu_product *args)
 {
     size_t each = gated ? (size_t)s->outs / 2 : (size_t)s->outs;
-    size_t out_tiles = ceil_div((size_t)args->out, each);
+    size_t out_tiles = cuda_blocks((size_t)args->out, each);
     args->out_tiles = (int32_t)out_tiles;
     args->rows = s->rows;
     return launch(d, gated ? s->gated : s->plain, tiles * out_tiles, 1, (unsigned)s->outs,
@@ -184,7 +174,7 @@ static bool fits(uint64_t x_rows, uint64_t x_stride, bool wide)
 static int tensor_linear(struct dev *dev, const struct kern_tensor_linear *a)
 {
     struct dev_cuda *d = cuda_of(dev);
-    bool wide = a->in % 8 == 0 && a->x_stride % 8 == 0 && on_16(a->w) && on_16(a->x);
+    bool wide = a->in % 8 == 0 && a->x_stride % 8 == 0 && cuda_aligned(a->w) && cuda_aligned(a->x);
     const struct shape *s = wide ? shape_for(d->tensor, a->dtype, (size_t)a->n, (size_t)a->out)
                                  : &shapes_of(a->dtype)[SHAPE_NARROW];
     int rc = cuda_enter(d);
@@ -203,7 +193,7 @@ static int tensor_linear(struct dev *dev, const struct kern_tensor_linear *a)
                               .out = a->out,
                               .n = a->n,
                               .bias_dtype = (int32_t)a->bias_dtype};
-    return run_products(d, s, false, ceil_div((size_t)a->n, (size_t)s->rows), &args);
+    return run_products(d, s, false, cuda_blocks((size_t)a->n, (size_t)s->rows), &args);
 }
 
 /* The call's groups as tiles, then rows, then pairs, all in one list on the device. */
@@ -213,7 +203,7 @@ static int list_experts(struct dev_cuda *d, const struct kern_tensor_experts *a,
     size_t n = 0, entries = 0, at = 0;
     struct list *l;
     for (int g = 0; g < a->n_groups; g++) {
-        n += ceil_div((size_t)a->group[g].n, (size_t)rows);
+        n += cuda_blocks((size_t)a->group[g].n, (size_t)rows);
         entries += (size_t)a->group[g].n;
     }
     size_t row_off = n * sizeof(struct cu_tile), pair_off = row_off + entries * sizeof(int32_t);
@@ -247,10 +237,10 @@ static int list_experts(struct dev_cuda *d, const struct kern_tensor_experts *a,
 static bool experts_wide(const struct kern_tensor_experts *a)
 {
     const struct record_class *c = a->cls;
-    bool wide = c->hidden % 8 == 0 && c->intermediate % 8 == 0 && on_16(a->x) && on_16(a->hidden) &&
-                (c->gate_off | c->up_off | c->down_off) % 16 == 0;
+    bool wide = c->hidden % 8 == 0 && c->intermediate % 8 == 0 && cuda_aligned(a->x) &&
+                cuda_aligned(a->hidden) && (c->gate_off | c->up_off | c->down_off) % 16 == 0;
     for (int g = 0; g < a->n_groups; g++)
-        wide = wide && (a->group[g].n == 0 || on_16(a->group[g].record));
+        wide = wide && (a->group[g].n == 0 || cuda_aligned(a->group[g].record));
     return wide;
 }
 
@@ -360,8 +350,8 @@ static int tensor_attention(struct dev *dev, const struct kern_tensor_attention 
 {
     struct dev_cuda *d = cuda_of(dev);
     size_t tiles = 0;
-    if (!kern_tensor_attention_takes(&a->kv, a->heads) || !on_16(a->kv.blocks) ||
-        a->kv.block_bytes % 16 || !on_16(a->q) || a->q_stride % 4 || a->out_stride % 2 ||
+    if (!kern_tensor_attention_takes(&a->kv, a->heads) || !cuda_aligned(a->kv.blocks) ||
+        a->kv.block_bytes % 16 || !cuda_aligned(a->q) || a->q_stride % 4 || a->out_stride % 2 ||
         (uintptr_t)a->out % (2 * dtype_bytes(a->out_dtype)))
         return cuda_check(d, CUDA_ERROR_INVALID_VALUE, "attention of such heads");
     struct cu_flash args = {.kv = {a->kv.blocks, (int64_t)a->kv.block_bytes, (int32_t)a->kv.dtype,

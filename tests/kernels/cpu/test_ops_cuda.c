@@ -10,8 +10,9 @@
 #include "gpu.h"
 #include "support_cases.h"
 
-#define SEEDS     120
-#define MOST_SAID 5
+#define SEEDS          120
+#define SEEDS_EMULATED 40
+#define MOST_SAID      5
 
 /* A buffer of the case on the device, until the op has run. */
 struct guest {
@@ -21,8 +22,17 @@ struct guest {
 };
 
 static struct dev *dev;
+static bool emulated;
 static struct guest guests[64];
 static int n_guests;
+
+static void open_dev(void)
+{
+    struct dev_choice choice;
+    cuda_or_skip(&choice);
+    emulated = cuda_emulated(&choice);
+    dev = cuda_open_or_skip();
+}
 
 static void *bring(const void *host, size_t bytes, bool result, bool shared)
 {
@@ -269,8 +279,9 @@ static bool same(float a, float b)
 static void compare(const char *op, op_case *run)
 {
     int bad = 0;
-    dev = cuda_open_or_skip();
-    for (uint64_t seed = 1; seed <= SEEDS; seed++) {
+    open_dev();
+    const int seeds = emulated ? SEEDS_EMULATED : SEEDS;
+    for (uint64_t seed = 1; seed <= (uint64_t)seeds; seed++) {
         struct outcome want = run(seed, kern_cpu(KERN_ISA_SCALAR), 1, 1);
         struct outcome got = run(seed, &through_cuda, 1, 1);
         size_t differ = 0, first = 0;
@@ -287,7 +298,7 @@ static void compare(const char *op, op_case *run)
     }
     dev_close(&dev);
     if (bad)
-        fail_msg("%s: %d of %d cases have other bits", op, bad, SEEDS);
+        fail_msg("%s: %d of %d cases have other bits", op, bad, seeds);
 }
 
 #define OP_TEST(op)                                                                                \
@@ -328,7 +339,7 @@ static void silu_of_extremes_cuda(void **state)
     enum { N = 4096, EDGES = sizeof edges / sizeof edges[0] };
     static float gate[N], up[N], want[N], got[N];
     struct rng r = {77};
-    dev = cuda_open_or_skip();
+    open_dev();
     for (int i = 0; i < N; i++) {
         gate[i] = i < EDGES * EDGES ? edges[i / EDGES] : rng_float(&r) * 60;
         up[i] = i < EDGES * EDGES ? edges[i % EDGES] : rng_float(&r);
@@ -350,7 +361,7 @@ static void router_ties_and_nan_cuda(void **state)
     static float want[2][ROWS * TOP_K];
     static int32_t id[2][ROWS * TOP_K], forced[ROWS * TOP_K];
     struct rng r = {9};
-    dev = cuda_open_or_skip();
+    open_dev();
     for (int i = 0; i < ROWS * TOP_K; i++)
         forced[i] = (i * 37 + i / TOP_K) % EXPERTS;
     for (int e = 0; e < EXPERTS; e++)
@@ -388,7 +399,7 @@ static void long_attention_cuda(void **state)
     for (int i = 0; i < BLOCKS; i++)
         table[i] = (i * 7 + 3) % BLOCKS;
     kv.blocks = blocks;
-    dev = cuda_open_or_skip();
+    open_dev();
     for (int window = 0; window < 10000; window += 9001) {
         struct kern_attention a = {.kv = kv,
                                    .q = q,
@@ -426,10 +437,11 @@ static void experts_of_real_models_cuda(void **state)
                   {DTYPE_BF16, 2048, 768, 3, 4}, {DTYPE_BF16, 1024, 520, 2, 37},
                   {DTYPE_BF16, 512, 768, 60, 3}, {DTYPE_BF16, 4096, 1792, 2, 1},
                   {DTYPE_F16, 2048, 768, 2, 3},  {DTYPE_F32, 2048, 768, 2, 9}};
-    dev = cuda_open_or_skip();
+    open_dev();
+    const int divide = emulated ? 2 : 1;
     for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
         struct record_class cls =
-            record_class_swiglu(shapes[s].dtype, shapes[s].hidden, shapes[s].inner);
+            record_class_swiglu(shapes[s].dtype, shapes[s].hidden / divide, shapes[s].inner / divide);
         int groups = shapes[s].groups, rows = shapes[s].rows, pairs = groups * rows;
         struct rng r = {s};
         struct kern_expert_group group[64];
@@ -480,7 +492,7 @@ static void copies_within_the_device_cuda(void **state)
     static uint8_t sent[BYTES], got[BYTES];
     struct dev_event event = {0};
     struct rng r = {8};
-    dev = cuda_open_or_skip();
+    open_dev();
     uint8_t *a = dev->ops->alloc(dev, BYTES), *b = dev->ops->alloc(dev, BYTES);
     assert_true(a && b);
     for (int i = 0; i < BYTES; i++)

@@ -545,7 +545,7 @@ struct heads {
 };
 
 struct attention {
-    struct kern_tensor_attention a; /* host pointers */
+    struct kern_tensor_attention a; /* host pointers, without tables */
     int32_t *table[8];
     const int32_t *tables[8];
     size_t blocks_bytes;
@@ -593,7 +593,6 @@ static struct attention attention_new(struct rng *r, struct heads h, const struc
     a->kv.blocks = blocks;
     a->pos = pos;
     a->seq = seq;
-    a->block_table = t.tables;
     a->q_stride = (size_t)(a->heads * h.dim + 4);
     a->out_stride = (size_t)(a->heads * h.dim + 2);
     a->q = floats_new(r, (size_t)a->n * a->q_stride, 2);
@@ -620,6 +619,7 @@ static void *attention_run(const struct attention *t, enum dtype dtype, int most
     for (int first = 0; first < t->a.n; first += most) {
         struct kern_tensor_attention a = t->a;
         a.kv.blocks = blocks;
+        a.block_table = t->tables;
         a.q = q + (size_t)first * a.q_stride;
         a.out = (uint8_t *)dout + (size_t)first * a.out_stride * size;
         a.out_dtype = dtype;

@@ -9,6 +9,8 @@
 
 #define RIG_CONTEXT 512
 #define RIG_BLOCKS  (RIG_MAX_SEQS * 64)
+/* The emulator on a busy machine is slower than any GPU that is still alive. */
+#define EMULATED_WAIT_US 60000000
 
 void rig_open(struct rig *r, const struct rig_options *o)
 {
@@ -31,6 +33,8 @@ void rig_open(struct rig *r, const struct rig_options *o)
     struct dev_cpu_config dev = {
         .threads = o->threads ? o->threads : 2, .isa = o->isa, .max_context = RIG_CONTEXT};
     assert_ok(dev_open(&r->dev, &choice, &dev, &err), &err);
+    if (o->alter)
+        o->alter(r->dev);
     int32_t rows = o->max_rows ? o->max_rows : 64;
     struct model_options options = {
         .max_rows = rows,
@@ -42,6 +46,7 @@ void rig_open(struct rig *r, const struct rig_options *o)
         .pager = o->pager,
         .miss_threads = o->miss_threads,
         .link_share = o->link_share,
+        .miss_wait_us = cuda_emulated(&choice) ? EMULATED_WAIT_US : 0,
     };
     assert_ok(model_open(&r->m, &r->c, &options, store, r->dev, &err), &err);
     store_close(&store);

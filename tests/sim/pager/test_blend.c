@@ -12,7 +12,7 @@
 
 struct blend {
     const char *name;
-    struct lfru_span spans[LFRU_MAX_SPANS]; /* up to weight 0; none: LFRU's own */
+    struct rate_span spans[RATES_MAX_SPANS]; /* up to weight 0; none: LFRU's own */
     bool admit_all;
 };
 
@@ -37,9 +37,9 @@ static const struct blend *chosen;
 static struct policy *open_blend(int32_t n_keys, int32_t n_slots)
 {
     int n = 0;
-    while (n < LFRU_MAX_SPANS && chosen->spans[n].weight > 0)
+    while (n < RATES_MAX_SPANS && chosen->spans[n].weight > 0)
         n++;
-    return n ? lfru_open_spans(n_keys, chosen->spans, n) : policy_lfru.open(n_keys, n_slots);
+    return n ? rates_open(n_keys, chosen->spans, n, 0) : policy_lfru.open(n_keys, n_slots);
 }
 
 static bool admit_all(struct policy *p, int32_t key, int32_t victim)

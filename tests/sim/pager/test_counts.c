@@ -63,8 +63,8 @@ static void by_hand(void **state)
 
     /* Nothing fits: all miss. Everything fits: each misses once. */
     trace_of(&t, 4, "01 23 01 23 3210");
-    for (int k = 0; k < 3; k++) {
-        static const char *const names[] = {"lru", "lfu", "lfru"};
+    for (int k = 0; k < 4; k++) {
+        static const char *const names[] = {"lru", "lfu", "lfru", "steady"};
         expect_misses(&t, names[k], 0, 12, 0);
         expect_misses(&t, names[k], 4, 4, 0);
         expect_misses(&t, names[k], 100, 4, 0);
@@ -78,6 +78,11 @@ static double lfru_single(int age, int rows)
     double many = rows < 32 ? rows : 32;
     return 0.5 * exp2(-age) + many * (1 - exp2(-1.0 / 16)) * exp2(-age / 16.0) +
            4 * many * (1 - exp2(-1.0 / 64)) * exp2(-age / 64.0);
+}
+
+static double steady_single(int age, int rows)
+{
+    return (rows < 64 ? rows : 64) * (1 - exp2(-1.0 / 32)) * exp2(-age / 32.0);
 }
 
 /* A policy by its definition: all keys looked at for each victim, worth from the whole history. */
@@ -99,7 +104,9 @@ static double slow_worth(const struct slow *s, int32_t key, int32_t now)
     double lfu = 0;
     const int32_t *steps = s->steps + (size_t)key * s->t->n_steps;
     for (int32_t i = 0; i < s->n_uses[key]; i++) {
-        sum += lfru_single(now - steps[i], s->rows[steps - s->steps + i]);
+        int32_t rows = s->rows[steps - s->steps + i];
+        sum += strcmp(s->name, "steady") == 0 ? steady_single(now - steps[i], rows)
+                                              : lfru_single(now - steps[i], rows);
         /* Relative to a fixed step, in the order of use, so that rounding is the policy's. */
         lfu += ldexp(exp2((steps[i] % 16) / 16.0), steps[i] / 16 - 600);
     }
@@ -130,7 +137,9 @@ static void slow_step(struct slow *s, int32_t now, size_t begin, size_t end, int
                     least = slow_worth(s, k, now);
                     victim = k;
                 }
-            if (victim < 0 || (strcmp(s->name, "lru") != 0 && slow_worth(s, key, now) < least))
+            double margin = strcmp(s->name, "steady") == 0 ? 0.03 * (1 - exp2(-now / 32.0)) : 0;
+            if (victim < 0 ||
+                (strcmp(s->name, "lru") != 0 && slow_worth(s, key, now) < least + margin))
                 continue;
             s->resident[victim] = 0;
             (*n)--;
@@ -200,6 +209,11 @@ static void lfru_is_its_definition(void **state)
     compare_with_slow("lfru", 3000);
 }
 
+static void steady_is_its_definition(void **state)
+{
+    compare_with_slow("steady", 3000);
+}
+
 /* The fewest misses over all ways to keep at most `slots` keys, tried exhaustively: after a step
  * any subset of what was resident or used may stay. */
 static int fewest(const struct trace *t, size_t step, unsigned resident, int slots, int8_t *memo)
@@ -251,7 +265,7 @@ static void counts_of_a_fixed_trace(void **state)
     static const struct {
         const char *policy;
         uint64_t misses;
-    } expected[] = {{"lru", 9577}, {"lfu", 7850}, {"lfru", 7061}};
+    } expected[] = {{"lru", 9577}, {"lfu", 7850}, {"lfru", 7061}, {"steady", 8151}};
     for (size_t i = 0; i < sizeof expected / sizeof expected[0]; i++) {
         replay_policy(&t, policy_find(expected[i].policy), 192, 100, &c);
         assert_int_equal(c.uses, 6 * 8 * 1100);
@@ -265,6 +279,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(lru_is_its_definition),
     cmocka_unit_test(lfu_is_its_definition),
     cmocka_unit_test(lfru_is_its_definition),
+    cmocka_unit_test(steady_is_its_definition),
     cmocka_unit_test(belady_is_the_fewest_possible),
     cmocka_unit_test(counts_of_a_fixed_trace),
 };

@@ -48,6 +48,7 @@ static struct bench_result *gpu_result(void)
         .seconds = {0.3, 0.1, 0.2},
         .read_gb_per_s = {160, 150, 170},
         .step_seconds = step_seconds,
+        .n_step_seconds = 30,
         .stages = {.seconds_experts = 0.1,
                    .bytes_experts = 49 * GB, /* a GB of it is the router */
                    .bytes_experts_cpu = 6 * GB,
@@ -73,6 +74,7 @@ static void numbers_of_a_device_apart(void **state)
     near(n.step_ms, 20);
     near(n.p50_ms, 10 + 14);
     near(n.p99_ms, 10 + 29);
+    near(n.max_ms, 10 + 29);
     near(n.hit_percent, 100.0 * 40 / 48);
     near(n.host_bytes_per_token, 9.0 * GB / 20);
     near(n.admissions_per_token, 0.25);
@@ -94,6 +96,10 @@ static void numbers_of_a_device_apart(void **state)
     r->cases[0].kind = BENCH_PREFILL; /* the CPU is no help */
     bench_numbers(&n, r, &r->cases[0]);
     near(n.floor_ms, (8.0 / 4000 + 8.0 / 50) / 10 * 1e3);
+    r->cases[0].kind = BENCH_MIXED; /* has none */
+    bench_numbers(&n, r, &r->cases[0]);
+    near(n.floor_ms, 0);
+    r->cases[0].kind = BENCH_DECODE;
     r->peaks = (struct bench_peaks){0};
     bench_numbers(&n, r, &r->cases[0]);
     near(n.floor_ms, 0);
@@ -144,7 +150,8 @@ static void both_forms_say_the_same(void **state)
         "batch 2 from 128 tokens",
         "16 slots: 100.0 tokens/s, 20.000 ms a step",
         "0.3000 0.1000 0.2000)",
-        "p50 24.000 ms, p99 39.000 ms; floor 4.200 ms a step (476.2 tokens/s), 21 % of it reached",
+        "p50 24.000 ms, p99 39.000 ms, longest 39.000 ms; floor 4.200 ms a step (476.2 tokens/s), "
+        "21 % of it reached",
         "83.3 % of 48 uses resident; from the host 450.0 MB a token, 0.25 admissions a token",
         "link 15.0 GB/s, 30 % of its peak; host memory 45.0 GB/s, 22 % of its peak",
         "synthetic:uniform",
@@ -161,7 +168,10 @@ static void both_forms_say_the_same(void **state)
     assert_non_null(one);
     near(json_real_value(json_object_get(one, "tokens_per_s")), 100);
     near(json_real_value(json_object_get(one, "floor_ms")), 4.2);
+    near(json_real_value(json_object_get(one, "floor_part")), 0.21);
+    near(json_real_value(json_object_get(one, "step_ms_max")), 39);
     near(json_real_value(json_object_get(one, "link_gb_per_s")), 15);
+    assert_string_equal(json_string_value(json_object_get(one, "kind")), "decode");
     assert_int_equal(json_array_size(json_object_get(one, "steps_ms")), 30);
     assert_int_equal(json_array_size(json_object_get(one, "runs_seconds")), 3);
     assert_int_equal(

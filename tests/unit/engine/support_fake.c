@@ -159,6 +159,23 @@ static int logits(void *self, enum model_lane lane, const int32_t *rows, int32_t
     return 0;
 }
 
+static int sample(void *self, enum model_lane lane, const int32_t *rows, int32_t n,
+                  const struct kern_sample_row *params, int32_t *token, struct moed_error *err)
+{
+    struct fake *f = self;
+    float *l = mem_new((size_t)n * FAKE_VOCAB, sizeof *l);
+    void *scratch = mem_new(kern_sample_cpu_scratch_bytes(FAKE_VOCAB), 1);
+    int rc = logits(self, lane, rows, n, l, err);
+    for (int32_t i = 0; i < n; i++)
+        token[i] = kern_sample_cpu(l + (size_t)i * FAKE_VOCAB, FAKE_VOCAB, &params[i], scratch);
+    free(l);
+    free(scratch);
+    f->sampled += n;
+    if (f->fail_sampled && f->sampled >= f->fail_sampled)
+        return moed_fail(err, MOED_EDEVICE, "the fake device was told to fail in sampling");
+    return rc;
+}
+
 static void drop(void *self, enum model_lane lane, int32_t seq)
 {
     struct fake *f = self;
@@ -168,13 +185,16 @@ static void drop(void *self, enum model_lane lane, int32_t seq)
     note(f, FAKE_LONG_DROP, 0, 0);
 }
 
-static void end(void *self, enum model_lane lane)
+static int end(void *self, enum model_lane lane)
 {
     struct fake *f = self;
     assert(f->lane[lane].open);
     f->lane[lane].open = false;
     if (lane == MODEL_LONG)
         note(f, FAKE_LONG_END, 0, 0);
+    return f->end_fail_at && f->passes >= f->end_fail_at && atomic_exchange(&f->end_fail_at, 0)
+               ? f->fail_code
+               : 0;
 }
 
 static int64_t now_us(void *self)
@@ -245,6 +265,7 @@ struct fake *fake_setup(struct engine_setup *setup, const struct fake_config *cf
                     .begin = begin,
                     .run = run,
                     .logits = logits,
+                    .sample = cfg->samples ? sample : NULL,
                     .drop = drop,
                     .end = end,
                     .now_us = cfg->step_us ? now_us : NULL,

@@ -42,9 +42,12 @@ struct fake {
     atomic_int passes, fail_at;          /* the pass of the step lane that fails; 0: none */
     atomic_int fail_times;               /* so many in a row; 0: one */
     atomic_int long_fail_at, long_fails; /* runs of the long lane: the first that fails, how many */
+    atomic_int end_fail_at;              /* as fail_at, but told at the end of the pass, once */
     int fail_code;
     atomic_int pass_us; /* each pass takes this long */
     atomic_bool nan_logits;
+    atomic_int sampled; /* rows that it has sampled itself; from the fail_sampled-th on it fails */
+    atomic_int fail_sampled;
     /* With step_us the clock is the fake's own: a step and a layer of the long lane take so long.
      */
     int64_t clock_us, step_us, layer_us;
@@ -61,6 +64,7 @@ struct fake_config {
     int32_t long_prefill_tokens, n_layers;
     int64_t target_itl_us, step_us, layer_us;
     bool no_prefix_cache, no_text, no_eos;
+    bool samples; /* as a device does that can */
     int threads;
 };
 

@@ -212,6 +212,12 @@ static void a_device_gets_a_long_lane_where_experts_do_not_fit(void **state)
     cfg.expert_cache_bytes = 0;
     assert_ok(plan_on_device(&p, &cfg, 40 * GIB, &err), &err);
     assert_int_equal(p.options.long_rows, 16384);
+    cfg.expert_cache_share = 1;
+    assert_ok(plan_on_device(&p, &cfg, 80 * GIB, &err), &err);
+    assert_int_equal(p.options.long_rows, 0);
+    cfg.expert_cache_share = 0.5;
+    assert_ok(plan_on_device(&p, &cfg, 80 * GIB, &err), &err);
+    assert_int_equal(p.options.long_rows, 16384);
 }
 
 static void a_long_lane_may_be_asked_for_anywhere(void **state)

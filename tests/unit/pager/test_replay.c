@@ -58,10 +58,10 @@ static void run_pager(struct pager *p, const struct trace *t, struct fake_dev *p
 
 static void a_synchronous_pager_counts_like_the_replay(void **state)
 {
-    static const char *const policies[] = {"lru", "lfu", "lfru"};
+    static const char *const policies[] = {"lru", "lfu", "lfru", "steady"};
     struct trace t;
     make_trace(&t, 1500);
-    for (int k = 0; k < 3; k++)
+    for (int k = 0; k < 4; k++)
         for (int slots = 1; slots <= LAYERS * EXPERTS; slots += slots < 8 ? 1 : 24) {
             struct fake_dev dev;
             struct fake_records records;
@@ -106,7 +106,7 @@ static void an_ordinary_pager_misses_a_little_more(void **state)
     make_trace(&t, 1500);
     fake_open(&dev);
     fake_records_make(&records, LAYERS, EXPERTS, RECORD, -1);
-    struct pager_config cfg = {.mode = PAGER_CACHED, .cache_bytes = 64 * RECORD};
+    struct pager_config cfg = {.mode = PAGER_CACHED, .cache_bytes = 64 * RECORD, .policy = "lfru"};
     assert_ok(pager_open(&p, &cfg, &records.map, &dev.dev, &err), &err);
     run_pager(p, &t, &dev);
     pager_counters(p, &c);

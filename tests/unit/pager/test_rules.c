@@ -602,7 +602,7 @@ static void what_cannot_be_opened_is_refused(void **state)
     fake_records_make(&records, 1, 4, RECORD, -1);
     struct pager_config cfg = {.mode = PAGER_CACHED, .cache_bytes = 2 * RECORD, .policy = "fifo"};
     assert_int_equal(pager_open(&p, &cfg, &records.map, &dev.dev, &err), MOED_EINVAL);
-    assert_non_null(strstr(err.text, "\"fifo\": there are lru, lfu, lfru"));
+    assert_non_null(strstr(err.text, "\"fifo\": there are steady, lfru, lfu, lru"));
     assert_string_equal(err.param, "expert_policy");
     cfg.policy = NULL;
     cfg.staging_slots = PAGER_MAX_STAGING + 1;
@@ -616,7 +616,7 @@ static void what_cannot_be_opened_is_refused(void **state)
     assert_ok(pager_open(&p, &cfg, &records.map, &dev.dev, &err), &err);
     struct pager_info i;
     pager_info(p, &i);
-    assert_string_equal(i.policy, "lfru");
+    assert_string_equal(i.policy, "steady");
     pager_close(&p);
     fake_records_free(&records);
     fake_close(&dev);
@@ -655,7 +655,7 @@ static void an_account_counts_like_leases(void **state)
 {
     struct rig a, b;
     struct pager_config cfg = {
-        .mode = PAGER_CACHED, .cache_bytes = 6 * RECORD, .synchronous = true};
+        .mode = PAGER_CACHED, .cache_bytes = 6 * RECORD, .policy = "lru", .synchronous = true};
     rig_open(&a, 2, 8, &cfg);
     rig_open(&b, 2, 8, &cfg);
     uint32_t seed = 7;
