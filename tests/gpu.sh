@@ -210,6 +210,7 @@ pack)
     ;;
 kernels)
     run_test test.kernels.cpu.ops_cuda
+    run_test test.kernels.cpu.attention_cuda
     run_test test.kernels.cpu.sample_cuda
     ;;
 models)
@@ -228,6 +229,10 @@ bench)
     ;;
 sanitize)
     part sanitize compute-sanitizer --tool memcheck --error-exitcode 1 "$build/tests/test.kernels.cpu.ops_cuda"
+    for tool in memcheck racecheck; do
+        part "$tool of attention" compute-sanitizer --tool "$tool" --error-exitcode 1 \
+            "$build/tests/test.kernels.cpu.attention_cuda" shapes_cuda
+    done
     part "sanitize sampling" compute-sanitizer --tool memcheck --error-exitcode 1 \
         "$build/tests/test.kernels.cpu.sample_cuda"
     part "races of sampling" compute-sanitizer --tool racecheck --error-exitcode 1 \

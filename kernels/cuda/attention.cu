@@ -378,11 +378,13 @@ __device__ __forceinline__ void write_out(const cu_attention &a, const work &w, 
 
 template <int DT, int GB> __device__ __forceinline__ void attention(const cu_attention &a)
 {
-    grid_begin();
+    grid_dependency_launch();
     SHARED_DYNAMIC(float, shared);
     work w;
-    if (!find_work(a, w))
+    if (!find_work(a, w)) {
+        grid_dependency_wait();
         return;
+    }
     const int tid = (int)threadIdx.x, lane = tid & 31, warp = tid / 32, dim = a.kv.head_dim;
     const int octets = dim / 8, items = GB * octets, row_bytes = dim * bytes_of<DT>::N;
     uint8_t *k = (uint8_t *)(shared + a.k), *v = (uint8_t *)(shared + a.v);
@@ -401,6 +403,13 @@ template <int DT, int GB> __device__ __forceinline__ void attention(const cu_att
     int b = w.lo * 4 + warp;
     if (b >= first_block && b <= last_block)
         now = keys + table[b] * a.kv.block_bytes;
+    // Plan arrays are there before any launch of a recording begins; K, V and q are not, but all of
+    // K and V that is old may come nearer.
+    if (now && lane == 0) {
+        prefetch_row(now, 16 * row_bytes);
+        prefetch_row(now + v_off, 16 * row_bytes);
+    }
+    grid_dependency_wait();
     if (now)
         move.start(to_k, now, a.k_stride, lane);
     copies_end_group();
