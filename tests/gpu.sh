@@ -118,7 +118,7 @@ for c in said["cases"]:
     ms["recorded"] = round(c["stages"]["recorded_seconds"] / c["steps"] * 1e3, 3)
     print(f"{c['kind']} batch {c['batch']} tokens {c['tokens']} cache {c['cache_bytes'] / 2**30:.2f} GiB ({c['slots']} slots): "
           f"{c['tokens_per_s']:.1f} tok/s, step {c['step_ms']:.3f} ms (p50 {c['step_ms_p50']:.3f}, p99 {c['step_ms_p99']:.3f}, longest {c['step_ms_max']:.3f}), "
-          f"floor {c['floor_ms']:.3f} ms reached {100 * c['floor_part']:.0f} %, hits {c['hit_percent']:.1f} %, "
+          f"first token {c['first_token_ms']:.1f} ms, floor {c['floor_ms']:.3f} ms reached {100 * c['floor_part']:.0f} %, hits {c['hit_percent']:.1f} %, "
           f"{c['host_bytes_per_token'] / 1e6:.1f} MB and {c['admissions_per_token']:.2f} admissions a token, "
           f"link {c['link_gb_per_s']:.1f} GB/s = {100 * c['link_part']:.0f} %, "
           f"host {c['host_gb_per_s']:.1f} GB/s = {100 * c['host_part']:.0f} %, "
@@ -217,6 +217,7 @@ models)
     run_test test.model.model.recorded_cuda
     run_test test.model.model.sample_cuda
     run_test test.model.engine.sampling_cuda
+    run_test test.model.model.long_cuda
     ;;
 server)
     part server python3 tests/gpu_server.py "$build/moed"

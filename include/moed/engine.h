@@ -18,24 +18,24 @@ struct tokenizer;
 /* Zero or NULL means: the default. Strings are copied. */
 struct moed_engine_config {
     const char *model_dir;
-    const char *device;         /* "auto", "cpu", "cuda", "cuda:N" */
-    double device_memory_ratio; /* share of a GPU's free memory that may be used; 0: 0.75 */
-    const char *load_format;    /* "auto", "safetensors", "dummy" */
-    const char *isa;            /* "auto", "scalar", "avx2", "avx512" */
-    const char *kv_dtype;       /* "auto" (bf16), "bf16", "fp32" */
-    const char *expert_policy;  /* "lfru", "lfu", "lru" */
-    int64_t expert_cache_bytes; /* -1: in place on the CPU, what fits on a GPU; 0: no slots */
-    double expert_cache_share;  /* of all experts, in place of expert_cache_bytes where that is not
-                                   negative; 0: bytes count */
-    uint64_t link_bytes_per_s;  /* 0: no limit */
-    int32_t stage_min_rows;     /* 0: never */
+    const char *device;          /* "auto", "cpu", "cuda", "cuda:N" */
+    double device_memory_ratio;  /* share of a GPU's free memory that may be used; 0: 0.75 */
+    const char *load_format;     /* "auto", "safetensors", "dummy" */
+    const char *isa;             /* "auto", "scalar", "avx2", "avx512" */
+    const char *kv_dtype;        /* "auto" (bf16), "bf16", "fp32" */
+    const char *expert_policy;   /* "steady", "lfru", "lfu", "lru" */
+    int64_t expert_cache_bytes;  /* -1: in place on the CPU, what fits on a GPU; 0: no slots */
+    double expert_cache_share;   /* of all experts, in place of expert_cache_bytes where that is not
+                                    negative; 0: bytes count */
+    uint64_t link_bytes_per_s;   /* 0: no limit */
+    int32_t stage_min_rows;      /* 0: never */
     int32_t miss_threads;        /* on a GPU: threads that compute missed experts; 0: a default */
     const char *miss_link_share; /* of a missed expert so many percent come over the link: "0" to
                                     "100", or "auto" */
-    int32_t threads;            /* 0: what cgroup and affinity leave */
-    int32_t max_model_len;      /* tokens; 0: the model's own, or what fits */
-    int32_t max_num_seqs;       /* 0: 64 */
-    int32_t max_batched_tokens; /* 0: 512, or 64 and at least max_num_seqs with long passes */
+    int32_t threads;             /* 0: what cgroup and affinity leave */
+    int32_t max_model_len;       /* tokens; 0: the model's own, or what fits */
+    int32_t max_num_seqs;        /* 0: 64 */
+    int32_t max_batched_tokens;  /* 0: 512, or 64 and at least max_num_seqs with long passes */
     /* Prompt tokens of a pass that pauses for steps; -1: by the memory plan, where experts cross a
      * link; 0: no such pass, prompts are cut into the steps. */
     int32_t long_prefill_tokens;

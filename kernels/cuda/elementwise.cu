@@ -1,5 +1,14 @@
 // Lookups, norms, rotation, cache writes, SiLU, the router's choice, the sum over experts.
 #include "common.cuh"
+#include "fetch_args.h"
+
+KERNEL __launch_bounds__(CU_THREADS) fetch(const __grid_constant__ cu_fetch a)
+{
+    grid_begin();
+    const int64_t i = (int64_t)blockIdx.x * CU_THREADS + threadIdx.x;
+    if (i < a.words)
+        a.to[i] = a.from[i];
+}
 
 KERNEL __launch_bounds__(CU_THREADS) embed(const __grid_constant__ cu_embed a)
 {

@@ -89,6 +89,7 @@ struct bench_numbers {
     double admissions_per_token;
     double link_gb_per_s, link_part; /* over the link; part of its peak */
     double host_gb_per_s, host_part; /* read from host memory by CPU and link; part of both peaks */
+    double first_token_ms;           /* of prefill: prompt in to logits out; else 0 */
     double floor_ms, floor_part;     /* floor_part: floor_ms / step_ms, 1 is the floor reached */
 };
 void bench_numbers(struct bench_numbers *out, const struct bench_result *r,
@@ -123,6 +124,7 @@ struct bench {
     struct routing *routing; /* NULL: the model's router chooses */
     int32_t context, decode_steps, runs, warmup_tokens, max_batch, max_prompt, pass_rows;
     int64_t target_itl_us;
+    bool contexts_filled;
     int32_t *block_table;                /* a context for each of max_batch, then the prompt's */
     struct model_seq *seqs;              /* [max_batch + 1]: the last one is of prompts */
     struct bench_rows rows[MODEL_LANES]; /* [max_batch], [pass_rows] */
@@ -137,7 +139,7 @@ int bench_buffers(struct bench *b, struct moed_error *err);
 void bench_buffers_free(struct bench *b);
 /* KV blocks that bench_buffers will use. */
 int32_t bench_kv_blocks(const struct bench *b);
-/* Fills the KV cache of all decode sequences where the model's own router shall choose. */
+/* Fills the KV cache of all decode sequences, once, where the model's own router shall choose. */
 int bench_fill_contexts(struct bench *b, struct moed_error *err);
 /* Decodes until a cache that was just opened is filled, or grows no more. */
 int bench_fill_cache(struct bench *b, struct moed_error *err);

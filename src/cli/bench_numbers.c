@@ -94,6 +94,7 @@ void bench_numbers(struct bench_numbers *out, const struct bench_result *r,
         .link_part = part_of(per_second(over_link, seconds), r->peaks.link),
         .host_gb_per_s = per_second(from_host, seconds),
         .host_part = part_of(per_second(from_host, seconds), host_peak),
+        .first_token_ms = c->kind == BENCH_PREFILL ? seconds * 1e3 : 0,
         .floor_ms = floor / c->steps * 1e3,
         .floor_part = part_of(floor, seconds),
     };

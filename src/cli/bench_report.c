@@ -87,6 +87,8 @@ static void print_case(const struct bench_result *r, const struct bench_case *c,
         fprintf(out, "; floor %.3f ms a step (%.1f tokens/s), %.0f %% of it reached", n.floor_ms,
                 (double)c->tokens / c->steps / n.floor_ms * 1e3, 100 * n.floor_part);
     fputc('\n', out);
+    if (n.first_token_ms > 0)
+        fprintf(out, "    time to first token %.1f ms\n", n.first_token_ms);
     print_experts(c, &n, out);
     print_stages(c, r->apart ? r->peaks.device : reads, out);
     fprintf(out, "    plain reads by the CPU's threads: %.2f GB/s (median; after each run:", reads);
@@ -144,13 +146,14 @@ static json_t *stages_json(const struct model_stats *s)
 
 static json_t *numbers_json(const struct bench_numbers *n)
 {
-    return json_pack(
-        "{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "tokens_per_s",
-        n->tokens_per_s, "step_ms", n->step_ms, "step_ms_p50", n->p50_ms, "step_ms_p99", n->p99_ms,
-        "step_ms_max", n->max_ms, "hit_percent", n->hit_percent, "host_bytes_per_token",
-        n->host_bytes_per_token, "admissions_per_token", n->admissions_per_token, "link_gb_per_s",
-        n->link_gb_per_s, "link_part", n->link_part, "host_gb_per_s", n->host_gb_per_s, "host_part",
-        n->host_part, "floor_ms", n->floor_ms, "floor_part", n->floor_part);
+    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}",
+                     "tokens_per_s", n->tokens_per_s, "step_ms", n->step_ms, "step_ms_p50",
+                     n->p50_ms, "step_ms_p99", n->p99_ms, "step_ms_max", n->max_ms, "hit_percent",
+                     n->hit_percent, "host_bytes_per_token", n->host_bytes_per_token,
+                     "admissions_per_token", n->admissions_per_token, "link_gb_per_s",
+                     n->link_gb_per_s, "link_part", n->link_part, "host_gb_per_s", n->host_gb_per_s,
+                     "host_part", n->host_part, "first_token_ms", n->first_token_ms, "floor_ms",
+                     n->floor_ms, "floor_part", n->floor_part);
 }
 
 static json_t *case_json(const struct bench_result *r, const struct bench_case *c)

@@ -240,8 +240,10 @@ static int run_once(struct bench *b, const struct bench_case *what, struct bench
 int bench_fill_contexts(struct bench *b, struct moed_error *err)
 {
     int rc = 0;
-    for (int32_t s = 0; rc >= 0 && !b->routing && s < b->max_batch; s++)
+    bool wanted = !b->routing && !b->contexts_filled;
+    for (int32_t s = 0; rc >= 0 && wanted && s < b->max_batch; s++)
         rc = prefill(b, s, b->context, NULL, err);
+    b->contexts_filled = rc >= 0;
     return rc < 0 ? rc : 0;
 }
 

@@ -29,8 +29,8 @@ const struct option_row cli_rows[] = {
     {"expert-cache", 0, OPTION_STRING, "LIST", NULL, 0, 0, CLI_BENCH, "MOED_EXPERT_CACHE",
      "The same for moed bench: one or more sizes, such as 0,4GiB,25%,100%. The cases run at each, "
      "with the weights loaded once."},
-    {"expert-policy", 0, OPTION_CHOICE, "lfru|lfu|lru", "lfru", 0, 0, CLI_MODEL_COMMANDS, NULL,
-     "Which expert leaves the cache. Changes speed, never output."},
+    {"expert-policy", 0, OPTION_CHOICE, "steady|lfru|lfu|lru", "steady", 0, 0, CLI_MODEL_COMMANDS,
+     NULL, "Which expert leaves the cache. Changes speed, never output."},
     {"link-speed", 0, OPTION_BYTES, "BYTES", NULL, 0, 0, CLI_MODEL_COMMANDS, NULL,
      "Speed limit of the stand-in link in bytes per second. Without it: as fast as memory copies."},
     {"miss-threads", 0, OPTION_INT, "N", NULL, 0, 256, CLI_MODEL_COMMANDS, NULL,

@@ -24,7 +24,7 @@ struct engine_backend {
     int (*sample)(void *self, enum model_lane lane, const int32_t *rows, int32_t n,
                   const struct kern_sample_row *params, int32_t *token, struct moed_error *err);
     void (*drop)(void *self, enum model_lane lane, int32_t seq);
-    void (*end)(void *self, enum model_lane lane);
+    int (*end)(void *self, enum model_lane lane);
     /* Runs fn(arg, part, parts) for each part, at once where there are threads. NULL: one part. */
     void (*parallel)(void *self, void (*fn)(void *arg, int part, int parts), void *arg, int parts);
     int threads; /* parts worth asking for */

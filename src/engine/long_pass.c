@@ -11,17 +11,17 @@ int64_t engine_now_us(const struct moed_engine *e)
     return b->now_us ? b->now_us(b->self) : clock_us();
 }
 
-static void close_pass(struct moed_engine *e)
+static int close_pass(struct moed_engine *e)
 {
-    if (e->long_pass.open)
-        e->setup.backend.end(e->setup.backend.self, MODEL_LONG);
+    bool open = e->long_pass.open;
     e->long_pass.open = false;
+    return open ? e->setup.backend.end(e->setup.backend.self, MODEL_LONG) : 0;
 }
 
 static void failed(struct moed_engine *e, int rc, struct moed_error *err)
 {
     struct pass *p = &e->long_pass.pass;
-    close_pass(e);
+    (void)close_pass(e);
     sched_long_abandon(e->sched);
     if (!pass_again(e, p, rc, err))
         pass_failed(e, p, err);
@@ -83,7 +83,7 @@ bool engine_long_pass(struct moed_engine *e, bool stepped)
     }
     drop_gone(e, plan);
     if (plan->n_alive == 0) {
-        close_pass(e);
+        (void)close_pass(e);
         sched_long_abandon(e->sched);
         return true;
     }
@@ -92,11 +92,10 @@ bool engine_long_pass(struct moed_engine *e, bool stepped)
     rc = run_layers(e, &err);
     if (rc == 0 && e->long_pass.layer < e->setup.info.n_layers)
         return true;
-    if (rc < 0 || (rc = pass_sample(e, &e->long_pass.pass, &err)) < 0) {
+    if (rc < 0 || (rc = pass_sample(e, &e->long_pass.pass, &err)) < 0 || (rc = close_pass(e)) < 0) {
         failed(e, rc, &err);
         return true;
     }
-    close_pass(e);
     e->long_pass.pass.failures = 0;
     sched_long_complete(e->sched);
     pass_apply(e, &e->long_pass.pass);
@@ -105,6 +104,6 @@ bool engine_long_pass(struct moed_engine *e, bool stepped)
 
 void engine_long_pass_close(struct moed_engine *e)
 {
-    close_pass(e);
+    (void)close_pass(e);
     sched_long_abandon(e->sched);
 }

@@ -60,9 +60,9 @@ static void pass_drop(void *self, enum model_lane lane, int32_t seq)
     model_pass_drop(((struct loaded *)self)->model, lane, seq);
 }
 
-static void pass_end(void *self, enum model_lane lane)
+static int pass_end(void *self, enum model_lane lane)
 {
-    model_pass_end(((struct loaded *)self)->model, lane);
+    return model_pass_end(((struct loaded *)self)->model, lane);
 }
 
 static void parallel(void *self, void (*fn)(void *arg, int part, int parts), void *arg, int parts)

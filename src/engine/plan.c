@@ -83,7 +83,7 @@ static int plan_pager(struct engine_plan *p, const struct moed_engine_config *cf
                       const struct model_config *c, struct moed_error *err)
 {
     struct pager_config *g = &p->options.pager;
-    g->policy = cfg->expert_policy && *cfg->expert_policy ? cfg->expert_policy : "lfru";
+    g->policy = cfg->expert_policy && *cfg->expert_policy ? cfg->expert_policy : "steady";
     if (c->n_experts == 0 || (cfg->expert_cache_bytes < 0 && !p->device_budget_bytes)) {
         g->mode = PAGER_IN_PLACE;
         return 0;

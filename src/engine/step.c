@@ -9,8 +9,8 @@ static int run(struct moed_engine *e, struct pass *p, struct moed_error *err)
         return rc;
     if ((rc = b->run(b->self, p->lane, e->setup.info.n_layers, err)) >= 0)
         rc = pass_sample(e, p, err);
-    b->end(b->self, p->lane);
-    return rc;
+    int end = b->end(b->self, p->lane);
+    return rc < 0 ? rc : end;
 }
 
 void engine_step(struct moed_engine *e, const struct sched_plan *plan)

@@ -299,12 +299,11 @@ int model_pass_logits(struct model *m, enum model_lane lane, const int32_t *rows
     return 0;
 }
 
-void model_pass_end(struct model *m, enum model_lane lane)
+int model_pass_end(struct model *m, enum model_lane lane)
 {
     struct pass *p = &m->lane[lane];
     assert(p->open);
     long_end(m, p);
-    /* A failure shows in the next op. */
-    (void)step_end(m);
     p->open = false;
+    return step_end(m);
 }

@@ -138,7 +138,9 @@ bool model_can_sample(const struct model *m);
  * given away; its rows go on as noise, other rows do not see them.
  */
 void model_pass_drop(struct model *m, enum model_lane lane, int32_t seq);
-void model_pass_end(struct model *m, enum model_lane lane);
+/* 0, or what the last wait of the pass told where no logits had asked for it (MOED_ETIMEDOUT,
+ * MOED_EDEVICE): then nothing of the pass counts. */
+int model_pass_end(struct model *m, enum model_lane lane);
 
 /* Where time and bytes of passes went, summed since open; for bench and metrics. Engine thread. */
 struct model_stats {

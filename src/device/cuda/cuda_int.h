@@ -30,7 +30,7 @@
     X(image, name##_bf16_8) X(image, name##_bf16_any)                                      \
     X(image, name##_f16_1) X(image, name##_f16_4) X(image, name##_f16_any)
 #define FUNCTIONS(X)                                                                       \
-    X(elementwise, embed) X(elementwise, rmsnorm) X(elementwise, rope)                     \
+    X(elementwise, fetch) X(elementwise, embed) X(elementwise, rmsnorm) X(elementwise, rope)                     \
     X(elementwise, kv_store) X(elementwise, silu_mul) X(elementwise, combine)              \
     X(elementwise, router_select)                                                          \
     X(attention, attention_f32_4) X(attention, attention_f32_any)                          \
@@ -232,6 +232,9 @@ const void *cuda_plan_twin(const struct dev_cuda *d, const void *p);
 /* Brings a plan array to the device, if it is not there already. 0 or MOED_EDEVICE. */
 int cuda_mirror(struct dev_cuda *d, enum mirror_kind kind, const void *p, size_t bytes,
                 CUdeviceptr *out);
+/* Queues a copy of pinned host memory to the device, both on 4-byte edges, by a kernel: the engines
+ * that copy would do it after the megabytes of experts that they have before them. */
+int cuda_fetch(struct dev_cuda *d, CUdeviceptr to, const void *from, size_t bytes);
 /* Makes *g hold at least so many bytes. */
 int cuda_grow(struct dev_cuda *d, struct grown *g, size_t bytes);
 

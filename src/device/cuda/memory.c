@@ -5,6 +5,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "cuda/fetch_args.h"
 #include "cuda_int.h"
 
 #define REGISTER_PIECE_BYTES       ((size_t)1 << 30)
@@ -298,6 +299,13 @@ static int grow_mirror(struct dev_cuda *d, struct mirror *m, size_t bytes)
     return cuda_check(d, r, "making room for a step's plan");
 }
 
+int cuda_fetch(struct dev_cuda *d, CUdeviceptr to, const void *from, size_t bytes)
+{
+    size_t words = bytes / sizeof(uint32_t);
+    struct cu_fetch args = {from, (uint32_t *)pointer(to), (int64_t)words};
+    return cuda_launch(d, FN_fetch, cuda_blocks(words, CU_THREADS), 1, CU_THREADS, 0, &args);
+}
+
 int cuda_mirror(struct dev_cuda *d, enum mirror_kind kind, const void *p, size_t bytes,
                 CUdeviceptr *out)
 {
@@ -313,8 +321,7 @@ int cuda_mirror(struct dev_cuda *d, enum mirror_kind kind, const void *p, size_t
     memcpy(m->host, p, bytes);
     m->bytes = bytes;
     m->under_way = true;
-    return cuda_check(d, cuMemcpyHtoDAsync(m->device, m->host, bytes, d->compute),
-                      "sending a step's plan");
+    return cuda_fetch(d, m->device, m->host, bytes);
 }
 
 int cuda_grow(struct dev_cuda *d, struct grown *g, size_t bytes)

@@ -87,11 +87,10 @@ static int take_list(struct dev_cuda *d, size_t bytes, struct list **out)
 
 static int send_list(struct dev_cuda *d, struct list *l, size_t bytes)
 {
-    CUresult r = cuMemcpyHtoDAsync(l->device, l->host, bytes, d->compute);
-    if (r == CUDA_SUCCESS)
-        r = cuEventRecord(l->sent, d->compute);
+    int rc = cuda_fetch(d, l->device, l->host, bytes);
     l->used = true;
-    return cuda_check(d, r, "sending a list of experts");
+    return rc < 0 ? rc
+                  : cuda_check(d, cuEventRecord(l->sent, d->compute), "sending a list of experts");
 }
 
 static int tensor_round(struct dev *dev, const struct kern_round *a)

@@ -199,7 +199,7 @@ static void the_pager_shows_its_numbers(void **state)
     struct moed_pager_info info;
     assert_int_equal(moed_engine_pager_info(e, &info), 0);
     assert_false(info.in_place);
-    assert_string_equal(info.policy, "lfru");
+    assert_string_equal(info.policy, "steady");
     assert_int_equal(info.slots, 4);
     moed_engine_close(&e);
     folder_drop(&d);

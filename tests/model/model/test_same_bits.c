@@ -178,7 +178,7 @@ static uint64_t cache_bytes(const char *dir, uint64_t slots, uint64_t *records)
 
 static void sweep_pager(const char *name)
 {
-    static const char *const policies[] = {"lru", "lfu", "lfru"};
+    static const char *const policies[] = {"steady", "lfu", "lfru"};
     static const int stage_from[] = {0, 1, 4};
     const char *dir = model_dir(name);
     struct vectors v;

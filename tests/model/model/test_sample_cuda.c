@@ -66,7 +66,8 @@ static void begin(struct rig *r)
     assert_ok(model_pass_run(r->m, MODEL_STEP, r->c.n_layers, &err), &err);
 }
 
-static void compare(const struct rig_options *o)
+/* recorded: the pass must be a replay, its logits too. */
+static void compare(const struct rig_options *o, bool recorded)
 {
     struct rig r;
     struct moed_error err;
@@ -91,6 +92,9 @@ static void compare(const struct rig_options *o)
                                                        &params[i], scratch));
     }
     model_pass_end(r.m, MODEL_STEP);
+    struct model_stats st;
+    model_stats(r.m, &st);
+    assert_true(recorded ? st.seconds_recorded > 0 : st.seconds_recorded == 0);
     free(logits);
     free(scratch);
     rig_close(&r);
@@ -105,14 +109,17 @@ static void tokens_are_those_of_the_logits(void **state)
 {
     struct rig_options o = options();
     o.alter = apart;
-    compare(&o);
+    compare(&o, false);
 }
 
 static void tokens_are_those_of_the_logits_cuda(void **state)
 {
     struct rig_options o = options();
     o.cuda = true;
-    compare(&o);
+    compare(&o, false);
+    o.dir = repo_path("tests/data/models/mixtral_top1");
+    o.pager = (struct pager_config){.mode = PAGER_CACHED, .cache_bytes = 40960};
+    compare(&o, true);
 }
 
 static void wrong_rows_and_a_failing_device_are_told(void **state)

@@ -185,13 +185,16 @@ static void drop(void *self, enum model_lane lane, int32_t seq)
     note(f, FAKE_LONG_DROP, 0, 0);
 }
 
-static void end(void *self, enum model_lane lane)
+static int end(void *self, enum model_lane lane)
 {
     struct fake *f = self;
     assert(f->lane[lane].open);
     f->lane[lane].open = false;
     if (lane == MODEL_LONG)
         note(f, FAKE_LONG_END, 0, 0);
+    return f->end_fail_at && f->passes >= f->end_fail_at && atomic_exchange(&f->end_fail_at, 0)
+               ? f->fail_code
+               : 0;
 }
 
 static int64_t now_us(void *self)

@@ -42,6 +42,7 @@ struct fake {
     atomic_int passes, fail_at;          /* the pass of the step lane that fails; 0: none */
     atomic_int fail_times;               /* so many in a row; 0: one */
     atomic_int long_fail_at, long_fails; /* runs of the long lane: the first that fails, how many */
+    atomic_int end_fail_at;              /* as fail_at, but told at the end of the pass, once */
     int fail_code;
     atomic_int pass_us; /* each pass takes this long */
     atomic_bool nan_logits;

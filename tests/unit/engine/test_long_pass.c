@@ -352,6 +352,29 @@ static void a_step_is_tried_again(void **state)
     }
 }
 
+/* A pass without logits tells only at its end that it waited in vain. */
+static void what_the_end_of_a_pass_tells_is_heard(void **state)
+{
+    for (int in_long = 0; in_long < 2; in_long++) {
+        struct rig g;
+        struct moed_engine_stats st;
+        struct fake_config cfg = paced;
+        cfg.long_prefill_tokens = in_long ? 100 : 0;
+        open_rig(&g, &cfg);
+        g.fake->fail_code = MOED_ETIMEDOUT;
+        start_stream(&g);
+        g.fake->end_fail_at = g.fake->passes + 5;
+        ask_for(&g, 1, 300, 5);
+        assert_true(answers_wait(g.box, 2));
+        expect(&g, 0, 4, STREAM);
+        expect(&g, 1, 300, 5);
+        settled(g.e, &st);
+        assert_int_equal(st.pass_timeouts, 1);
+        assert_int_equal(st.pass_retries, 1);
+        close_rig(&g);
+    }
+}
+
 static void a_failed_device_ends_a_paused_pass_too(void **state)
 {
     struct rig g;
@@ -405,6 +428,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(a_long_pass_that_fails_ends_only_its_requests),
     cmocka_unit_test(a_long_pass_that_timed_out_is_tried_again),
     cmocka_unit_test(a_step_is_tried_again),
+    cmocka_unit_test(what_the_end_of_a_pass_tells_is_heard),
     cmocka_unit_test(a_failed_device_ends_a_paused_pass_too),
     cmocka_unit_test(preemption_takes_blocks_from_a_paused_pass),
 };

@@ -141,6 +141,34 @@ static void resident_experts_come_first_and_the_others_as_they_arrive(void **sta
     rig_close(&r);
 }
 
+static void what_has_come_goes_before_residents(void **state)
+{
+    struct rig r;
+    struct pager_lease leases[MOST];
+    rig_open(
+        &r, 2, 8,
+        &(struct pager_config){.cache_bytes = 2 * RECORD, .staging_slots = 3, .synchronous = true});
+    warm(&r, 0, 2);
+    uint64_t ended = atomic_load(&r.dev.ended);
+    assert_int_equal(pager_stream_open(r.pager, 0, 2, 512), 1);
+    FAKE_WAIT(atomic_load(&r.dev.ended) == ended + 3 * CHUNKS);
+    pager_step_begin(r.pager);
+    layer_begin(&r, 0, 0, 5);
+    int n = 0, streamed = 0;
+    while (n < 5) {
+        int got = pager_stream_next(r.pager, leases + n, 1);
+        streamed += leases[n].kind == LEASE_STREAMED;
+        n += got;
+    }
+    for (int i = 0; i < 5; i++)
+        assert_int_equal(leases[i].kind, i < streamed ? LEASE_STREAMED : LEASE_SLOT);
+    assert_int_equal(streamed, 3);
+    pager_release(r.pager, leases, 5);
+    pager_step_end(r.pager);
+    pager_stream_close(r.pager);
+    rig_close(&r);
+}
+
 static void copies_run_ahead_and_leave_leased_slots_alone(void **state)
 {
     struct rig r;
@@ -416,6 +444,7 @@ static void copies_overlap_compute_on_the_cpu_device(void **state)
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(resident_experts_come_first_and_the_others_as_they_arrive),
+    cmocka_unit_test(what_has_come_goes_before_residents),
     cmocka_unit_test(copies_run_ahead_and_leave_leased_slots_alone),
     cmocka_unit_test(what_the_router_does_not_choose_is_given_up),
     cmocka_unit_test(holding_all_leases_does_not_hang),
