@@ -139,7 +139,7 @@ struct dev_tensor {
 struct dev {
     const struct dev_ops *ops;
     const struct dev_kern *kern;
-    const struct dev_step *step; /* or NULL */
+    const struct dev_step *step;     /* or NULL */
     const struct dev_tensor *tensor; /* or NULL */
 };
 
