@@ -156,6 +156,10 @@ struct cu_turn {
     float eps;
 };
 
+/* Outputs per warp of an expert's kernels for one row: few registers, so more loads in flight. */
+#define CU_GATE_UP_OUTS 2
+#define CU_DOWN_OUTS    4
+
 #define CU_LINK_BLOCKS  16   /* that read missed experts over the link */
 #define CU_RESOLVE_ROWS 32   /* warps of the block that resolves */
 #define CU_STEP_EXPERTS 1024 /* of one layer, at most */

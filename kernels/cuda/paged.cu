@@ -186,64 +186,89 @@ __device__ __forceinline__ void link_arrive(const cu_paged &a)
     store_system(&a.box->link_hidden, a.state->job);
 }
 
-template <int DT, int NB>
-__device__ __forceinline__ void gate_up_one(const cu_paged &a, const cu_expert_item &item, int out,
-                                            bool tell)
+// Outputs of an item per warp.
+template <int NB> struct outs_per_warp {
+    enum { GATE_UP = NB == 1 ? CU_GATE_UP_OUTS : 1, DOWN = NB == 1 ? CU_DOWN_OUTS : CU_OUTS };
+};
+
+__device__ __forceinline__ int row_of(const cu_paged &a, const cu_expert_item &item, int b)
 {
+    return a.n == 1 ? 0 : a.row[item.first + min(b, item.count - 1)];
+}
+
+// Gate and up, outputs [first, end) of at most GATE_UP.
+template <int DT, int NB>
+__device__ __forceinline__ void gate_up_some(const cu_paged &a, const cu_expert_item &item,
+                                             int first, int end, bool tell)
+{
+    enum { OUTS = outs_per_warp<NB>::GATE_UP };
     const int lane = threadIdx.x & 31;
-    const int64_t at = (int64_t)out * a.width * (DT == DTYPE_F32 ? 4 : 2);
-    const uint8_t *const w[2] = {item.record + a.gate_off + at, item.record + a.up_off + at};
+    const int64_t row_bytes = (int64_t)a.width * (DT == DTYPE_F32 ? 4 : 2);
+    const uint8_t *w[2 * OUTS];
+#pragma unroll
+    for (int o = 0; o < OUTS; o++) {
+        const int64_t at = min(first + o, end - 1) * row_bytes;
+        w[2 * o] = item.record + a.gate_off + at;
+        w[2 * o + 1] = item.record + a.up_off + at;
+    }
     const float *x[NB];
 #pragma unroll
     for (int b = 0; b < NB; b++)
-        x[b] = a.h + (int64_t)a.row[item.first + min(b, item.count - 1)] * a.width;
-    float y[2][NB];
-    dots<DT, 2, NB, true>(w, x, item.count, a.width, y);
+        x[b] = a.h + (int64_t)row_of(a, item, b) * a.width;
+    float y[2 * OUTS][NB];
+    dots<DT, 2 * OUTS, NB, true>(w, x, item.count, a.width, y);
 #pragma unroll
-    for (int b = 0; b < NB; b++) {
-        if (lane != b || b >= item.count)
-            continue;
-        const int64_t to = (int64_t)a.pair[item.first + b] * a.inner + out;
-        const float v = silu_mul_1(y[0][b], y[1][b]);
-        a.hidden[to] = v;
-        if (tell)
-            a.box_hidden[to] = v;
-    }
+    for (int o = 0; o < OUTS; o++)
+#pragma unroll
+        for (int b = 0; b < NB; b++) {
+            if (lane != o * NB + b || b >= item.count || first + o >= end)
+                continue;
+            const int64_t to = (int64_t)a.pair[item.first + b] * a.inner + first + o;
+            const float v = silu_mul_1(y[2 * o][b], y[2 * o + 1][b]);
+            a.hidden[to] = v;
+            if (tell)
+                a.box_hidden[to] = v;
+        }
 }
 
 // blockIdx.y 0: missed experts over the link; the others: an item each.
 template <int DT, int NB> __device__ __forceinline__ void paged_gate_up(const cu_paged &a)
 {
+    enum { OUTS = outs_per_warp<NB>::GATE_UP };
     grid_begin();
     const int warp = (int)threadIdx.x / 32;
     if (blockIdx.y > 0) {
-        const int out = (int)blockIdx.x * CU_WARPS + warp;
-        if ((int)blockIdx.y <= a.state->n_hits && out < a.inner)
-            gate_up_one<DT, NB>(a, a.hit[blockIdx.y - 1], out, false);
+        const int first = ((int)blockIdx.x * CU_WARPS + warp) * OUTS;
+        const cu_expert_item item = a.hit[blockIdx.y - 1];
+        if ((int)blockIdx.y <= a.state->n_hits && first < a.inner)
+            gate_up_some<DT, NB>(a, item, first, a.inner, false);
         return;
     }
-    const int from = a.state->cpu_inner, span = a.inner - from, n = a.state->n_misses;
-    if (blockIdx.x >= CU_LINK_BLOCKS || n == 0 || span == 0)
+    const int from = a.state->cpu_inner, n = a.state->n_misses;
+    const int units = (a.inner - from + OUTS - 1) / OUTS;
+    if (blockIdx.x >= CU_LINK_BLOCKS || n == 0 || units == 0)
         return;
-    for (int u = (int)blockIdx.x * CU_WARPS + warp; u < n * span; u += CU_LINK_BLOCKS * CU_WARPS)
-        gate_up_one<DT, NB>(a, a.miss[u / span], from + u % span, from > 0);
+    for (int u = (int)blockIdx.x * CU_WARPS + warp; u < n * units; u += CU_LINK_BLOCKS * CU_WARPS)
+        gate_up_some<DT, NB>(a, a.miss[u / units], from + u % units * OUTS, a.inner, from > 0);
     link_arrive(a);
 }
 
+// Down, outputs [first, width) of at most DOWN.
 template <int DT, int NB>
-__device__ __forceinline__ void down_two(const cu_paged &a, const cu_expert_item &item,
-                                         const float *const (&x)[NB], int first)
+__device__ __forceinline__ void down_some(const cu_paged &a, const cu_expert_item &item,
+                                          const float *const (&x)[NB], int first)
 {
+    enum { OUTS = outs_per_warp<NB>::DOWN };
     const int lane = threadIdx.x & 31;
     const int64_t row_bytes = (int64_t)a.inner * (DT == DTYPE_F32 ? 4 : 2);
-    const uint8_t *w[CU_OUTS];
+    const uint8_t *w[OUTS];
 #pragma unroll
-    for (int r = 0; r < CU_OUTS; r++)
+    for (int r = 0; r < OUTS; r++)
         w[r] = item.record + a.down_off + min(first + r, a.width - 1) * row_bytes;
-    float y[CU_OUTS][NB];
-    dots<DT, CU_OUTS, NB, true>(w, x, item.count, a.inner, y);
+    float y[OUTS][NB];
+    dots<DT, OUTS, NB, true>(w, x, item.count, a.inner, y);
 #pragma unroll
-    for (int r = 0; r < CU_OUTS; r++)
+    for (int r = 0; r < OUTS; r++)
 #pragma unroll
         for (int b = 0; b < NB; b++)
             if (lane == r * NB + b && first + r < a.width && b < item.count)
@@ -268,6 +293,7 @@ __device__ __forceinline__ float *gather_hidden(const cu_paged &a, const cu_expe
 
 template <int DT, int NB> __device__ __forceinline__ void down_over_link(const cu_paged &a)
 {
+    enum { OUTS = outs_per_warp<NB>::DOWN };
     const int n = a.state->n_misses, from = a.state->cpu_width;
     if (blockIdx.x >= CU_LINK_BLOCKS || n == 0 || from >= a.width)
         return;
@@ -283,9 +309,9 @@ template <int DT, int NB> __device__ __forceinline__ void down_over_link(const c
 #pragma unroll
         for (int b = 0; b < NB; b++)
             x[b] = hidden + min(b, item.count - 1) * a.inner;
-        for (int out = from + ((int)blockIdx.x * CU_WARPS + (int)threadIdx.x / 32) * CU_OUTS;
-             out < a.width; out += CU_LINK_BLOCKS * CU_BLOCK_OUTS)
-            down_two<DT, NB>(a, item, x, out);
+        for (int out = from + ((int)blockIdx.x * CU_WARPS + (int)threadIdx.x / 32) * OUTS;
+             out < a.width; out += CU_LINK_BLOCKS * CU_WARPS * OUTS)
+            down_some<DT, NB>(a, item, x, out);
         __syncthreads();
     }
 }
@@ -297,15 +323,16 @@ template <int DT, int NB> __device__ __forceinline__ void paged_down(const cu_pa
         down_over_link<DT, NB>(a);
         return;
     }
-    const int first = ((int)blockIdx.x * CU_WARPS + (int)threadIdx.x / 32) * CU_OUTS;
+    enum { OUTS = outs_per_warp<NB>::DOWN };
+    const int first = ((int)blockIdx.x * CU_WARPS + (int)threadIdx.x / 32) * OUTS;
+    const cu_expert_item item = a.hit[blockIdx.y - 1];
     if ((int)blockIdx.y > a.state->n_hits || first >= a.width)
         return;
-    const cu_expert_item item = a.hit[blockIdx.y - 1];
     const float *x[NB];
 #pragma unroll
     for (int b = 0; b < NB; b++)
         x[b] = a.hidden + (int64_t)a.pair[item.first + min(b, item.count - 1)] * a.inner;
-    down_two<DT, NB>(a, item, x, first);
+    down_some<DT, NB>(a, item, x, first);
 }
 
 #define PAGED(suffix, DT, NB)                                                                      \
@@ -337,8 +364,11 @@ KERNEL __launch_bounds__(CU_THREADS) paged_combine(const __grid_constant__ cu_pa
         return;
     const bool job = a.state->job && a.state->cpu_width > 0;
     if (job) {
-        if (threadIdx.x == 0)
+        if (threadIdx.x == 0) {
             await(a, &a.box->done);
+            if (blockIdx.x == 0 && blockIdx.y == 0)
+                a.box->ended_ns = global_timer_ns();
+        }
         __syncthreads();
     }
     if (j >= a.width)

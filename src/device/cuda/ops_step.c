@@ -4,10 +4,11 @@
 
 #include "cuda_int.h"
 
-/* A layer's lists hold items of up to CU_MAX_ROWS rows: at most one that is not full per expert. */
+/* A layer's lists hold items of 4 or 8 rows, or less of a step of few: at most one that is not full
+ * per expert. */
 static size_t most_items(const struct mailbox_layout *l)
 {
-    return (size_t)l->max_groups + (size_t)l->max_pairs / CU_MAX_ROWS;
+    return (size_t)l->max_groups + (size_t)l->max_pairs / 4;
 }
 
 #define PATIENCE_NS ((uint64_t)2000000000)
@@ -313,6 +314,8 @@ int cuda_paged_experts(struct dev *dev, const struct kern_paged_experts *a)
         return cuda_check(d, CUDA_ERROR_INVALID_VALUE, "experts of a step without its plan");
     size_t pairs = (size_t)a->n * (size_t)a->top_k, experts = (size_t)a->experts;
     size_t items = (pairs < experts ? pairs : experts) + pairs / (size_t)up.rows;
+    size_t up_outs = CU_WARPS * (up.rows == 1 ? CU_GATE_UP_OUTS : 1);
+    size_t down_outs = CU_WARPS * (up.rows == 1 ? CU_DOWN_OUTS : CU_OUTS);
     size_t warps = a->n < CU_RESOLVE_ROWS ? (size_t)a->n : CU_RESOLVE_ROWS;
     size_t threads = larger(warps * 32, 256);
     int rc;
@@ -320,11 +323,10 @@ int cuda_paged_experts(struct dev *dev, const struct kern_paged_experts *a)
     if ((rc = cuda_enter(d)) < 0 ||
         (rc = cuda_launch(d, FN_resolve, 1, 1, (unsigned)threads,
                           threads / 32 * experts * sizeof(float), &args)) < 0 ||
-        (rc =
-             cuda_launch(d, up.f, larger(cuda_blocks((size_t)args.inner, CU_WARPS), CU_LINK_BLOCKS),
-                         1 + items, CU_THREADS, 0, &args)) < 0 ||
+        (rc = cuda_launch(d, up.f, larger(cuda_blocks((size_t)args.inner, up_outs), CU_LINK_BLOCKS),
+                          1 + items, CU_THREADS, 0, &args)) < 0 ||
         (rc = cuda_launch(d, stepped_for(down, a->cls->dtype, a->n).f,
-                          larger(cuda_blocks((size_t)args.width, CU_BLOCK_OUTS), CU_LINK_BLOCKS),
+                          larger(cuda_blocks((size_t)args.width, down_outs), CU_LINK_BLOCKS),
                           1 + items, CU_THREADS, 0, &args)) < 0)
         return rc;
     return cuda_launch(d, FN_paged_combine, (size_t)a->n,
