@@ -30,19 +30,15 @@ __device__ __forceinline__ float inverse_norm(float sum, int dim, float eps)
     return __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(__fdiv_rn(sum, (float)dim), eps)));
 }
 
-// Normalised rows into shared memory, by every block for itself: less time than one more launch.
-__device__ __forceinline__ void norm_rows(const cu_norm_linear &a, int first, int rows,
-                                          float *shared)
+// The normalised row into shared memory, by every block for itself: less time than one more launch.
+__device__ __forceinline__ void norm_row(const cu_norm_linear &a, float *shared)
 {
-    for (int b = 0; b < rows; b++) {
-        const float *x = a.x + (int64_t)(first + b) * a.in;
-        const float inverse = inverse_norm(block_square_sum(x, a.in), a.in, a.eps);
-        for (int j = (int)threadIdx.x; j < a.in; j += CU_THREADS) {
-            const float y = __fmul_rn(__fmul_rn(x[j], inverse), load_any(a.norm, a.norm_dtype, j));
-            shared[b * a.in + j] = y;
-            if (a.h && blockIdx.y == 0)
-                a.h[(int64_t)(first + b) * a.in + j] = y;
-        }
+    const float inverse = inverse_norm(block_square_sum(a.x, a.in), a.in, a.eps);
+    for (int j = (int)threadIdx.x; j < a.in; j += CU_THREADS) {
+        const float y = __fmul_rn(__fmul_rn(a.x[j], inverse), load_any(a.norm, a.norm_dtype, j));
+        shared[j] = y;
+        if (a.h && blockIdx.y == 0)
+            a.h[j] = y;
     }
     __syncthreads();
 }
@@ -84,7 +80,7 @@ __device__ __forceinline__ uint8_t *bring_rows(const outputs &o, uint8_t *near, 
 template <int DT, int NB, bool NEAR>
 __device__ __forceinline__ void norm_linear(const cu_norm_linear &a)
 {
-    SHARED_DYNAMIC(float, shared); // x [rows][in] where normalised, then weights
+    SHARED_DYNAMIC(float, shared); // x [in] where normalised, then weights
     const int row = (int)blockIdx.x * NB, count = min(NB, a.n - row);
     const int lane = threadIdx.x & 31, row_bytes = a.in * (DT == DTYPE_F32 ? 4 : 2);
     const int first = (int)blockIdx.y * CU_BLOCK_OUTS + (int)threadIdx.x / 32 * CU_OUTS;
@@ -92,14 +88,14 @@ __device__ __forceinline__ void norm_linear(const cu_norm_linear &a)
     outputs o = outputs_of(a, first, row_bytes);
     if (NEAR) {
         const uint8_t *mine =
-            bring_rows(o, (uint8_t *)(shared + (a.norm ? min(a.n, NB) * a.in : 0)), row_bytes);
+            bring_rows(o, (uint8_t *)(shared + (a.norm ? a.in : 0)), row_bytes);
 #pragma unroll
         for (int r = 0; r < CU_OUTS; r++)
             o.w[r] = mine + r * row_bytes;
     }
     grid_dependency_wait();
     if (a.norm)
-        norm_rows(a, row, count, shared);
+        norm_row(a, shared);
     if (NEAR) {
         cp_async_wait<0>();
         __syncwarp();
@@ -110,7 +106,7 @@ __device__ __forceinline__ void norm_linear(const cu_norm_linear &a)
 #pragma unroll
     for (int b = 0; b < NB; b++) {
         const int i = min(b, count - 1);
-        x[b] = a.norm ? shared + i * a.in : a.x + (int64_t)(row + i) * a.in;
+        x[b] = a.norm ? shared : a.x + (int64_t)(row + i) * a.in;
     }
     float y[CU_OUTS][NB];
     dots<DT, CU_OUTS, NB, true, NEAR>(o.w, x, count, a.in, y);

@@ -208,14 +208,21 @@ int cuda_norm_linear(struct dev *dev, const struct kern_norm_linear *a)
     struct stepped_size s = stepped_for(sizes, dtype, a->n);
     struct cu_norm_linear args = norm_linear_args(a);
     size_t row_bytes = (size_t)a->in * dtype_bytes(dtype);
-    size_t rows = (size_t)(a->n < s.rows ? a->n : s.rows);
-    size_t shared = a->norm ? rows * (size_t)a->in * sizeof(float) : 0;
+    /* A block that normalises more rows than one takes longer than a launch more. */
+    bool apart = a->norm && a->n > 1;
+    size_t shared = a->norm && !apart ? (size_t)a->in * sizeof(float) : 0;
     if (dtype != DTYPE_F32)
         shared += CU_BLOCK_OUTS * row_bytes;
     if (!one_launch(a) || shared > (size_t)d->max_shared_bytes ||
         (size_t)args.outs * row_bytes > NEAR_BYTES)
         return norm_then_linear(dev, a);
     int rc = cuda_enter(d);
+    if (rc == 0 && apart) {
+        rc = norm_alone(dev, a);
+        args.x = a->h;
+        args.norm = NULL;
+        args.h = NULL;
+    }
     return rc < 0 ? rc
                   : cuda_launch(d, s.f, cuda_blocks((size_t)a->n, (size_t)s.rows),
                                 cuda_blocks((size_t)args.outs, CU_BLOCK_OUTS), CU_THREADS, shared,
