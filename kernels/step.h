@@ -15,6 +15,14 @@
 /* Rows of a recorded step at most. */
 #define STEP_MAX_ROWS 64
 
+/* Device memory that paged experts take beside the mailbox of l, at most: lists of items (up to 8
+ * rows each) and pairs, and the rows that 16 blocks bring over the link for. */
+static inline size_t kern_paged_bytes(const struct mailbox_layout *l)
+{
+    size_t pairs = (size_t)l->max_pairs, items = (size_t)l->max_groups + pairs / 8;
+    return 4096 + items * 2 * 16 + pairs * 13 + (size_t)16 * 8 * (size_t)l->inner * sizeof(float);
+}
+
 /* A weight matrix [out][in] with its bias [out] or NULL. */
 struct kern_matrix {
     const void *w, *bias;

@@ -15,7 +15,9 @@
 #       start      from start to ready, Qwen3 cut to 16 layers from a checkpoint written for it (20 GB of disk)
 #       cpu        the CPU device, Qwen3 cut to 12 layers
 #       sampling   sampling on the device, 151,936 logits, 1 to 64 rows
-#   sh tests/gpu.sh sanitize       the kernels' test under compute-sanitizer memcheck
+#   sh tests/gpu.sh plan           what moed plan says of the device's memory against what the driver reports, within 2 %
+#   sh tests/gpu.sh sanitize [TOOL]   compute-sanitizer: memcheck, racecheck and initcheck, or one of them
+#   sh tests/gpu.sh soak [SECONDS]    a server under shifting load (420 s), which must give everything back
 # MOED_BUILD is the build to use (build/release; a folder of `pack`). Results are appended to MOED_GPU_RESULTS
 # (build/gpu.json), one object a line. MOED_BENCH_LAYERS cuts the models of `bench` to so many layers, to try a row out.
 set -eu
@@ -29,7 +31,8 @@ export MOED_SOURCE LD_LIBRARY_PATH
 programs="test.kernels.cpu.ops_cuda test.kernels.cpu.tensor_cuda test.kernels.cpu.sample_cuda test.kernels.cpu.attention_cuda
     test.model.model.cuda test.model.model.long_cuda
     test.model.model.recorded_cuda test.model.model.sample_cuda test.model.engine.sampling_cuda
-    bench_misses bench_cuda_tensor bench_cuda_sample bench_cuda_step bench_cuda_attention"
+    test.model.model.faults_cuda test.model.model.replay_cuda
+    bench_misses bench_cuda_tensor bench_cuda_sample bench_cuda_step bench_cuda_attention bench_cuda_plan"
 
 # record PART STATUS LOG: one line of results, with what the part printed.
 record() {
@@ -201,6 +204,39 @@ bench() {
     return "$bench_failed"
 }
 
+# sanitized TOOL SECONDS PROGRAM [TEST]: one run of a test program under a tool; findings and a run that is not over by then fail.
+sanitized() {
+    tool=$1 seconds=$2 program=$3
+    shift 3
+    part "sanitize $tool $program $*" timeout -k 10 "$seconds" "$sanitizer" --tool "$tool" --error-exitcode 1 --print-limit 20 \
+        "$build/tests/$program" "$@" || sanitize_failed=1
+}
+
+# Memcheck reads every kernel's test whole; the slower tools see short runs that use each kernel.
+sanitize() {
+    sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
+    sanitize_failed=0
+    for tool in $1; do
+        case $tool in
+        memcheck)
+            sanitized memcheck 150 test.kernels.cpu.ops_cuda
+            sanitized memcheck 60 test.kernels.cpu.sample_cuda
+            sanitized memcheck 120 test.kernels.cpu.tensor_cuda
+            sanitized memcheck 120 test.model.model.replay_cuda plans_give_the_same_bits_cuda
+            ;;
+        racecheck | initcheck)
+            sanitized "$tool" 120 test.kernels.cpu.sample_cuda
+            sanitized "$tool" 120 test.model.model.replay_cuda plans_give_the_same_bits_cuda
+            ;;
+        *)
+            echo "there is no tool $tool" >&2
+            exit 2
+            ;;
+        esac
+    done
+    return "$sanitize_failed"
+}
+
 case ${1:-} in
 build)
     cmake --preset release -DCUDA=on && cmake --build --preset release
@@ -219,6 +255,8 @@ models)
     run_test test.model.model.sample_cuda
     run_test test.model.engine.sampling_cuda
     run_test test.model.model.long_cuda
+    run_test test.model.model.faults_cuda
+    run_test test.model.model.replay_cuda
     ;;
 server)
     part server python3 tests/gpu_server.py "$build/moed"
@@ -227,7 +265,12 @@ bench)
     shift
     bench "$@"
     ;;
+plan)
+    qwen3 "${MOED_BENCH_LAYERS:-12}"
+    part plan "$build/tests/bench_cuda_plan" "$folder"
+    ;;
 sanitize)
+<<<<<<< HEAD
     part sanitize compute-sanitizer --tool memcheck --error-exitcode 1 "$build/tests/test.kernels.cpu.ops_cuda"
     for tool in memcheck racecheck; do
         part "$tool of attention" compute-sanitizer --tool "$tool" --error-exitcode 1 \
@@ -237,9 +280,15 @@ sanitize)
         "$build/tests/test.kernels.cpu.sample_cuda"
     part "races of sampling" compute-sanitizer --tool racecheck --error-exitcode 1 \
         "$build/tests/test.kernels.cpu.sample_cuda"
+=======
+    sanitize "${2:-memcheck racecheck initcheck}"
+    ;;
+soak)
+    part soak python3 tests/gpu_soak.py "$build/moed" "${2:-420}"
+>>>>>>> faults
     ;;
 *)
-    sed -n '2,19s/^# *//p' "$0" >&2
+    sed -n '2,22s/^# *//p' "$0" >&2
     exit 2
     ;;
 esac

@@ -79,4 +79,5 @@ def main():
     compare(moed, str(here.parent / "examples" / "models" / "storyteller"))
 
 
-main()
+if __name__ == "__main__":
+    main()

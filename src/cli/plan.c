@@ -12,14 +12,15 @@ static void print_json(const struct model_config *c, const struct engine_plan *p
     const struct model_memory *m = &p->memory;
     uint64_t total, active;
     model_config_parameters(c, &total, &active);
-    json_t *bytes =
-        json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "dense",
-                  (json_int_t)m->dense_bytes, "experts", (json_int_t)m->expert_host_bytes,
-                  "expert_record", (json_int_t)m->expert_record_bytes, "expert_cache",
-                  (json_int_t)m->cache_bytes, "kv_cache", (json_int_t)m->kv_bytes, "kv_block",
-                  (json_int_t)m->kv_block_bytes, "activations", (json_int_t)m->activation_bytes,
-                  "long_passes", (json_int_t)m->long_bytes, "logits", (json_int_t)p->sampling_bytes,
-                  "other", (json_int_t)p->other_bytes, "total", (json_int_t)p->total_bytes);
+    json_t *bytes = json_pack(
+        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "dense",
+        (json_int_t)m->dense_bytes, "experts", (json_int_t)m->expert_host_bytes, "expert_record",
+        (json_int_t)m->expert_record_bytes, "expert_cache", (json_int_t)m->cache_bytes, "kv_cache",
+        (json_int_t)m->kv_bytes, "kv_block", (json_int_t)m->kv_block_bytes, "activations",
+        (json_int_t)m->activation_bytes, "long_passes", (json_int_t)m->long_bytes, "logits",
+        (json_int_t)p->sampling_bytes, "other", (json_int_t)p->other_bytes, "total",
+        (json_int_t)p->total_bytes, "recorded_steps", (json_int_t)m->step_bytes, "device",
+        (json_int_t)p->device_bytes, "device_other", (json_int_t)p->device_other_bytes);
     json_t *all = json_pack(
         "{s:s, s:I, s:I, s:b, s:o, s:I, s:I, s:i, s:i, s:i, s:i, s:i, s:i}", "architecture",
         c->architecture, "parameters", (json_int_t)total, "active_parameters", (json_int_t)active,

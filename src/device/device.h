@@ -107,9 +107,10 @@ struct dev_step {
      * before sync. */
     int (*plan_send)(struct dev *, const void *part, size_t bytes);
     /* Makes the mailbox of l, zeroed, in memory of alloc_shared, and what paged_experts needs
-     * beside it. Once, before anything is recorded that has experts. */
-    int (*mailbox_open)(struct dev *, const struct mailbox_layout *l, struct mailbox **out,
-                        struct moed_error *err);
+     * beside it. Once, before anything is recorded that has experts. patience_us: of each wait of
+     * the device for the workers; 0: 2 s. */
+    int (*mailbox_open)(struct dev *, const struct mailbox_layout *l, int64_t patience_us,
+                        struct mailbox **out, struct moed_error *err);
     void (*mailbox_close)(struct dev *);
 
     int (*record_begin)(struct dev *);

@@ -40,7 +40,9 @@
 #define MIN_STAGING_SLOTS 4
 
 #define DEVICE_RATIO      0.75
-/* Beside what model_memory counts: buffers of plans, the router's logits. Measured below this. */
+/* Beside what model_memory counts: code and stacks of the kernels, what attention's blocks tell
+ * each other, arrays and lists of passes that are not recorded. The context itself is not free
+ * memory when that is asked for. */
 #define DEVICE_OTHER_BYTES (64 * MIB)
 
 static uint64_t min_u64(uint64_t a, uint64_t b)
@@ -158,7 +160,7 @@ uint64_t engine_device_budget(uint64_t free_bytes, double ratio)
 /* What lies on a device apart from the host. */
 static uint64_t on_device(const struct model_memory *m)
 {
-    return m->dense_bytes + m->kv_bytes + m->activation_bytes + m->cache_bytes;
+    return m->dense_bytes + m->kv_bytes + m->activation_bytes + m->cache_bytes + m->step_bytes;
 }
 
 uint64_t engine_cache_bytes(uint64_t device_budget_bytes, const struct model_memory *m)
@@ -333,6 +335,7 @@ static int plan_device(struct engine_plan *p, const struct moed_engine_config *c
         model_memory(c, weight_dtype, &p->options, &p->memory);
     }
     p->device_bytes = on_device(&p->memory);
+    p->device_other_bytes = DEVICE_OTHER_BYTES;
     p->total_bytes = host_fixed + p->other_bytes - other;
     return p->device_bytes > p->device_budget_bytes
                ? too_large_for_device(p, p->memory.kv_bytes, err)
@@ -395,8 +398,12 @@ void engine_plan_text(const struct engine_plan *p, struct buf *out)
                p->options.max_logits);
     buf_printf(out, "other           %10.1f MiB\n", mib(p->other_bytes));
     if (p->device_budget_bytes)
-        buf_printf(out, "on the device   %10.1f MiB  of %.1f MiB that may be used\n",
-                   mib(p->device_bytes), mib(p->device_budget_bytes));
+        buf_printf(out,
+                   "recorded steps  %10.1f MiB  plans, lists, graphs\n"
+                   "on the device   %10.1f MiB  of %.1f MiB that may be used, and %.1f MiB for "
+                   "kernels and their buffers\n",
+                   mib(m->step_bytes), mib(p->device_bytes), mib(p->device_budget_bytes),
+                   mib(p->device_other_bytes));
     buf_printf(out, "%s           %10.1f MiB  of %.1f MiB that may be used\n",
                p->device_budget_bytes ? "host " : "total", mib(p->total_bytes),
                mib(p->budget_bytes));

@@ -25,8 +25,9 @@ struct engine_plan {
     uint64_t total_bytes;
     uint64_t budget_bytes; /* what may be used: 95 % of what is available */
     /* With a device apart from the host total and budget are the host's, and these the device's:
-     * dense weights, KV, activations, slots. 0 without one. */
-    uint64_t device_bytes, device_budget_bytes;
+     * dense weights, KV, activations, slots, recorded steps. What any model takes there, other, is
+     * not of the budget. 0 without one. */
+    uint64_t device_bytes, device_budget_bytes, device_other_bytes;
     struct memory_limits limits;
 };
 

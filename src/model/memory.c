@@ -1,5 +1,5 @@
 /* What a model takes, before it takes it; and the cutting of the block of device buffers. */
-#include "model/model_int.h"
+#include "model/recorded.h"
 
 #include <stdio.h>
 
@@ -110,10 +110,16 @@ void model_memory(const struct model_config *c, enum dtype weight_dtype,
     m.kv_block_bytes = mul_bytes((uint64_t)c->n_layers, kv_layer_block_bytes(c, o->kv_dtype));
     m.kv_bytes = mul_bytes(m.kv_block_bytes, (uint64_t)o->kv_blocks);
     m.activation_bytes = buffers_layout(&b, NULL, c, o, &m.long_bytes);
+    if (o->device_logits) {
+        uint64_t rows = (uint64_t)(o->long_rows > o->max_rows ? o->long_rows : o->max_rows);
+        m.step_bytes = add_bytes(recorded_bytes(c, o),
+                                 mul_bytes(rows, (uint64_t)c->n_experts * sizeof(float)));
+    }
     m.total_bytes = add_bytes(m.dense_bytes, m.expert_host_bytes);
     m.total_bytes = add_bytes(m.total_bytes, m.cache_bytes);
     m.total_bytes = add_bytes(m.total_bytes, m.kv_bytes);
     m.total_bytes = add_bytes(m.total_bytes, m.activation_bytes);
+    m.total_bytes = add_bytes(m.total_bytes, m.step_bytes);
     *out = m;
 }
 

@@ -33,6 +33,11 @@ struct model_options {
     int32_t miss_threads, link_share;
     int64_t miss_wait_us;
     enum kern_isa miss_isa;
+    /* For tests: how long the device waits for these threads (0: a default), and what each of them
+     * calls as it begins a job (device/misses.h). */
+    int64_t miss_patience_us;
+    void (*on_miss)(void *arg, int thread, uint32_t job);
+    void *on_miss_arg;
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes,
                      double seconds); /* loading; may be NULL */
     void *user;
@@ -53,6 +58,7 @@ struct model_memory {
     uint64_t kv_bytes, kv_block_bytes; /* kv_block_bytes: one block in all layers */
     uint64_t activation_bytes;         /* of both lanes, logits, RoPE tables */
     uint64_t long_bytes;               /* the long lane's part of activation_bytes */
+    uint64_t step_bytes; /* on a device apart: recorded steps, and the router's logits of others */
     uint64_t total_bytes;
 };
 /* weight_dtype: of all weights; see model_weight_dtype. */

@@ -46,19 +46,59 @@ struct recorded {
     int32_t pending_rows;
 };
 
+/* A layer's launches at most, and those of the logits. */
+#define LAYER_NODES 12
+#define HEAD_NODES  4
+/* Of the driver, for a node of a graph that is ready to be launched. */
+#define NODE_BYTES 4096
+
 static size_t keys_of(const struct model *m)
 {
     return (size_t)m->c.n_layers * (size_t)m->c.n_experts;
 }
 
+static int32_t at_most_recorded(int32_t rows)
+{
+    return rows < STEP_MAX_ROWS ? rows : STEP_MAX_ROWS;
+}
+
+static size_t table_stride_of(const struct model_options *o)
+{
+    return ((size_t)o->max_context + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
+}
+
+static size_t forced_of(const struct model_config *c, size_t rows)
+{
+    return (size_t)c->n_layers * rows * (size_t)c->top_k;
+}
+
+static size_t plan_bytes(const struct model_config *c, const struct model_options *o, size_t rows)
+{
+    size_t words =
+        (size_t)c->n_layers * (size_t)c->n_experts + forced_of(c, rows) + rows * table_stride_of(o);
+    return sizeof(struct plan) + words * sizeof(int32_t);
+}
+
+uint64_t recorded_bytes(const struct model_config *c, const struct model_options *o)
+{
+    int32_t rows = at_most_recorded(lane_rows(o, MODEL_STEP));
+    uint64_t experts = (uint64_t)c->n_experts, bytes = plan_bytes(c, o, (size_t)rows);
+    uint64_t nodes = (uint64_t)c->n_layers * LAYER_NODES + HEAD_NODES;
+    if (experts) {
+        struct mailbox_layout l =
+            mailbox_layout(rows, c->top_k, c->n_experts, c->hidden, c->moe_intermediate);
+        bytes += (uint64_t)c->n_layers * experts * sizeof(void *) +
+                 (uint64_t)rows * experts * sizeof(float) + kern_paged_bytes(&l);
+    }
+    return bytes + nodes * SIZES * NODE_BYTES;
+}
+
 /* One block of plan memory, cut. */
 static int make_plan(struct recorded *r, struct model *m, struct moed_error *err)
 {
-    size_t keys = keys_of(m), rows = (size_t)r->max_rows;
-    size_t forced = (size_t)m->c.n_layers * rows * (size_t)m->c.top_k;
-    r->table_stride = ((size_t)m->o.max_context + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
-    size_t words = keys + forced + rows * r->table_stride;
-    r->plan = m->dev->step->plan_alloc(m->dev, sizeof *r->plan + words * sizeof(int32_t));
+    size_t keys = keys_of(m), rows = (size_t)r->max_rows, forced = forced_of(&m->c, rows);
+    r->table_stride = table_stride_of(&m->o);
+    r->plan = m->dev->step->plan_alloc(m->dev, plan_bytes(&m->c, &m->o, rows));
     if (!r->plan)
         return moed_fail(err, MOED_ENOMEM, "no memory for the plan of a recorded step");
     r->slot_of = (int32_t *)(r->plan + 1);
@@ -97,8 +137,10 @@ static int open_misses(struct recorded *r, struct model *m, struct moed_error *e
                                 .experts = m->c.n_experts,
                                 .layout = layout,
                                 .link_share = m->o.link_share,
-                                .wait_limit_us = m->o.miss_wait_us};
-    int rc = m->dev->step->mailbox_open(m->dev, &layout, &cfg.mailbox, err);
+                                .wait_limit_us = m->o.miss_wait_us,
+                                .on_job = m->o.on_miss,
+                                .on_job_arg = m->o.on_miss_arg};
+    int rc = m->dev->step->mailbox_open(m->dev, &layout, m->o.miss_patience_us, &cfg.mailbox, err);
     r->box = cfg.mailbox;
     return rc < 0 ? rc : misses_open(&r->misses, &cfg, err);
 }
@@ -335,9 +377,8 @@ int recorded_open(struct recorded **out, struct model *m, struct moed_error *err
         return 0;
     }
     struct recorded *r = *out = mem_new(1, sizeof *r);
-    int32_t rows = lane_rows(&m->o, MODEL_STEP);
-    r->max_rows = rows < STEP_MAX_ROWS ? rows : STEP_MAX_ROWS;
-    r->max_logits = m->o.max_logits < STEP_MAX_ROWS ? m->o.max_logits : STEP_MAX_ROWS;
+    r->max_rows = at_most_recorded(lane_rows(&m->o, MODEL_STEP));
+    r->max_logits = at_most_recorded(m->o.max_logits);
     int rc = make_plan(r, m, err);
     if (rc == 0 && m->w.arena && (rc = send_records(r, m, err)) == 0)
         rc = open_misses(r, m, err);

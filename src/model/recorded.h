@@ -10,6 +10,10 @@
 
 struct recorded;
 
+/* Device memory of recorded steps on a device apart, before anything is allocated: plan, lists,
+ * tables, and about what the driver takes for the graphs. */
+uint64_t recorded_bytes(const struct model_config *c, const struct model_options *o);
+
 /* What steps share: plan, mailbox, miss workers. Before the pager is opened. *out stays NULL where
  * the device or the model's shapes do not allow it, which is said in the log. */
 int recorded_open(struct recorded **out, struct model *m, struct moed_error *err);

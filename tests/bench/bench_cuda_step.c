@@ -330,7 +330,7 @@ static int open_bench(struct bench *b, double gib, struct moed_error *err)
                                 .experts = EXPERTS,
                                 .layout =
                                     mailbox_layout(STEP_MAX_ROWS, TOP_K, EXPERTS, HIDDEN, INNER)};
-    if ((rc = b->dev->step->mailbox_open(b->dev, &cfg.layout, &cfg.mailbox, err)) < 0)
+    if ((rc = b->dev->step->mailbox_open(b->dev, &cfg.layout, 0, &cfg.mailbox, err)) < 0)
         return rc;
     return misses_open(&b->misses, &cfg, err);
 }

@@ -271,8 +271,8 @@ int cuda_norm_linear(struct dev *dev, const struct kern_norm_linear *a);
 int cuda_turn(struct dev *dev, const struct kern_turn *a);
 int cuda_paged_experts(struct dev *dev, const struct kern_paged_experts *a);
 bool cuda_can_page(struct dev *dev, const struct record_class *cls, int experts, int top_k);
-int cuda_mailbox_open(struct dev *dev, const struct mailbox_layout *l, struct mailbox **out,
-                      struct moed_error *err);
+int cuda_mailbox_open(struct dev *dev, const struct mailbox_layout *l, int64_t patience_us,
+                      struct mailbox **out, struct moed_error *err);
 extern const struct dev_step cuda_step;
 void cuda_mailbox_close(struct dev *dev);
 /* After a wait for the stream: MOED_ETIMEDOUT when the device has given up waiting for a miss. */

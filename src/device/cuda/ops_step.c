@@ -11,7 +11,7 @@ static size_t most_items(const struct mailbox_layout *l)
     return (size_t)l->max_groups + (size_t)l->max_pairs / 2;
 }
 
-#define PATIENCE_NS ((uint64_t)2000000000)
+#define PATIENCE_US 2000000
 
 static void *cut(uint8_t *base, size_t *used, size_t bytes)
 {
@@ -36,14 +36,16 @@ static size_t cut_paged(struct cu_paged *a, const struct mailbox_layout *l, uint
     return used;
 }
 
-int cuda_mailbox_open(struct dev *dev, const struct mailbox_layout *l, struct mailbox **out,
-                      struct moed_error *err)
+int cuda_mailbox_open(struct dev *dev, const struct mailbox_layout *l, int64_t patience_us,
+                      struct mailbox **out, struct moed_error *err)
 {
     struct dev_cuda *d = cuda_of(dev);
     struct paged *p = &d->paged;
     if (p->box)
         return moed_fail(err, MOED_EINTERNAL, "a second mailbox");
     size_t bytes = cut_paged(&p->args, l, NULL);
+    if (bytes > kern_paged_bytes(l))
+        return moed_fail(err, MOED_EINTERNAL, "more memory for misses than was planned");
     uint8_t *box = cuda_alloc_shared(dev, l->bytes), *memory = cuda_alloc(dev, bytes);
     p->layout = *l;
     p->box = (struct mailbox *)box;
@@ -58,7 +60,7 @@ int cuda_mailbox_open(struct dev *dev, const struct mailbox_layout *l, struct ma
     p->args.box_x = (float *)(box + l->x_off);
     p->args.box_hidden = (float *)(box + l->hidden_off);
     p->args.box_y = (float *)(box + l->y_off);
-    p->args.patience_ns = PATIENCE_NS;
+    p->args.patience_ns = (uint64_t)(patience_us > 0 ? patience_us : PATIENCE_US) * 1000;
     *out = p->box;
     return 0;
 }

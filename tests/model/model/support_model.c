@@ -47,6 +47,9 @@ void rig_open(struct rig *r, const struct rig_options *o)
         .miss_threads = o->miss_threads,
         .link_share = o->link_share,
         .miss_wait_us = cuda_emulated(&choice) ? EMULATED_WAIT_US : 0,
+        .miss_patience_us = o->miss_patience_us,
+        .on_miss = o->on_miss,
+        .on_miss_arg = o->on_miss_arg,
     };
     assert_ok(model_open(&r->m, &r->c, &options, store, r->dev, &err), &err);
     store_close(&store);

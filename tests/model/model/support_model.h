@@ -21,6 +21,9 @@ struct rig_options {
     struct pager_config pager;        /* in place by default */
     void (*alter)(struct dev *dev);   /* before the model is opened on it; may be NULL */
     int32_t miss_threads, link_share; /* of recorded steps */
+    int64_t miss_patience_us;
+    void (*on_miss)(void *arg, int thread, uint32_t job);
+    void *on_miss_arg;
 };
 
 /* One sequence: its tokens, its blocks (scattered on purpose), how far it has come, its logits. */

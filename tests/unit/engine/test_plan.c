@@ -148,7 +148,9 @@ static int plan_on_device(struct engine_plan *p, const struct moed_engine_config
         assert_true(p->device_bytes <= p->device_budget_bytes);
         assert_true(p->device_budget_bytes < device_bytes);
         assert_true(p->device_bytes == p->memory.dense_bytes + p->memory.kv_bytes +
-                                           p->memory.activation_bytes + p->memory.cache_bytes);
+                                           p->memory.activation_bytes + p->memory.cache_bytes +
+                                           p->memory.step_bytes);
+        assert_true(p->memory.step_bytes > 0 && p->device_other_bytes > 0);
         assert_true(p->total_bytes >= p->memory.dense_bytes + p->memory.expert_host_bytes);
     }
     return rc;
