@@ -221,11 +221,13 @@ sanitize() {
         memcheck)
             sanitized memcheck 150 test.kernels.cpu.ops_cuda
             sanitized memcheck 60 test.kernels.cpu.sample_cuda
+            sanitized memcheck 60 test.kernels.cpu.attention_cuda shapes_cuda
             sanitized memcheck 120 test.kernels.cpu.tensor_cuda
             sanitized memcheck 120 test.model.model.replay_cuda plans_give_the_same_bits_cuda
             ;;
         racecheck | initcheck)
             sanitized "$tool" 120 test.kernels.cpu.sample_cuda
+            sanitized "$tool" 60 test.kernels.cpu.attention_cuda shapes_cuda
             sanitized "$tool" 120 test.model.model.replay_cuda plans_give_the_same_bits_cuda
             ;;
         *)
@@ -270,22 +272,10 @@ plan)
     part plan "$build/tests/bench_cuda_plan" "$folder"
     ;;
 sanitize)
-<<<<<<< HEAD
-    part sanitize compute-sanitizer --tool memcheck --error-exitcode 1 "$build/tests/test.kernels.cpu.ops_cuda"
-    for tool in memcheck racecheck; do
-        part "$tool of attention" compute-sanitizer --tool "$tool" --error-exitcode 1 \
-            "$build/tests/test.kernels.cpu.attention_cuda" shapes_cuda
-    done
-    part "sanitize sampling" compute-sanitizer --tool memcheck --error-exitcode 1 \
-        "$build/tests/test.kernels.cpu.sample_cuda"
-    part "races of sampling" compute-sanitizer --tool racecheck --error-exitcode 1 \
-        "$build/tests/test.kernels.cpu.sample_cuda"
-=======
     sanitize "${2:-memcheck racecheck initcheck}"
     ;;
 soak)
     part soak python3 tests/gpu_soak.py "$build/moed" "${2:-420}"
->>>>>>> faults
     ;;
 *)
     sed -n '2,22s/^# *//p' "$0" >&2

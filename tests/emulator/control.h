@@ -1,11 +1,6 @@
 /*
-<<<<<<< HEAD
  * What the emulated plugin exports for tests beside its table: faults to order. A test finds the
  * functions with emulator_symbol_or_skip of tests/gpu.h. Any thread.
-=======
- * What the emulated plugin offers to tests beside the plugin's table: faults to order. A test
- * program finds them with dlsym in the plugin that it has open; the real one does not have them.
->>>>>>> faults
  */
 #ifndef MOED_TESTS_EMULATOR_CONTROL_H
 #define MOED_TESTS_EMULATOR_CONTROL_H
