@@ -81,7 +81,8 @@ struct mailbox {
     uint32_t link_hidden;
     uint32_t abandon;
     uint64_t link_hidden_ns; /* of the clock of posted_ns, written before link_hidden; or 0 */
-    uint8_t pad1[MAILBOX_LINE_BYTES - 16];
+    uint64_t ended_ns;       /* the same, when both parts of the job's y stood; or 0 */
+    uint8_t pad1[MAILBOX_LINE_BYTES - 24];
 
     /* Written by the CPU's workers; one 16-byte load reads them. */
     uint32_t cpu_hidden;

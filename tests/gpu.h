@@ -2,6 +2,9 @@
 #ifndef MOED_TESTS_GPU_H
 #define MOED_TESTS_GPU_H
 
+#include <dlfcn.h>
+#include <unistd.h>
+
 #include "check.h"
 #include "device/device.h"
 
@@ -19,6 +22,27 @@ static inline void cuda_or_skip(struct dev_choice *choice)
 static inline bool cuda_emulated(const struct dev_choice *choice)
 {
     return strstr(choice->memory.name, "emulated") != NULL;
+}
+
+/* A function of tests/emulator/control.h, or the test is skipped where the device is not emulated.
+ */
+static inline void *emulator_symbol_or_skip(const char *name)
+{
+    char path[4096];
+    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 64);
+    path[n > 0 ? n : 0] = 0;
+    char *slash = strrchr(path, '/');
+    assert_non_null(slash);
+    strcpy(slash, "/libmoed_cuda.so");
+    void *object = dlopen(path, RTLD_NOW | RTLD_NOLOAD);
+    void *symbol = object ? dlsym(object, name) : NULL;
+    if (object)
+        dlclose(object);
+    if (!symbol) {
+        print_message("not the emulator: skipped\n");
+        skip();
+    }
+    return symbol;
 }
 
 static inline struct dev *cuda_open_or_skip(void)

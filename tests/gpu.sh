@@ -221,11 +221,13 @@ sanitize() {
         memcheck)
             sanitized memcheck 150 test.kernels.cpu.ops_cuda
             sanitized memcheck 60 test.kernels.cpu.sample_cuda
+            sanitized memcheck 60 test.kernels.cpu.attention_cuda shapes_cuda
             sanitized memcheck 120 test.kernels.cpu.tensor_cuda
             sanitized memcheck 120 test.model.model.replay_cuda plans_give_the_same_bits_cuda
             ;;
         racecheck | initcheck)
             sanitized "$tool" 120 test.kernels.cpu.sample_cuda
+            sanitized "$tool" 60 test.kernels.cpu.attention_cuda shapes_cuda
             sanitized "$tool" 120 test.model.model.replay_cuda plans_give_the_same_bits_cuda
             ;;
         *)
@@ -246,6 +248,7 @@ pack)
     ;;
 kernels)
     run_test test.kernels.cpu.ops_cuda
+    run_test test.kernels.cpu.attention_cuda
     run_test test.kernels.cpu.sample_cuda
     ;;
 models)

@@ -5,9 +5,10 @@
  */
 #include <float.h>
 
-#define TOKEN_BLOCK 4  /* tokens whose scores are computed together */
-#define DIM_BLOCK   4  /* vectors of V taken together */
-#define SEATS       64 /* heads of rows that go through a chunk together */
+#define TOKEN_BLOCK 4                /* tokens whose scores are computed together */
+#define DIM_BLOCK   8                /* vectors of V taken together, at most */
+#define SUM_BLOCK   (4 * HEAD_BLOCK) /* sums that they add to at a time */
+#define SEATS       32
 
 /* Scores of TOKEN_BLOCK tokens, K rows `dim` elements apart, for `heads` heads: score[h][t]. */
 INLINE void scores_of(const enum dtype dtype, const size_t heads, const void *k, const float *q,
@@ -61,22 +62,30 @@ struct seat {
 struct step {
     const struct kern_attention *a;
     const int32_t *blocks;
-    int kv_head, chunk;
+    int kv_head, chunk, last;
     struct span seen; /* positions */
     struct seat *seat;
     float *score; /* of the first seat; the others' lie head_floats apart */
     size_t head_floats;
 };
 
-/* n vectors of the seats' acc from element d on: V rows weighed by their scores. part: lanes of the
- * last vector where it is not a whole one. */
+INLINE float *chunk_node(const struct step *s, size_t seat)
+{
+    return attention_chunk_node(&s->seat[seat].tree, s->chunk, s->last);
+}
+
+/* n vectors of the seats' sums from element d on: V rows weighed by their scores. part: lanes of
+ * the last vector where it is not a whole one. */
 INLINE void weigh_of(const enum dtype dtype, const size_t heads, const size_t n,
                      const struct step *s, size_t d, size_t part)
 {
+    enum { BLOCKS = KV_CHUNK_TOKENS / KV_BLOCK_TOKENS };
     size_t dim = (size_t)s->a->kv.head_dim, base = (size_t)s->chunk * KV_CHUNK_TOKENS;
-    vf acc[HEAD_BLOCK * DIM_BLOCK], first[HEAD_BLOCK * DIM_BLOCK], second[HEAD_BLOCK * DIM_BLOCK];
-    vf vv[DIM_BLOCK];
-    for (size_t b = 0; b < KV_CHUNK_TOKENS / KV_BLOCK_TOKENS; b++) {
+    vf acc[SUM_BLOCK], low[SUM_BLOCK], high[SUM_BLOCK], vv[DIM_BLOCK];
+#pragma GCC unroll 16
+    for (size_t i = 0; i < heads * n; i++)
+        low[i] = high[i] = v_zero();
+    for (size_t b = 0; b < BLOCKS; b++) {
         size_t t = base + b * KV_BLOCK_TOKENS, end = t + KV_BLOCK_TOKENS;
         t = t > s->seen.lo ? t : s->seen.lo;
         end = end < s->seen.hi ? end : s->seen.hi;
@@ -85,14 +94,14 @@ INLINE void weigh_of(const enum dtype dtype, const size_t heads, const size_t n,
             acc[i] = v_zero();
         const char *v = t < end ? kv_row(&s->a->kv, s->blocks, s->kv_head, (int)t, 1) : NULL;
         for (; t < end; t++, v += dim * dtype_bytes(dtype)) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (size_t i = 0; i < n; i++)
                 vv[i] =
                     part ? load_w_part(dtype, v, d + i * VL, part) : load_w(dtype, v, d + i * VL);
 #pragma GCC unroll 4
             for (size_t h = 0; h < heads; h++) {
                 vf e = v_set1(s->score[h * s->head_floats + (t - base)]);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
                 for (size_t i = 0; i < n; i++)
                     acc[h * n + i] = v_fma(e, vv[i], acc[h * n + i]);
             }
@@ -100,20 +109,20 @@ INLINE void weigh_of(const enum dtype dtype, const size_t heads, const size_t n,
 #pragma GCC unroll 16
         for (size_t i = 0; i < heads * n; i++) {
             if (b == 0)
-                first[i] = acc[i];
+                low[i] = acc[i];
             else if (b == 1)
-                first[i] = v_add(first[i], acc[i]);
+                low[i] = v_add(low[i], acc[i]);
             else if (b == 2)
-                second[i] = acc[i];
+                high[i] = acc[i];
             else
-                acc[i] = v_add(first[i], v_add(second[i], acc[i]));
+                acc[i] = v_add(low[i], v_add(high[i], acc[i]));
         }
     }
 #pragma GCC unroll 4
     for (size_t h = 0; h < heads; h++)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (size_t i = 0; i < n; i++) {
-            float *to = s->seat[h].tree.node + KV_NODE_HEAD + d + i * VL;
+            float *to = chunk_node(s, h) + KV_NODE_HEAD + d + i * VL;
             if (part)
                 v_store_part(to, part, acc[h * n + i]);
             else
@@ -135,10 +144,7 @@ static void soften(float *score, size_t lo, size_t hi, float scale, float *node)
         score[i] = -INFINITY;
     for (size_t i = from; i < to; i += VL)
         max = v_max(v_load(score + i), max);
-    float lane[16], most = -FLT_MAX;
-    v_store(lane, max);
-    for (size_t i = 0; i < VL; i++)
-        most = lane[i] > most ? lane[i] : most;
+    float most = v_max_of(max);
     vf sum[16 / VL];
     for (size_t i = 0; i < 16 / VL; i++)
         sum[i] = v_zero();
@@ -149,83 +155,84 @@ static void soften(float *score, size_t lo, size_t hi, float scale, float *node)
             v_store(score + i + j * VL, e);
             sum[j] = v_add(sum[j], e);
         }
-    for (size_t j = 0; j < 16 / VL; j++)
-        v_store(lane + j * VL, sum[j]);
     node[NODE_MAX] = most;
-    node[NODE_SUM] = sum16(lane);
+    node[NODE_SUM] = v_sum16(sum);
 }
 
-static void join(float f, const float *other, const float *leader, float *to, size_t dim)
+static void join(const float *other, const float *leader, float *to, size_t dim)
 {
-    vf factor = v_set1(f);
-    for (size_t d = 0; d < dim; d += VL)
+    float max = leader[NODE_MAX];
+    vf factor = v_exp(v_set1(other[NODE_MAX] - max));
+    v_store(to, v_fma(factor, v_load(other), v_load(leader)));
+    to[NODE_MAX] = max;
+    for (size_t d = KV_NODE_HEAD; d < KV_NODE_HEAD + dim; d += VL)
         v_store(to + d, v_fma(factor, v_load(other + d), v_load(leader + d)));
 }
 
-/* Sums of one chunk for `heads` seats (at most HEAD_BLOCK) of one row and kv head. */
-INLINE void chunk_of(const enum dtype dtype, const size_t heads, const struct step *s)
+/* Scores of the chunk, and sums over it, for `heads` seats (at most HEAD_BLOCK). */
+INLINE void score_chunk(const enum dtype dtype, const size_t heads, const struct step *s)
 {
     const struct kern_attention *a = s->a;
-    size_t dim = (size_t)a->kv.head_dim, whole = dim / VL * VL;
-    size_t base = (size_t)s->chunk * KV_CHUNK_TOKENS;
+    size_t dim = (size_t)a->kv.head_dim, base = (size_t)s->chunk * KV_CHUNK_TOKENS;
     const float *q = a->q + s->seat->row * a->q_stride + s->seat->head * dim;
     for (size_t t = s->seen.lo / TOKEN_BLOCK * TOKEN_BLOCK; t < s->seen.hi; t += TOKEN_BLOCK)
         scores_of(dtype, heads, kv_row(&a->kv, s->blocks, s->kv_head, (int)t, 0), q, dim,
                   s->score + (t - base), s->head_floats);
-    for (size_t h = 0; h < heads; h++)
-        soften(s->score + h * s->head_floats, s->seen.lo - base, s->seen.hi - base, a->scale,
-               s->seat[h].tree.node);
-    size_t d = 0;
-    for (; d + DIM_BLOCK * VL <= whole; d += DIM_BLOCK * VL)
-        weigh_of(dtype, heads, DIM_BLOCK, s, d, 0);
+}
+
+INLINE void weigh_chunk(const enum dtype dtype, const size_t heads, const struct step *s)
+{
+    const size_t n = SUM_BLOCK / heads < DIM_BLOCK ? SUM_BLOCK / heads : DIM_BLOCK;
+    size_t dim = (size_t)s->a->kv.head_dim, whole = dim / VL * VL, d = 0;
+    for (; d + n * VL <= whole; d += n * VL)
+        weigh_of(dtype, heads, n, s, d, 0);
     for (; d < whole; d += VL)
         weigh_of(dtype, heads, 1, s, d, 0);
     if (d < dim)
         weigh_of(dtype, heads, 1, s, d, dim - d);
 }
 
-#define CHUNK_OF(name, dtype, heads)                                                               \
+#define PASS(name, dtype, heads)                                                                   \
     static void name(const struct step *s)                                                         \
     {                                                                                              \
-        chunk_of(dtype, heads, s);                                                                 \
+        size_t base = (size_t)s->chunk * KV_CHUNK_TOKENS;                                          \
+        score_chunk(dtype, heads, s);                                                              \
+        for (size_t i = 0; i < heads; i++)                                                         \
+            soften(s->score + i * s->head_floats, s->seen.lo - base, s->seen.hi - base,            \
+                   s->a->scale, chunk_node(s, i));                                                 \
+        weigh_chunk(dtype, heads, s);                                                              \
     }
 
-CHUNK_OF(chunk_bf16_1, DTYPE_BF16, 1)
-CHUNK_OF(chunk_bf16_2, DTYPE_BF16, 2)
-CHUNK_OF(chunk_f32_1, DTYPE_F32, 1)
-CHUNK_OF(chunk_f32_2, DTYPE_F32, 2)
+PASS(pass_bf16_1, DTYPE_BF16, 1)
+PASS(pass_bf16_2, DTYPE_BF16, 2)
+PASS(pass_f32_1, DTYPE_F32, 1)
+PASS(pass_f32_2, DTYPE_F32, 2)
 #if HEAD_BLOCK == 4
-CHUNK_OF(chunk_bf16_4, DTYPE_BF16, 4)
-CHUNK_OF(chunk_f32_4, DTYPE_F32, 4)
+PASS(pass_bf16_4, DTYPE_BF16, 4)
+PASS(pass_f32_4, DTYPE_F32, 4)
+#define PASSES(dtype)                                                                              \
+    {                                                                                              \
+        pass_##dtype##_1, pass_##dtype##_2, pass_##dtype##_4                                       \
+    }
+#else
+#define PASSES(dtype)                                                                              \
+    {                                                                                              \
+        pass_##dtype##_1, pass_##dtype##_2                                                         \
+    }
 #endif
 
 /* One row's seats through one chunk. */
-static void pass_chunk(struct step *s, size_t n_seats)
+static void pass_chunk(struct step s, size_t n_seats)
 {
-    int bf16 = s->a->kv.dtype == DTYPE_BF16;
-    while (n_seats > 0) {
-        size_t heads = HEAD_BLOCK;
-        while (heads > n_seats)
-            heads /= 2;
-        switch (heads) {
-        case 1:
-            (bf16 ? chunk_bf16_1 : chunk_f32_1)(s);
-            break;
-        case 2:
-            (bf16 ? chunk_bf16_2 : chunk_f32_2)(s);
-            break;
-#if HEAD_BLOCK == 4
-        case 4:
-            (bf16 ? chunk_bf16_4 : chunk_f32_4)(s);
-            break;
-#endif
-        }
-        for (size_t h = 0; h < heads; h++)
-            attention_tree_add(&s->seat[h].tree, s->chunk,
-                               s->chunk == s->seat[h].pos / KV_CHUNK_TOKENS, join);
-        s->seat += heads;
-        s->score += heads * s->head_floats;
-        n_seats -= heads;
+    /* By KV dtype (bf16 or not) and the logarithm of heads. */
+    static void (*const passes[2][3])(const struct step *) = {PASSES(f32), PASSES(bf16)};
+    for (size_t log; n_seats > 0; n_seats -= (size_t)1 << log) {
+        log = n_seats >= HEAD_BLOCK ? HEAD_BLOCK / 2 : n_seats >= 2;
+        passes[s.a->kv.dtype == DTYPE_BF16][log](&s);
+        for (size_t i = 0; i < (size_t)1 << log; i++)
+            attention_tree_add(&s.seat[i].tree, s.chunk, s.last, join);
+        s.seat += (size_t)1 << log;
+        s.score += s.head_floats << log;
     }
 }
 
@@ -252,12 +259,13 @@ static void attend(const struct kern_attention *a, size_t row, size_t rows, size
                              .blocks = a->block_table[a->seq[row]],
                              .kv_head = (int)head / (a->heads / a->kv.kv_heads),
                              .chunk = c,
+                             .last = c == of->pos / KV_CHUNK_TOKENS,
                              .seen = attention_chunk(c, of->first, of->pos),
                              .seat = of,
                              .score = scratch + r * heads * head_floats,
                              .head_floats = head_floats};
             if (of->first / KV_CHUNK_TOKENS <= c && c <= of->pos / KV_CHUNK_TOKENS)
-                pass_chunk(&s, heads);
+                pass_chunk(s, heads);
         }
     for (size_t i = 0; i < rows * heads; i++) {
         const float *node = seat[i].tree.node;

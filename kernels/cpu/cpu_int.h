@@ -114,28 +114,38 @@ struct attention_tree {
 
 enum { NODE_MAX, NODE_SUM };
 
-/* Joins a pair of acc: leader[d] = fma(f, other[d], leader[d]), written to `to`. */
-typedef void attention_join(float f, const float *other, const float *leader, float *to,
-                            size_t dim);
+/* Joins two nodes, of which one leads, into `to`, which is one of them. */
+typedef void attention_join(const float *other, const float *leader, float *to, size_t dim);
 
-/* The node at hand holds chunk c; chunks come in ascending order, `last` says which is the last:
- * then the node at hand becomes the root. */
+static inline float *attention_waiting(const struct attention_tree *t, int level)
+{
+    return t->node + (size_t)(1 + level) * (KV_NODE_HEAD + t->dim);
+}
+
+/* Where the sums of chunk c go: an even one waits for its neighbour at once. */
+static inline float *attention_chunk_node(const struct attention_tree *t, int c, int last)
+{
+    return c % 2 == 0 && !last ? attention_waiting(t, 0) : t->node;
+}
+
+/* Chunk c is in its node; chunks come in ascending order, `last` says which is the last: then the
+ * node at hand becomes the root. */
 static inline void attention_tree_add(struct attention_tree *t, int c, int last,
                                       attention_join *join)
 {
-    size_t stride = KV_NODE_HEAD + t->dim;
-    float *now = t->node, *left = t->node + stride;
-    for (int level = 0; level < KV_TREE_LEVELS; level++, left += stride) {
+    float *now = t->node;
+    if (c % 2 == 0 && !last) {
+        t->waits |= 1;
+        return;
+    }
+    for (int level = 0; level < KV_TREE_LEVELS; level++) {
+        float *left = attention_waiting(t, level);
         if (t->waits >> level & 1) {
             int left_leads = left[NODE_MAX] >= now[NODE_MAX];
-            const float *leader = left_leads ? left : now, *other = left_leads ? now : left;
-            float f = kern_exp(other[NODE_MAX] - leader[NODE_MAX]);
-            now[NODE_SUM] = fmaf(f, other[NODE_SUM], leader[NODE_SUM]);
-            join(f, other + KV_NODE_HEAD, leader + KV_NODE_HEAD, now + KV_NODE_HEAD, t->dim);
-            now[NODE_MAX] = leader[NODE_MAX];
+            join(left_leads ? now : left, left_leads ? left : now, now, t->dim);
             t->waits &= ~(1u << level);
         } else if (!last && !(c >> level & 1)) {
-            memcpy(left, now, stride * sizeof(float));
+            memcpy(left, now, (KV_NODE_HEAD + t->dim) * sizeof(float));
             t->waits |= 1u << level;
             return;
         }

@@ -135,13 +135,13 @@ struct head {
     struct attention_tree tree;
 };
 
-/* The sums of chunk c into the tree's node at hand. */
-static void sum_chunk(const struct head *h, int c)
+/* The sums of chunk c. */
+static void sum_chunk(const struct head *h, int c, float *node)
 {
     const struct kern_kv *kv = &h->a->kv;
     struct span seen = attention_chunk(c, h->first, h->pos);
     size_t base = (size_t)c * KV_CHUNK_TOKENS, dim = h->tree.dim;
-    float max = -FLT_MAX, p[16] = {0}, *acc = h->tree.node + KV_NODE_HEAD;
+    float max = -FLT_MAX, p[16] = {0}, *acc = node + KV_NODE_HEAD;
     for (size_t t = seen.lo; t < seen.hi; t++) {
         const void *k = kv_row(kv, h->blocks, h->kv_head, (int)t, 0);
         float s = dot16(k, kv->dtype, h->q, kv->head_dim) * h->a->scale;
@@ -157,15 +157,18 @@ static void sum_chunk(const struct head *h, int c)
         for (size_t d = 0; d < (size_t)kv->head_dim; d++)
             part[d] = fmaf(e, load_elem(v, kv->dtype, d), part[d]);
     }
-    h->tree.node[NODE_MAX] = max;
-    h->tree.node[NODE_SUM] = sum16(p);
+    node[NODE_MAX] = max;
+    node[NODE_SUM] = sum16(p);
     for (size_t d = 0; d < dim; d++)
         acc[d] = (h->part[d] + h->part[dim + d]) + (h->part[2 * dim + d] + h->part[3 * dim + d]);
 }
 
-static void join(float f, const float *other, const float *leader, float *to, size_t dim)
+static void join(const float *other, const float *leader, float *to, size_t dim)
 {
-    for (size_t d = 0; d < dim; d++)
+    float f = kern_exp(other[NODE_MAX] - leader[NODE_MAX]), max = leader[NODE_MAX];
+    to[NODE_SUM] = fmaf(f, other[NODE_SUM], leader[NODE_SUM]);
+    to[NODE_MAX] = max;
+    for (size_t d = KV_NODE_HEAD; d < KV_NODE_HEAD + dim; d++)
         to[d] = fmaf(f, other[d], leader[d]);
 }
 
@@ -188,7 +191,7 @@ static void attention(const struct kern_attention *a, struct kern_part part)
                          .tree = {scratch + KV_CHUNK_TOKENS + 4 * wide, wide, 0}};
         int last = h.pos / KV_CHUNK_TOKENS;
         for (int c = h.first / KV_CHUNK_TOKENS; c <= last; c++) {
-            sum_chunk(&h, c);
+            sum_chunk(&h, c, attention_chunk_node(&h.tree, c, c == last));
             attention_tree_add(&h.tree, c, c == last, join);
         }
         float *out = a->out + i * a->out_stride + at;

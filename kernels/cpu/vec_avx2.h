@@ -201,6 +201,26 @@ static inline float v_row_end(const vf s[ROW_SUMS])
     return _mm_cvtss_f32(_mm_add_ss(d2, _mm_shuffle_ps(d2, d2, 1)));
 }
 
+/* The largest lane; none is NaN. */
+static inline float v_max_of(vf v)
+{
+    __m128 m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+    return _mm_cvtss_f32(_mm_max_ss(m, _mm_shuffle_ps(m, m, 1)));
+}
+
+/* The tree of the short class over its 16 partial sums. */
+static inline float v_sum16(const vf s[2])
+{
+    vf d4[2];
+    for (int i = 0; i < 2; i++) {
+        vf d1 = v_add(s[i], _mm256_permute_ps(s[i], 0xb1));
+        d4[i] = v_add(d1, _mm256_permute_ps(d1, 0x4e));
+        d4[i] = v_add(d4[i], _mm256_permute2f128_ps(d4[i], d4[i], 1));
+    }
+    return _mm256_cvtss_f32(v_add(d4[0], d4[1]));
+}
+
 static inline uint32_t v_read(const void *p, size_t bytes)
 {
     const char *at = p, *end = at + bytes;

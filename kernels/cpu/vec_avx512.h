@@ -193,6 +193,21 @@ static inline float v_row_end(const vf s[ROW_SUMS])
     return _mm_cvtss_f32(d1);
 }
 
+/* The largest lane; none is NaN. */
+static inline float v_max_of(vf v)
+{
+    return _mm512_reduce_max_ps(v);
+}
+
+/* The tree of the short class over its 16 partial sums. */
+static inline float v_sum16(const vf s[1])
+{
+    vf d1 = v_add(s[0], _mm512_permute_ps(s[0], 0xb1));
+    vf d2 = v_add(d1, _mm512_permute_ps(d1, 0x4e));
+    vf d4 = v_add(d2, _mm512_shuffle_f32x4(d2, d2, 0xb1));
+    return _mm512_cvtss_f32(v_add(d4, _mm512_shuffle_f32x4(d4, d4, 0x4e)));
+}
+
 static inline uint32_t v_read(const void *p, size_t bytes)
 {
     const char *at = p, *end = at + bytes;

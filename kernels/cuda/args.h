@@ -138,7 +138,7 @@ struct cu_matrix {
 
 struct cu_norm_linear {
     const float *x, *residual;
-    const void *norm; /* NULL: none */
+    const void *norm; /* of one row; NULL: none */
     float *h;         /* written where not NULL */
     struct cu_matrix matrix[3];
     int32_t n_matrices, n, in, outs, norm_dtype, bias_dtype;

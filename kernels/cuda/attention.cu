@@ -231,8 +231,7 @@ __device__ __forceinline__ void soften(const float *score, float *weight, int st
     }
 }
 
-// ---- heads whose width is a multiple of 8
-// --------------------------------------------------------
+// ---- heads whose width is a multiple of 8 ----
 
 template <int DT> __device__ __forceinline__ void widen8(const uint8_t *p, float (&w)[8])
 {
@@ -376,13 +375,45 @@ __device__ __forceinline__ void write_out(const cu_attention &a, const work &w, 
     put(a.out + w.row * a.out_stride + (int64_t)(w.head + h) * a.kv.head_dim + d, out);
 }
 
+// The parts of chunk c to nodes, up the tree, and after the last chunk to where they belong.
+// Returns the levels on which nodes wait from then on.
+template <int GB>
+__device__ __forceinline__ uint32_t end_chunk(const cu_attention &a, const work &w, int c,
+                                              const float *part, const float *head_sums,
+                                              const waiting &stack, uint32_t waits)
+{
+    const int octets = a.kv.head_dim / 8, items = GB * octets;
+    uint32_t after = 0;
+    for (int item = (int)threadIdx.x; item < items; item += THREADS) {
+        const int h = item / octets;
+        node<8> n;
+        float p[4][8];
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            get(part + (i * items + item) * 8, p[i]);
+#pragma unroll
+        for (int e = 0; e < 8; e++)
+            n.x[e] = __fadd_rn(__fadd_rn(p[0][e], p[1][e]), __fadd_rn(p[2][e], p[3][e]));
+        n.max = head_sums[2 * h];
+        n.sum = head_sums[2 * h + 1];
+        after = add_node(n, c, c == w.hi, waits, stack, item);
+        if (c == w.hi && w.pieces == 1)
+            write_out(a, w, h, item % octets * 8, n);
+        else if (c == w.hi)
+            store_piece(a, w, items, item, h, item % octets == 0, n);
+    }
+    return after;
+}
+
 template <int DT, int GB> __device__ __forceinline__ void attention(const cu_attention &a)
 {
-    grid_begin();
+    grid_dependency_launch();
     SHARED_DYNAMIC(float, shared);
     work w;
-    if (!find_work(a, w))
+    if (!find_work(a, w)) {
+        grid_dependency_wait();
         return;
+    }
     const int tid = (int)threadIdx.x, lane = tid & 31, warp = tid / 32, dim = a.kv.head_dim;
     const int octets = dim / 8, items = GB * octets, row_bytes = dim * bytes_of<DT>::N;
     uint8_t *k = (uint8_t *)(shared + a.k), *v = (uint8_t *)(shared + a.v);
@@ -401,6 +432,13 @@ template <int DT, int GB> __device__ __forceinline__ void attention(const cu_att
     int b = w.lo * 4 + warp;
     if (b >= first_block && b <= last_block)
         now = keys + table[b] * a.kv.block_bytes;
+    // Plan arrays are there before any launch of a recording begins; K, V and q are not, but all of
+    // K and V that is old may come nearer.
+    if (now && lane == 0) {
+        prefetch_row(now, 16 * row_bytes);
+        prefetch_row(now + v_off, 16 * row_bytes);
+    }
+    grid_dependency_wait();
     if (now)
         move.start(to_k, now, a.k_stride, lane);
     copies_end_group();
@@ -435,26 +473,7 @@ template <int DT, int GB> __device__ __forceinline__ void attention(const cu_att
         if (next)
             move.start(to_v, next + v_off, row_bytes, lane);
         copies_end_group();
-        uint32_t after = 0;
-        for (int item = tid; item < items; item += THREADS) {
-            const int h = item / octets, at = item * 8;
-            node<8> n;
-            float p[4][8];
-#pragma unroll
-            for (int i = 0; i < 4; i++)
-                get(part + i * items * 8 + at, p[i]);
-#pragma unroll
-            for (int e = 0; e < 8; e++)
-                n.x[e] = __fadd_rn(__fadd_rn(p[0][e], p[1][e]), __fadd_rn(p[2][e], p[3][e]));
-            n.max = head_sums[2 * h];
-            n.sum = head_sums[2 * h + 1];
-            after = add_node(n, c, c == w.hi, waits, stack, item);
-            if (c == w.hi && w.pieces == 1)
-                write_out(a, w, h, item % octets * 8, n);
-            else if (c == w.hi)
-                store_piece(a, w, items, item, h, item % octets == 0, n);
-        }
-        waits = after;
+        waits = end_chunk<GB>(a, w, c, part, head_sums, stack, waits);
     }
     if (w.pieces == 1 || !ends_last(a, w))
         return;
@@ -466,8 +485,7 @@ template <int DT, int GB> __device__ __forceinline__ void attention(const cu_att
     }
 }
 
-// ---- any shape: one head and up to CU_ATTENTION_SLICE of its elements per block
-// -------------------
+// ---- any shape: one head and some of its elements per block ----
 
 template <int DT> __device__ __forceinline__ float dot16(const uint8_t *k, const float *q, int n)
 {

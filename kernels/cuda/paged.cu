@@ -186,6 +186,11 @@ __device__ __forceinline__ void link_arrive(const cu_paged &a)
     store_system(&a.box->link_hidden, a.state->job);
 }
 
+__device__ __forceinline__ int row_of(const cu_paged &a, const cu_expert_item &item, int b)
+{
+    return a.n == 1 ? 0 : a.row[item.first + min(b, item.count - 1)];
+}
+
 template <int DT, int NB>
 __device__ __forceinline__ void gate_up_one(const cu_paged &a, const cu_expert_item &item, int out,
                                             bool tell)
@@ -196,7 +201,7 @@ __device__ __forceinline__ void gate_up_one(const cu_paged &a, const cu_expert_i
     const float *x[NB];
 #pragma unroll
     for (int b = 0; b < NB; b++)
-        x[b] = a.h + (int64_t)a.row[item.first + min(b, item.count - 1)] * a.width;
+        x[b] = a.h + (int64_t)row_of(a, item, b) * a.width;
     float y[2][NB];
     dots<DT, 2, NB, true>(w, x, item.count, a.width, y);
 #pragma unroll
@@ -218,8 +223,9 @@ template <int DT, int NB> __device__ __forceinline__ void paged_gate_up(const cu
     const int warp = (int)threadIdx.x / 32;
     if (blockIdx.y > 0) {
         const int out = (int)blockIdx.x * CU_WARPS + warp;
+        const cu_expert_item item = a.hit[blockIdx.y - 1];
         if ((int)blockIdx.y <= a.state->n_hits && out < a.inner)
-            gate_up_one<DT, NB>(a, a.hit[blockIdx.y - 1], out, false);
+            gate_up_one<DT, NB>(a, item, out, false);
         return;
     }
     const int from = a.state->cpu_inner, span = a.inner - from, n = a.state->n_misses;
@@ -232,7 +238,7 @@ template <int DT, int NB> __device__ __forceinline__ void paged_gate_up(const cu
 
 template <int DT, int NB>
 __device__ __forceinline__ void down_two(const cu_paged &a, const cu_expert_item &item,
-                                         const float *const (&x)[NB], int first)
+                                          const float *const (&x)[NB], int first)
 {
     const int lane = threadIdx.x & 31;
     const int64_t row_bytes = (int64_t)a.inner * (DT == DTYPE_F32 ? 4 : 2);
@@ -298,9 +304,9 @@ template <int DT, int NB> __device__ __forceinline__ void paged_down(const cu_pa
         return;
     }
     const int first = ((int)blockIdx.x * CU_WARPS + (int)threadIdx.x / 32) * CU_OUTS;
+    const cu_expert_item item = a.hit[blockIdx.y - 1];
     if ((int)blockIdx.y > a.state->n_hits || first >= a.width)
         return;
-    const cu_expert_item item = a.hit[blockIdx.y - 1];
     const float *x[NB];
 #pragma unroll
     for (int b = 0; b < NB; b++)
@@ -308,24 +314,26 @@ template <int DT, int NB> __device__ __forceinline__ void paged_down(const cu_pa
     down_two<DT, NB>(a, item, x, first);
 }
 
-#define PAGED(suffix, DT, NB)                                                                      \
-    KERNEL __launch_bounds__(CU_THREADS) paged_gate_up_##suffix(const __grid_constant__ cu_paged a)\
+// BLOCKS of a processor at once: what registers must leave room for.
+#define PAGED(suffix, DT, NB, BLOCKS)                                                              \
+    KERNEL __launch_bounds__(CU_THREADS, BLOCKS)                                                   \
+        paged_gate_up_##suffix(const __grid_constant__ cu_paged a)                                 \
     {                                                                                              \
         paged_gate_up<DT, NB>(a);                                                                  \
     }                                                                                              \
-    KERNEL __launch_bounds__(CU_THREADS) paged_down_##suffix(const __grid_constant__ cu_paged a)   \
+    KERNEL __launch_bounds__(CU_THREADS, BLOCKS)                                                   \
+        paged_down_##suffix(const __grid_constant__ cu_paged a)                                    \
     {                                                                                              \
         paged_down<DT, NB>(a);                                                                     \
     }
 
-PAGED(bf16_1, DTYPE_BF16, 1)
-PAGED(bf16_2, DTYPE_BF16, 2)
-PAGED(bf16_4, DTYPE_BF16, 4)
-PAGED(bf16_8, DTYPE_BF16, 8)
-PAGED(f16_1, DTYPE_F16, 1)
-PAGED(f16_4, DTYPE_F16, 4)
-PAGED(f32_1, DTYPE_F32, 1)
-PAGED(f32_4, DTYPE_F32, 4)
+PAGED(bf16_1, DTYPE_BF16, 1, 3)
+PAGED(bf16_2, DTYPE_BF16, 2, 2)
+PAGED(bf16_4, DTYPE_BF16, 4, 2)
+PAGED(f16_1, DTYPE_F16, 1, 3)
+PAGED(f16_4, DTYPE_F16, 4, 1)
+PAGED(f32_1, DTYPE_F32, 1, 2)
+PAGED(f32_4, DTYPE_F32, 4, 1)
 
 // kern_combine over what the GPU and what the CPU have made.
 KERNEL __launch_bounds__(CU_THREADS) paged_combine(const __grid_constant__ cu_paged a)
@@ -337,8 +345,11 @@ KERNEL __launch_bounds__(CU_THREADS) paged_combine(const __grid_constant__ cu_pa
         return;
     const bool job = a.state->job && a.state->cpu_width > 0;
     if (job) {
-        if (threadIdx.x == 0)
+        if (threadIdx.x == 0) {
             await(a, &a.box->done);
+            if (blockIdx.x == 0 && blockIdx.y == 0)
+                a.box->ended_ns = global_timer_ns();
+        }
         __syncthreads();
     }
     if (j >= a.width)

@@ -79,7 +79,7 @@ __device__ __forceinline__ uint32_t load_system(const uint32_t *p)
 {
 #ifdef MOED_EMULATED
     emulator_spin();
-    return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+    return emulator_load_word(p);
 #else
     uint32_t v;
     asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
@@ -103,7 +103,7 @@ __device__ __forceinline__ float load_system_float(const float *p)
 __device__ __forceinline__ void store_system(uint32_t *p, uint32_t v)
 {
 #ifdef MOED_EMULATED
-    __atomic_store_n(p, v, __ATOMIC_RELEASE);
+    emulator_store_word(p, v);
 #else
     asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
 #endif

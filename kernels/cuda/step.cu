@@ -30,18 +30,15 @@ __device__ __forceinline__ float inverse_norm(float sum, int dim, float eps)
     return __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(__fdiv_rn(sum, (float)dim), eps)));
 }
 
-// Normalised rows into shared memory, by every block for itself: less time than one more launch.
-__device__ __forceinline__ void norm_rows(const cu_norm_linear &a, int rows, float *shared)
+// The normalised row into shared memory, by every block for itself: less time than one more launch.
+__device__ __forceinline__ void norm_row(const cu_norm_linear &a, float *shared)
 {
-    for (int b = 0; b < rows; b++) {
-        const float *x = a.x + (int64_t)b * a.in;
-        const float inverse = inverse_norm(block_square_sum(x, a.in), a.in, a.eps);
-        for (int j = (int)threadIdx.x; j < a.in; j += CU_THREADS) {
-            const float y = __fmul_rn(__fmul_rn(x[j], inverse), load_any(a.norm, a.norm_dtype, j));
-            shared[b * a.in + j] = y;
-            if (a.h && blockIdx.y == 0)
-                a.h[(int64_t)b * a.in + j] = y;
-        }
+    const float inverse = inverse_norm(block_square_sum(a.x, a.in), a.in, a.eps);
+    for (int j = (int)threadIdx.x; j < a.in; j += CU_THREADS) {
+        const float y = __fmul_rn(__fmul_rn(a.x[j], inverse), load_any(a.norm, a.norm_dtype, j));
+        shared[j] = y;
+        if (a.h && blockIdx.y == 0)
+            a.h[j] = y;
     }
     __syncthreads();
 }
@@ -78,26 +75,27 @@ __device__ __forceinline__ uint8_t *bring_rows(const outputs &o, uint8_t *near, 
 }
 
 // NEAR: all weights of the block are on their way to shared memory before the launch ahead has ended,
-// so that the time of small launches is not lost for the memory. NORM: x is normalised first.
-template <int DT, int NB, bool NORM, bool NEAR>
+// so that the time of small launches is not lost for the memory. Blocks with the same blockIdx.y share
+// weights, which only the first of them takes from memory.
+template <int DT, int NB, bool NEAR>
 __device__ __forceinline__ void norm_linear(const cu_norm_linear &a)
 {
-    SHARED_DYNAMIC(float, shared); // x [NB][in] where NORM, then weights
-    const int row = NORM ? 0 : (int)blockIdx.x * NB, count = min(NB, a.n - row);
+    SHARED_DYNAMIC(float, shared); // x [in] where normalised, then weights
+    const int row = (int)blockIdx.x * NB, count = min(NB, a.n - row);
     const int lane = threadIdx.x & 31, row_bytes = a.in * (DT == DTYPE_F32 ? 4 : 2);
     const int first = (int)blockIdx.y * CU_BLOCK_OUTS + (int)threadIdx.x / 32 * CU_OUTS;
     grid_dependency_launch();
     outputs o = outputs_of(a, first, row_bytes);
     if (NEAR) {
         const uint8_t *mine =
-            bring_rows(o, (uint8_t *)(shared + (NORM ? a.n * a.in : 0)), row_bytes);
+            bring_rows(o, (uint8_t *)(shared + (a.norm ? a.in : 0)), row_bytes);
 #pragma unroll
         for (int r = 0; r < CU_OUTS; r++)
             o.w[r] = mine + r * row_bytes;
     }
     grid_dependency_wait();
-    if (NORM && a.norm)
-        norm_rows(a, count, shared);
+    if (a.norm)
+        norm_row(a, shared);
     if (NEAR) {
         cp_async_wait<0>();
         __syncwarp();
@@ -108,7 +106,7 @@ __device__ __forceinline__ void norm_linear(const cu_norm_linear &a)
 #pragma unroll
     for (int b = 0; b < NB; b++) {
         const int i = min(b, count - 1);
-        x[b] = NORM && a.norm ? shared + i * a.in : a.x + (int64_t)(row + i) * a.in;
+        x[b] = a.norm ? shared : a.x + (int64_t)(row + i) * a.in;
     }
     float y[CU_OUTS][NB];
     dots<DT, CU_OUTS, NB, true, NEAR>(o.w, x, count, a.in, y);
@@ -130,20 +128,19 @@ __device__ __forceinline__ void norm_linear(const cu_norm_linear &a)
         }
 }
 
-#define NORM_LINEAR(name, DT, NB, NORM, NEAR)                                                      \
+#define NORM_LINEAR(name, DT, NB, NEAR)                                                            \
     KERNEL __launch_bounds__(CU_THREADS) name(const __grid_constant__ cu_norm_linear a)            \
     {                                                                                              \
-        norm_linear<DT, NB, NORM, NEAR>(a);                                                        \
+        norm_linear<DT, NB, NEAR>(a);                                                        \
     }
 
-NORM_LINEAR(norm_linear_bf16_1, DTYPE_BF16, 1, true, true)
-NORM_LINEAR(norm_linear_bf16_2, DTYPE_BF16, 2, true, true)
-NORM_LINEAR(norm_linear_bf16_4, DTYPE_BF16, 4, true, true)
-NORM_LINEAR(norm_linear_bf16_8, DTYPE_BF16, 8, false, false)
-NORM_LINEAR(norm_linear_f16_1, DTYPE_F16, 1, true, true)
-NORM_LINEAR(norm_linear_f16_4, DTYPE_F16, 4, false, false)
-NORM_LINEAR(norm_linear_f32_1, DTYPE_F32, 1, true, false)
-NORM_LINEAR(norm_linear_f32_4, DTYPE_F32, 4, false, false)
+NORM_LINEAR(norm_linear_bf16_1, DTYPE_BF16, 1, true)
+NORM_LINEAR(norm_linear_bf16_2, DTYPE_BF16, 2, true)
+NORM_LINEAR(norm_linear_bf16_4, DTYPE_BF16, 4, true)
+NORM_LINEAR(norm_linear_f16_1, DTYPE_F16, 1, true)
+NORM_LINEAR(norm_linear_f16_4, DTYPE_F16, 4, true)
+NORM_LINEAR(norm_linear_f32_1, DTYPE_F32, 1, false)
+NORM_LINEAR(norm_linear_f32_4, DTYPE_F32, 4, false)
 
 // A warp normalises a head of up to 1,024 elements; lane l holds partial sums 8l..8l+7.
 __device__ __forceinline__ float head_square_sum(const float *x, int dim)

@@ -10,7 +10,7 @@
 
 /* Several times the last-level cache of current machines, so that plain reads come from memory. */
 #define READ_BYTES    ((size_t)512 << 20)
-#define READ_PASSES   5
+#define READ_PASSES   3
 #define READ_SHARES   4 /* parts for each thread: even out cores of different speed */
 #define LINK_BYTES    ((size_t)16 << 20)
 #define DEVICE_BYTES  ((size_t)512 << 20)

@@ -148,7 +148,7 @@ struct dev_cpu_config {
     int threads; /* compute threads; 0: the cores that cgroup and affinity leave */
     enum kern_isa isa;
     uint64_t link_bytes_per_s; /* speed limit of copy_in, the stand-in for a PCIe link; 0: none */
-    int max_context;           /* tokens; sizes the attention scratch */
+    int max_context;           /* tokens of a sequence, at most; 0: not said */
 };
 
 int dev_cpu_open(struct dev **out, const struct dev_cpu_config *cfg, struct moed_error *err);

@@ -386,8 +386,7 @@ int dev_cpu_open(struct dev **out, const struct dev_cpu_config *cfg, struct moed
     rc = link_open(&d->link, cfg->link_bytes_per_s, err);
     if (rc)
         goto out;
-    size_t scratch = kern_attention_scratch_bytes(128, 8);
-    if (want_scratch(d, scratch > SCRATCH_MIN_BYTES ? scratch : SCRATCH_MIN_BYTES)) {
+    if (want_scratch(d, SCRATCH_MIN_BYTES)) {
         rc = moed_fail(err, MOED_ENOMEM, "no memory for the scratch of %d compute threads",
                        d->threads);
         goto out;

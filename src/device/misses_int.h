@@ -52,8 +52,15 @@ struct miss_worker {
 /* What jobs both sides worked on told of their speeds. */
 enum miss_sum { SUM_CPU_NS, SUM_LINK_NS, SUM_CPU_OUTPUTS, SUM_LINK_OUTPUTS, SUMS };
 
+/* What a class of jobs may do: the CPU alone, or both at the share found so far. */
+enum miss_way { WAY_CPU, WAY_BOTH, WAYS };
+
 /* One class of the table of shares. */
 struct miss_share {
+    _Atomic uint64_t way_ns[WAYS], way_groups[WAYS]; /* whole jobs, since open; worker 0 writes */
+    uint64_t way_ns_seen[WAYS], way_groups_seen[WAYS];
+    double cost[WAYS];          /* nanoseconds per group, smoothed; 0: not known. Engine thread */
+    enum miss_way way;          /* of the steps to come */
     _Atomic uint64_t sum[SUMS]; /* since open; worker 0 writes */
     uint64_t seen[SUMS];        /* what the share was adapted to; engine thread */
     double share;               /* in 1/MAILBOX_SHARE_ONE; engine thread */
@@ -90,6 +97,12 @@ struct misses {
 
     _Alignas(MAILBOX_LINE_BYTES) struct miss_counters n;
     struct miss_share share[MAILBOX_SHARE_CLASSES];
+    uint32_t adapted; /* how often; engine thread */
+    struct {
+        int n_groups;
+        enum miss_way way;
+        uint64_t posted_ns;
+    } last; /* the job before; worker 0's */
 };
 
 /* misses_serve.c: a worker's life. */
@@ -102,6 +115,8 @@ void misses_share_adapt(struct misses *m);
 /* Worker 0 tells of a job both sides worked on. */
 void misses_share_note(struct misses *m, int n_groups, int cpu_inner, int64_t cpu_ns,
                        int64_t link_ns);
+/* Worker 0, after each job: how long the one before took until the GPU had all of it. */
+void misses_share_ended(struct misses *m, int n_groups, enum miss_way way);
 
 static inline void miss_add(_Atomic uint64_t *counter, uint64_t n)
 {

@@ -254,6 +254,7 @@ static void count_job(struct misses *m, const struct job *j, int64_t end_ns)
     miss_add(&n->down_ns, (uint64_t)(end_ns - j->link_ns));
     miss_add(&n->total_ns, (uint64_t)total_ns);
     miss_add(&n->histogram[slot], 1);
+    misses_share_ended(m, j->n_groups, j->cpu_inner == c->intermediate ? WAY_CPU : WAY_BOTH);
     if (j->cpu_inner == c->intermediate || !j->cpu_width)
         return;
     miss_add(&n->link_late, j->link_ns - j->gate_up_ns > 200);

@@ -1,6 +1,9 @@
 /*
  * How a job is shared between the CPU and the link. Both should end their parts of gate/up at the
- * same time; each class of jobs (by missed experts) keeps the share at which they did so far.
+ * same time; each class of jobs (by missed experts) keeps the share at which they did so far. For
+ * small jobs, and where CPU and link fight for one memory, the CPU alone may be faster still: both
+ * ways are timed from the posting to the end as the GPU sees it, and the better one is taken, the
+ * other now and then for comparison.
  */
 #include "device/misses_int.h"
 
@@ -14,6 +17,9 @@
  * smoothed over about eight steps. */
 #define SHARE_GAIN 0.125
 
+/* Every so many steps a class goes the other way. */
+#define TRY_STEPS 32
+
 static double clamp(double share)
 {
     return share < SHARE_LEAST ? SHARE_LEAST : share > SHARE_MOST ? SHARE_MOST : share;
@@ -21,9 +27,41 @@ static double clamp(double share)
 
 void misses_share_init(struct misses *m)
 {
-    for (int c = 0; c < MAILBOX_SHARE_CLASSES; c++)
+    for (int c = 0; c < MAILBOX_SHARE_CLASSES; c++) {
         m->share[c].share =
             m->cfg.link_share == MISSES_SHARE_ADAPTIVE ? SHARE_FIRST : m->cfg.link_share;
+        m->share[c].way = WAY_BOTH;
+    }
+}
+
+void misses_share_ended(struct misses *m, int n_groups, enum miss_way way)
+{
+    const struct mailbox *box = m->cfg.mailbox;
+    uint64_t ended = __atomic_load_n(&box->ended_ns, __ATOMIC_RELAXED), posted = m->last.posted_ns;
+    if (posted && ended > posted && ended - posted < (uint64_t)m->cfg.wait_limit_us * 1000) {
+        struct miss_share *s = &m->share[mailbox_share_class(m->last.n_groups)];
+        miss_add(&s->way_ns[m->last.way], ended - posted);
+        miss_add(&s->way_groups[m->last.way], (uint64_t)m->last.n_groups);
+    }
+    m->last.n_groups = n_groups;
+    m->last.way = way;
+    m->last.posted_ns = box->posted_ns;
+}
+
+static void choose_way(struct miss_share *s, bool try_other)
+{
+    for (int w = 0; w < WAYS; w++) {
+        uint64_t ns = atomic_load_explicit(&s->way_ns[w], memory_order_relaxed);
+        uint64_t groups = atomic_load_explicit(&s->way_groups[w], memory_order_relaxed);
+        if (groups == s->way_groups_seen[w])
+            continue;
+        double cost = (double)(ns - s->way_ns_seen[w]) / (double)(groups - s->way_groups_seen[w]);
+        s->cost[w] = s->cost[w] > 0 ? s->cost[w] + (cost - s->cost[w]) * SHARE_GAIN : cost;
+        s->way_ns_seen[w] = ns;
+        s->way_groups_seen[w] = groups;
+    }
+    bool alone = s->cost[WAY_CPU] > 0 && s->cost[WAY_CPU] < s->cost[WAY_BOTH];
+    s->way = alone != (try_other && s->cost[WAY_BOTH] > 0) ? WAY_CPU : WAY_BOTH;
 }
 
 void misses_set_rates(struct misses *m, const struct misses_rates *rates)
@@ -54,8 +92,10 @@ void misses_share_note(struct misses *m, int n_groups, int cpu_inner, int64_t cp
 
 void misses_share_adapt(struct misses *m)
 {
+    m->adapted++;
     for (int c = 0; c < MAILBOX_SHARE_CLASSES && m->cfg.link_share == MISSES_SHARE_ADAPTIVE; c++) {
         struct miss_share *s = &m->share[c];
+        choose_way(s, m->adapted % TRY_STEPS == 0);
         double sum[SUMS];
         for (int i = 0; i < SUMS; i++) {
             uint64_t now = atomic_load_explicit(&s->sum[i], memory_order_relaxed);
@@ -71,13 +111,19 @@ void misses_share_adapt(struct misses *m)
     }
 }
 
+static int share_of(const struct misses *m, int c)
+{
+    const struct miss_share *s = &m->share[c];
+    return s->way == WAY_CPU ? 0 : (int)(s->share + 0.5);
+}
+
 int misses_link_share(const struct misses *m, int n_groups)
 {
-    return (int)(m->share[mailbox_share_class(n_groups)].share + 0.5);
+    return share_of(m, mailbox_share_class(n_groups));
 }
 
 void misses_link_shares(const struct misses *m, int32_t share[MAILBOX_SHARE_CLASSES])
 {
     for (int c = 0; c < MAILBOX_SHARE_CLASSES; c++)
-        share[c] = (int32_t)(m->share[c].share + 0.5);
+        share[c] = share_of(m, c);
 }

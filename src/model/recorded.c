@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "device/misses.h"
@@ -16,12 +17,15 @@ static const int32_t sizes[] = {1, 2, 4, 8, 16, 32, STEP_MAX_ROWS};
 
 /* The plan's fixed part; the rest of plan memory follows: residency, forced choices, tables. */
 struct plan {
+    int32_t logit_row[STEP_MAX_ROWS]; /* sent on its own, when the layers are under way */
     int32_t n_rows, n_logits, forced_on, reserved;
     int32_t link_share[MAILBOX_SHARE_CLASSES];
     int32_t token[STEP_MAX_ROWS], pos[STEP_MAX_ROWS], seq[STEP_MAX_ROWS];
     int64_t slot[STEP_MAX_ROWS];
-    int32_t logit_row[STEP_MAX_ROWS];
 };
+
+/* What is sent before the layers: the plan from n_rows on, and what follows it. */
+#define PLAN_FIRST_BYTES (sizeof(struct plan) - offsetof(struct plan, n_rows))
 
 struct recorded {
     int32_t max_rows, max_logits; /* of the largest sizes */
@@ -402,6 +406,85 @@ int recorded_record(struct recorded *r, struct model *m, struct moed_error *err)
     return rc < 0 ? rc : record_sizes(r, m, r->head, record_head, r->max_logits, err);
 }
 
+/* Layers of one measurement and how often it is repeated: some ten milliseconds each. */
+#define MEASURE_LAYERS 8
+#define MEASURE_TURNS  4
+
+/* The best time of a replay in which of all experts so much comes over the link; GB/s. */
+static double measure_share(struct recorded *r, struct model *m, const struct dev_recorded *step,
+                            int32_t share, uint64_t bytes, int *rc)
+{
+    int64_t best_us = 0;
+    for (int c = 0; c < MAILBOX_SHARE_CLASSES; c++)
+        r->plan->link_share[c] = share;
+    for (int turn = 0; turn < MEASURE_TURNS && *rc == 0; turn++) {
+        int64_t begin_us = clock_us();
+        misses_step_begin(r->misses);
+        *rc = m->dev->step->plan_send(m->dev, &r->plan->n_rows,
+                                      PLAN_FIRST_BYTES + keys_of(m) * sizeof *r->slot_of);
+        if (*rc == 0)
+            *rc = m->dev->step->replay(m->dev, step);
+        if (*rc == 0)
+            *rc = m->dev->kern->sync(m->dev);
+        misses_step_end(r->misses);
+        int64_t us = clock_us() - begin_us;
+        best_us = turn == 0 || us < best_us ? us : best_us;
+    }
+    return best_us > 0 ? (double)bytes / (double)best_us * 1e-3 : 0;
+}
+
+/* One row that misses its experts in some layers. *n_layers: in how many. */
+static int record_misses(struct recorded *r, struct model *m, struct dev_recorded **out,
+                         int32_t *n_layers, struct moed_error *err)
+{
+    const struct dev_step *step = m->dev->step;
+    int32_t n = 0;
+    int rc = step->record_begin(m->dev);
+    if (rc == 0)
+        step->live(m->dev, &r->plan->n_rows);
+    for (int32_t layer = 0; rc == 0 && layer < m->c.n_layers && n < MEASURE_LAYERS; layer++)
+        if (m->c.moe_layer[layer]) {
+            rc = record_experts(r, m, 1, layer);
+            n++;
+        }
+    *n_layers = n;
+    return rc < 0 ? moed_fail(err, MOED_EDEVICE, "the device failed in recording misses")
+                  : step->record_end(m->dev, out, err);
+}
+
+int recorded_measure(struct recorded *r, struct model *m, struct moed_error *err)
+{
+    struct dev_recorded *step = NULL;
+    int32_t layers;
+    if (!r || !r->misses || m->o.link_share != MISSES_SHARE_ADAPTIVE)
+        return 0;
+    int rc = record_misses(r, m, &step, &layers, err);
+    if (rc < 0)
+        return rc;
+    memset(r->plan, 0, sizeof *r->plan);
+    r->plan->n_rows = r->plan->forced_on = 1;
+    memset(r->slot_of, 0xff, keys_of(m) * sizeof *r->slot_of);
+    for (int32_t i = 0; i < m->c.n_layers * m->c.top_k; i++)
+        r->forced[i] = i % m->c.top_k;
+    rc = m->dev->step->plan_send(m->dev, r->forced,
+                                 (size_t)m->c.n_layers * (size_t)m->c.top_k * sizeof *r->forced);
+    uint64_t bytes = (uint64_t)layers * (uint64_t)m->c.top_k * m->w.cls.bytes;
+    double cpu = measure_share(r, m, step, 0, bytes, &rc);
+    double link = measure_share(r, m, step, MAILBOX_SHARE_ONE, bytes, &rc);
+    double share = cpu + link > 0 ? link / (cpu + link) : 0;
+    double both = measure_share(r, m, step, (int32_t)(share * MAILBOX_SHARE_ONE), bytes, &rc);
+    m->dev->step->forget(m->dev, step);
+    if (rc < 0) {
+        misses_settle(r->misses, SETTLE_US, err);
+        return moed_fail(err, rc, "the device failed in measuring misses");
+    }
+    misses_set_rates(r->misses, &(struct misses_rates){.cpu_gb_per_s = cpu, .link_gb_per_s = link});
+    log_info("misses, %d experts of a layer at a time: by the CPU %.1f GB/s, over the link %.1f, "
+             "by both %.1f with %.0f %% over the link",
+             m->c.top_k, cpu, link, both, share * 100);
+    return 0;
+}
+
 const _Atomic uint32_t *recorded_demand_open(const struct recorded *r)
 {
     return r && r->box ? (const _Atomic uint32_t *)&r->box->open : NULL;
@@ -497,7 +580,7 @@ static int send_plan(struct recorded *r, struct model *m, const struct pass *p)
 {
     const struct dev_step *step = m->dev->step;
     const struct model_batch *b = &p->batch;
-    size_t bytes = sizeof *r->plan, keys = keys_of(m);
+    size_t bytes = PLAN_FIRST_BYTES, keys = keys_of(m);
     uint64_t version = 0;
     fill_rows(r, p);
     if (m->pager) {
@@ -509,7 +592,7 @@ static int send_plan(struct recorded *r, struct model *m, const struct pass *p)
             r->version = version;
         }
     }
-    int rc = step->plan_send(m->dev, r->plan, bytes);
+    int rc = step->plan_send(m->dev, &r->plan->n_rows, bytes);
     if (rc == 0 && b->forced) {
         size_t n = (size_t)m->c.n_layers * (size_t)b->n_rows * (size_t)m->c.top_k;
         memcpy(r->forced, b->forced, n * sizeof *b->forced);

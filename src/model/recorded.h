@@ -19,6 +19,9 @@ uint64_t recorded_bytes(const struct model_config *c, const struct model_options
 int recorded_open(struct recorded **out, struct model *m, struct moed_error *err);
 /* Records all sizes, over the pager's slots as they are now. r may be NULL. */
 int recorded_record(struct recorded *r, struct model *m, struct moed_error *err);
+/* Times misses of whole layers with the CPU alone, the link alone and both at once, says so, and
+ * gives the miss workers their first shares. Nothing where r is NULL or there are no experts. */
+int recorded_measure(struct recorded *r, struct model *m, struct moed_error *err);
 /* Not zero while a miss of a step is being computed; NULL where there are none. */
 const _Atomic uint32_t *recorded_demand_open(const struct recorded *r);
 void recorded_close(struct recorded **r, struct model *m);

@@ -48,18 +48,20 @@ void decay_init(struct decay *d, uint32_t half_life);
 /* The weight of a use in this step. When it grows out of range, the n sums are scaled first. */
 double decay_weight(struct decay *d, uint64_t step, double *sums, int32_t n);
 
-/*
- * A policy by use rates (policy_rates.c), with its spans. A missed key takes a place only where it
- * is worth more than the victim by `margin`, and by less in the first steps.
- */
+/* Policies by use rates (policy_rates.c). */
 #define RATES_MAX_SPANS 8
 struct rate_span {
     uint32_t half_life; /* steps, at most DECAY_MAX_HALF_LIFE */
     int32_t cap;        /* rows that one use may count */
     double weight;
 };
-struct policy *rates_open(int32_t n_keys, const struct rate_span *spans, int n_spans,
-                          double margin);
+struct rates {
+    const struct rate_span *spans; /* read by open alone */
+    int n_spans;
+    double margin;     /* that a newcomer is worth more than a victim; less in the first steps */
+    int32_t mean_rows; /* rows of an event are scaled to this mean where it is larger; 0: never */
+};
+struct policy *rates_open(int32_t n_keys, const struct rates *r);
 void rates_close(struct policy *p);
 void rates_touch(struct policy *p, uint64_t step, const int32_t *keys, const int32_t *rows,
                  size_t n);

@@ -16,7 +16,8 @@ static const struct rate_span spans[] = {{1, 1, 1}, {16, 32, 1}, {64, 32, 4}};
 
 static struct policy *lfru_open(int32_t n_keys, int32_t n_slots)
 {
-    return rates_open(n_keys, spans, sizeof spans / sizeof spans[0], 0);
+    return rates_open(n_keys,
+                      &(struct rates){.spans = spans, .n_spans = sizeof spans / sizeof spans[0]});
 }
 
 const struct policy_ops policy_lfru = {.name = "lfru", .open = lfru_open, RATES_OPS};

@@ -33,19 +33,21 @@ struct policy {
     int32_t n_keys;
     uint64_t step, ranked_step;
     double margin, margin_now;
+    int32_t mean_rows;
 };
 
-struct policy *rates_open(int32_t n_keys, const struct rate_span *spans, int n_spans, double margin)
+struct policy *rates_open(int32_t n_keys, const struct rates *r)
 {
     struct policy *p = mem_new(1, sizeof *p);
     key_heap_init(&p->heap, n_keys);
     p->n_keys = n_keys;
-    p->n_spans = n_spans;
-    p->margin = margin;
-    for (int j = 0; j < n_spans; j++) {
-        p->spans[j].is = spans[j];
+    p->n_spans = r->n_spans;
+    p->margin = r->margin;
+    p->mean_rows = r->mean_rows;
+    for (int j = 0; j < r->n_spans; j++) {
+        p->spans[j].is = r->spans[j];
         p->spans[j].sums = mem_new((size_t)n_keys, sizeof(double));
-        decay_init(&p->spans[j].decay, spans[j].half_life);
+        decay_init(&p->spans[j].decay, r->spans[j].half_life);
     }
     return p;
 }
@@ -71,15 +73,29 @@ static void begin_step(struct policy *p, uint64_t step)
     }
 }
 
+/* What rows are multiplied by, so that their mean is at most mean_rows. */
+static double row_scale(const struct policy *p, const int32_t *rows, size_t n)
+{
+    int64_t total = 0, most = (int64_t)p->mean_rows * (int64_t)n;
+    for (size_t i = 0; i < n; i++)
+        total += rows[i];
+    return p->mean_rows > 0 && total > most ? (double)most / (double)total : 1;
+}
+
 void rates_touch(struct policy *p, uint64_t step, const int32_t *keys, const int32_t *rows,
                  size_t n)
 {
     if (step != p->step)
         begin_step(p, step);
-    for (int j = 0; j < p->n_spans; j++) {
-        struct span *s = &p->spans[j];
-        for (size_t i = 0; i < n; i++)
-            s->sums[keys[i]] += (rows[i] < s->is.cap ? rows[i] : s->is.cap) * s->weight;
+    double scale = row_scale(p, rows, n);
+    for (size_t i = 0; i < n; i++) {
+        double of_rows = rows[i] * scale;
+        if (of_rows < 1)
+            of_rows = 1;
+        for (int j = 0; j < p->n_spans; j++) {
+            struct span *s = &p->spans[j];
+            s->sums[keys[i]] += (of_rows < s->is.cap ? of_rows : s->is.cap) * s->weight;
+        }
     }
 }
 

@@ -8,18 +8,23 @@
  * newcomer has to promise one use more than the victim within the time that it will be likely to
  * stay: MARGIN uses per step.
  *
- * Rows count up to a cap, because what a prompt's many tokens chose is what its answer will choose.
+ * Rows count up to a cap, because what a prompt's many tokens chose is what its answer will choose;
+ * the rows of a long prompt are scaled down first, so that they still tell experts apart.
  */
 #include "pager/policy_int.h"
 
 /* Found by search over the synthetic routings of tests/sim/pager with a link of 8 and 26 records in
  * a step; the optimum is flat (docs/pager.md). */
-#define MARGIN 0.03
+#define MARGIN    0.03
+#define MEAN_ROWS 24
 static const struct rate_span spans[] = {{32, 64, 1}};
 
 static struct policy *steady_open(int32_t n_keys, int32_t n_slots)
 {
-    return rates_open(n_keys, spans, sizeof spans / sizeof spans[0], MARGIN);
+    return rates_open(n_keys, &(struct rates){.spans = spans,
+                                              .n_spans = sizeof spans / sizeof spans[0],
+                                              .margin = MARGIN,
+                                              .mean_rows = MEAN_ROWS});
 }
 
 const struct policy_ops policy_steady = {.name = "steady", .open = steady_open, RATES_OPS};

@@ -1,6 +1,6 @@
 /*
- * What the emulated plugin offers to tests beside the plugin's table: faults to order. A test
- * program finds them with dlsym in the plugin that it has open; the real one does not have them.
+ * What the emulated plugin exports for tests beside its table: faults to order. A test finds the
+ * functions with emulator_symbol_or_skip of tests/gpu.h. Any thread.
  */
 #ifndef MOED_TESTS_EMULATOR_CONTROL_H
 #define MOED_TESTS_EMULATOR_CONTROL_H

@@ -19,7 +19,7 @@ static _Thread_local CUcontext current; /* of this thread */
 
 CUresult driver_begin(void)
 {
-    if (!driver.initialised)
+    if (!atomic_load(&driver.initialised))
         return CUDA_ERROR_NOT_INITIALIZED;
     if (current != &driver.context)
         return CUDA_ERROR_INVALID_CONTEXT;
@@ -59,9 +59,7 @@ void emulator_fail_alloc(unsigned n)
 
 CUresult CUDAAPI cuInit(unsigned flags)
 {
-    pthread_mutex_lock(&driver.lock);
-    driver.initialised = true;
-    pthread_mutex_unlock(&driver.lock);
+    atomic_store(&driver.initialised, true);
     return flags ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
 }
 

@@ -130,7 +130,7 @@ struct CUctx_st {
 struct driver {
     pthread_mutex_t lock;
     pthread_cond_t change; /* of a queue, a stream, an event */
-    bool initialised;
+    _Atomic bool initialised;
     unsigned holders; /* of the primary context */
     struct CUctx_st context;
     _Atomic CUresult sticky;

@@ -68,6 +68,11 @@ unsigned emulator_lane(void);
 /* Ends the launch with an error. */
 __attribute__((noreturn, format(printf, 1, 2))) void emulator_fault(const char *format, ...);
 
+/* Acquire and release, as the thread sanitizer sees them too: what orders threads of the host
+ * through a kernel. */
+uint32_t emulator_load_word(const uint32_t *p);
+void emulator_store_word(uint32_t *p, uint32_t v);
+
 /* cp.async: the copies of a thread happen when it waits for them, so that a missing wait shows. */
 void emulator_copy_later(void *to, const void *from, size_t bytes); /* from NULL: zeros */
 void emulator_copy_commit(void);

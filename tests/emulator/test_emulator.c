@@ -2,8 +2,9 @@
 #include "check.h"
 
 #include <pthread.h>
-#include <stdatomic.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <cuda.h>
 
@@ -333,6 +334,29 @@ static void faults_to_order(void **state)
     cuMemFree(d);
 }
 
+/* 32 numbers in memory for 16: a process of its own, which the sanitizer ends. */
+static void overruns_are_seen(void **state)
+{
+#ifdef __SANITIZE_ADDRESS__
+    int status, by = 1;
+    pid_t child = fork();
+    if (child == 0) {
+        CUdeviceptr x;
+        begin(NULL);
+        if (!freopen("/dev/null", "w", stderr) || cuMemAlloc(&x, 16 * sizeof(int)) != 0)
+            _exit(0);
+        launch("add", 1, 32, 0, (void *[]){&x, &by});
+        cuStreamSynchronize(stream);
+        _exit(0);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_not_equal(status, 0);
+#else
+    print_message("not the address sanitizer: skipped\n");
+    skip();
+#endif
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup_teardown(shuffles_and_votes, begin, end),
     cmocka_unit_test_setup_teardown(indices_and_arguments, begin, end),
@@ -344,5 +368,6 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup_teardown(copies_are_checked_and_ordered, begin, end),
     cmocka_unit_test_setup_teardown(graphs_replay, begin, end),
     cmocka_unit_test_setup_teardown(faults_to_order, begin, end),
+    cmocka_unit_test(overruns_are_seen),
 };
 CHECK_MAIN(tests)

@@ -6,6 +6,16 @@
 
 #include "driver_int.h"
 
+uint32_t emulator_load_word(const uint32_t *p)
+{
+    return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+}
+
+void emulator_store_word(uint32_t *p, uint32_t v)
+{
+    __atomic_store_n(p, v, __ATOMIC_RELEASE);
+}
+
 struct work *work_new(enum work_kind kind)
 {
     struct work *w = calloc(1, sizeof *w);

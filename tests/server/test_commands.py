@@ -87,19 +87,19 @@ def test_bench(run):
 
 
 def test_bench_with_synthetic_routing_at_several_cache_sizes(run):
-    said = json.loads(run("bench", MODEL, "--json", "--batch", "1,3", "--runs", 2, "--decode-tokens", 4, "--prompt-tokens", "5,40",
-                          "--long-prefill-tokens", 32, "--routing", "synthetic:qwen3-30b-a3b", "--expert-cache", "0,25%,100%",
+    said = json.loads(run("bench", MODEL, "--json", "--batch", "1,3", "--runs", 1, "--decode-tokens", 4, "--prompt-tokens", 40,
+                          "--long-prefill-tokens", 32, "--routing", "synthetic:qwen3-30b-a3b", "--expert-cache", "0,100%",
                           "--warmup-tokens", 40, "--log-level", "error").stdout)
     cases = said["cases"]
     assert [(c["slots"], c["kind"], c["batch"], c["tokens"], c["steps"]) for c in cases] == [
-        (said["records"] * share // 100, *case) for share in (0, 25, 100)
-        for case in (("prefill", 1, 5, 1), ("prefill", 1, 40, 2), ("decode", 1, 4, 4), ("decode", 3, 12, 4))]
+        (said["records"] * share // 100, *case) for share in (0, 100)
+        for case in (("prefill", 1, 40, 2), ("decode", 1, 4, 4), ("decode", 3, 12, 4))]
     assert said["peaks_gb_per_s"]["link"] > 0 and said["routing"] == "synthetic:qwen3-30b-a3b" and said["warmup_tokens"] == 40
     shape = json.loads((MODEL / "config.json").read_text())
     for c in cases:
         # Each token goes to top-k experts in each layer, whatever the router would have said.
         assert c["pager"]["activations"] == c["tokens"] * shape["num_experts_per_tok"] * shape["num_hidden_layers"]
-        assert len(c["runs_seconds"]) == 2 and len(c["steps_ms"]) == 2 * c["steps"]
+        assert len(c["runs_seconds"]) == 1 and len(c["steps_ms"]) == c["steps"]
         assert c["floor_ms"] > 0 and c["step_ms_p99"] >= c["step_ms_p50"] > 0
         if c["slots"] == 0:
             assert c["hit_percent"] == 0 and c["host_bytes_per_token"] > 0

@@ -46,7 +46,7 @@
     STEPPED(X, paged, paged_gate_up) STEPPED(X, paged, paged_down)
 #define STEPPED(X, image, name)                                                            \
     X(image, name##_bf16_1) X(image, name##_bf16_2) X(image, name##_bf16_4)                \
-    X(image, name##_bf16_8) X(image, name##_f16_1) X(image, name##_f16_4)                  \
+    X(image, name##_f16_1) X(image, name##_f16_4)                                          \
     X(image, name##_f32_1) X(image, name##_f32_4)
 #define TENSOR_FUNCTIONS(X)                                                                \
     X(tensor, round_bf16) X(tensor, round_f16)                                             \

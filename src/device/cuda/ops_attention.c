@@ -129,12 +129,14 @@ static void cut(const struct dev_cuda *d, const struct kern_attention *a, struct
     size_t owners = (size_t)a->n * (size_t)a->kv.kv_heads * (size_t)args->head_blocks;
     size_t room = d->attention.node_bytes / sizeof(float) / node_floats;
     size_t blocks = (size_t)d->attention.blocks < room ? (size_t)d->attention.blocks : room;
-    int seen = a->window > 0 && a->window < a->max_context ? a->window : a->max_context;
-    int chunks = (seen + KV_CHUNK_TOKENS - 2) / KV_CHUNK_TOKENS + 1, level = 0;
+    bool windowed = a->window > 0 && a->window < a->max_context;
+    int seen = windowed ? a->window : a->max_context;
+    /* A window may begin and end within chunks, and within pieces: one more of each. */
+    int chunks = (seen + KV_CHUNK_TOKENS - 1) / KV_CHUNK_TOKENS + windowed, level = 0;
     size_t splits = blocks / owners;
     splits = splits > MAX_SPLITS ? MAX_SPLITS : splits > (size_t)chunks ? (size_t)chunks : splits;
     s->splits = args->splits = splits ? (int)splits : 1;
-    while ((chunks - 1 + (1 << level) - 1) >> level >= s->splits && 1 << level < 2 * chunks)
+    while (((chunks - 1) >> level) + windowed >= s->splits && 1 << level < 2 * chunks)
         level++;
     s->wait = level ? level : 1;
     s->join = ceil_log2(s->splits) + 2;

@@ -4,10 +4,11 @@
 
 #include "cuda_int.h"
 
-/* A layer's lists hold items of up to CU_MAX_ROWS rows: at most one that is not full per expert. */
+/* A layer's lists hold items of 2 rows or more, but of a single row: at most one that is not full
+ * per expert. */
 static size_t most_items(const struct mailbox_layout *l)
 {
-    return (size_t)l->max_groups + (size_t)l->max_pairs / CU_MAX_ROWS;
+    return (size_t)l->max_groups + (size_t)l->max_pairs / 2;
 }
 
 #define PATIENCE_US 2000000
@@ -94,19 +95,17 @@ bool cuda_can_page(struct dev *dev, const struct record_class *cls, int experts,
            experts <= CU_STEP_EXPERTS && top_k <= CU_MAX_TOP_K;
 }
 
-/* Kernels of STEPPED by rows that share a reading of the weights. */
+/* Kernels of STEPPED by rows that share a reading of the weights. More than four would take so many
+ * registers that too few loads are in flight; what is read again comes from the cache. */
 struct stepped {
-    enum function one, two, four, eight;
+    enum function one, two, four;
 };
 
 #define STEPPED_OF(name)                                                                           \
     {                                                                                              \
-        [DTYPE_F32] = {FN_##name##_f32_1, FN_##name##_f32_4, FN_##name##_f32_4,                    \
-                       FN_##name##_f32_4},                                                         \
-        [DTYPE_BF16] = {FN_##name##_bf16_1, FN_##name##_bf16_2, FN_##name##_bf16_4,                \
-                        FN_##name##_bf16_8},                                                       \
-        [DTYPE_F16] = {FN_##name##_f16_1, FN_##name##_f16_4, FN_##name##_f16_4,                    \
-                       FN_##name##_f16_4},                                                         \
+        [DTYPE_F32] = {FN_##name##_f32_1, FN_##name##_f32_4, FN_##name##_f32_4},                   \
+        [DTYPE_BF16] = {FN_##name##_bf16_1, FN_##name##_bf16_2, FN_##name##_bf16_4},               \
+        [DTYPE_F16] = {FN_##name##_f16_1, FN_##name##_f16_4, FN_##name##_f16_4},                   \
     }
 
 struct stepped_size {
@@ -119,11 +118,9 @@ static struct stepped_size stepped_for(const struct stepped *of, enum dtype dtyp
     const struct stepped *s = &of[dtype];
     if (n == 1)
         return (struct stepped_size){s->one, 1};
-    if (dtype != DTYPE_BF16)
+    if (dtype != DTYPE_BF16 || n > 2)
         return (struct stepped_size){s->four, 4};
-    return n == 2   ? (struct stepped_size){s->two, 2}
-           : n <= 4 ? (struct stepped_size){s->four, 4}
-                    : (struct stepped_size){s->eight, 8};
+    return (struct stepped_size){s->two, 2};
 }
 
 static int norm_alone(struct dev *dev, const struct kern_norm_linear *a)
@@ -213,17 +210,16 @@ int cuda_norm_linear(struct dev *dev, const struct kern_norm_linear *a)
     struct stepped_size s = stepped_for(sizes, dtype, a->n);
     struct cu_norm_linear args = norm_linear_args(a);
     size_t row_bytes = (size_t)a->in * dtype_bytes(dtype);
-    /* Kernels of few rows take the norm upon them, and, of 16-bit weights, bring these to shared
-     * memory. */
-    bool norms = a->n <= (dtype == DTYPE_BF16 ? 4 : 1);
-    size_t shared = norms ? (size_t)a->n * (size_t)a->in * sizeof(float) : 0;
-    if (norms && dtype != DTYPE_F32)
+    /* A block that normalises more rows than one takes longer than a launch more. */
+    bool apart = a->norm && a->n > 1;
+    size_t shared = a->norm && !apart ? (size_t)a->in * sizeof(float) : 0;
+    if (dtype != DTYPE_F32)
         shared += CU_BLOCK_OUTS * row_bytes;
     if (!one_launch(a) || shared > (size_t)d->max_shared_bytes ||
-        (norms && (size_t)args.outs * row_bytes > NEAR_BYTES))
+        (size_t)args.outs * row_bytes > NEAR_BYTES)
         return norm_then_linear(dev, a);
     int rc = cuda_enter(d);
-    if (rc == 0 && !norms && a->norm) {
+    if (rc == 0 && apart) {
         rc = norm_alone(dev, a);
         args.x = a->h;
         args.norm = NULL;
@@ -308,7 +304,9 @@ int cuda_paged_experts(struct dev *dev, const struct kern_paged_experts *a)
     static const struct stepped gate_up[DTYPE_COUNT] = STEPPED_OF(paged_gate_up);
     static const struct stepped down[DTYPE_COUNT] = STEPPED_OF(paged_down);
     struct dev_cuda *d = cuda_of(dev);
-    const struct stepped_size up = stepped_for(gate_up, a->cls->dtype, a->n);
+    /* Up to 16 rows most experts have one or two of them. */
+    const int size = a->n > 1 && a->n <= 16 ? 2 : a->n;
+    const struct stepped_size up = stepped_for(gate_up, a->cls->dtype, size);
     const struct cu_paged args = paged_args(d, a, up.rows);
     if (!args.live || !args.slot_of || !args.link_share || !args.forced_on || !d->paged.box ||
         a->n * a->top_k > d->paged.layout.max_pairs)
@@ -325,7 +323,7 @@ int cuda_paged_experts(struct dev *dev, const struct kern_paged_experts *a)
         (rc =
              cuda_launch(d, up.f, larger(cuda_blocks((size_t)args.inner, CU_WARPS), CU_LINK_BLOCKS),
                          1 + items, CU_THREADS, 0, &args)) < 0 ||
-        (rc = cuda_launch(d, stepped_for(down, a->cls->dtype, a->n).f,
+        (rc = cuda_launch(d, stepped_for(down, a->cls->dtype, size).f,
                           larger(cuda_blocks((size_t)args.width, CU_BLOCK_OUTS), CU_LINK_BLOCKS),
                           1 + items, CU_THREADS, 0, &args)) < 0)
         return rc;

@@ -182,24 +182,30 @@ static void shapes_cuda(void **state)
     dev_close(&dev);
 }
 
-/* One row is cut into many pieces, many rows into few; windows that begin within a piece. */
+/* One row is cut into many pieces, many rows into few, very many not at all; windows that begin
+ * within a piece. */
 static void pieces_cuda(void **state)
 {
-    enum { CONTEXT = 20000 };
-    static const int rows[] = {1, 3, MAX_ROWS};
-    static const int windows[] = {0, 4000, 9001};
+    static const struct {
+        int rows, kv_heads, context, windows[3];
+    } cases[] = {{1, 1, 20000, {0, 4000, 9001}},
+                 {3, 1, 20000, {0, 4000, 9001}},
+                 {MAX_ROWS, 1, 20000, {0, 4000, 9001}},
+                 {MAX_ROWS, 8, 3000, {0, 130, 700}}};
     int32_t pos[MAX_ROWS], seq[MAX_ROWS];
     dev = cuda_open_or_skip();
-    for (size_t k = 0; k < sizeof rows / sizeof rows[0]; k++) {
+    for (size_t k = 0; k < sizeof cases / sizeof cases[0]; k++) {
         struct world w;
         struct rng r = {k};
-        world_open(&w, k, DTYPE_BF16, 1, 4, 64, CONTEXT, rows[k]);
-        for (int i = 0; i < rows[k]; i++) {
-            pos[i] = i == 0 ? CONTEXT - 1 : rng_int(&r, 0, i % 4 ? 700 : CONTEXT - 1);
+        int context = cases[k].context;
+        world_open(&w, k, DTYPE_BF16, cases[k].kv_heads, 4 / cases[k].kv_heads + 1, 64, context,
+                   cases[k].rows);
+        for (int i = 0; i < cases[k].rows; i++) {
+            pos[i] = i == 0 ? context - 1 : rng_int(&r, 0, i % 4 ? 700 : context - 1);
             seq[i] = i % 2;
         }
-        for (size_t i = 0; i < sizeof windows / sizeof windows[0]; i++)
-            compare(&w, "pieces", pos, seq, windows[i]);
+        for (size_t i = 0; i < 3; i++)
+            compare(&w, "pieces", pos, seq, cases[k].windows[i]);
         world_close(&w);
     }
     dev_close(&dev);

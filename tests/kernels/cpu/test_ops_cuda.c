@@ -440,8 +440,8 @@ static void experts_of_real_models_cuda(void **state)
     open_dev();
     const int divide = emulated ? 2 : 1;
     for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
-        struct record_class cls =
-            record_class_swiglu(shapes[s].dtype, shapes[s].hidden / divide, shapes[s].inner / divide);
+        struct record_class cls = record_class_swiglu(shapes[s].dtype, shapes[s].hidden / divide,
+                                                      shapes[s].inner / divide);
         int groups = shapes[s].groups, rows = shapes[s].rows, pairs = groups * rows;
         struct rng r = {s};
         struct kern_expert_group group[64];

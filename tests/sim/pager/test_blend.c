@@ -39,7 +39,8 @@ static struct policy *open_blend(int32_t n_keys, int32_t n_slots)
     int n = 0;
     while (n < RATES_MAX_SPANS && chosen->spans[n].weight > 0)
         n++;
-    return n ? rates_open(n_keys, chosen->spans, n, 0) : policy_lfru.open(n_keys, n_slots);
+    return n ? rates_open(n_keys, &(struct rates){.spans = chosen->spans, .n_spans = n})
+             : policy_lfru.open(n_keys, n_slots);
 }
 
 static bool admit_all(struct policy *p, int32_t key, int32_t victim)

@@ -73,14 +73,14 @@ static void by_hand(void **state)
 }
 
 /* What one use by `rows` rows, `age` steps ago, adds to LFRU's worth of a key. */
-static double lfru_single(int age, int rows)
+static double lfru_single(int age, double rows)
 {
     double many = rows < 32 ? rows : 32;
     return 0.5 * exp2(-age) + many * (1 - exp2(-1.0 / 16)) * exp2(-age / 16.0) +
            4 * many * (1 - exp2(-1.0 / 64)) * exp2(-age / 64.0);
 }
 
-static double steady_single(int age, int rows)
+static double steady_single(int age, double rows)
 {
     return (rows < 64 ? rows : 64) * (1 - exp2(-1.0 / 32)) * exp2(-age / 32.0);
 }
@@ -92,7 +92,7 @@ struct slow {
     uint8_t *resident, *used;
     double *history; /* [n_keys] LRU: number of the last use; otherwise per key: see steps */
     int32_t *steps;  /* [n_keys * n_steps] */
-    int32_t *rows;   /* [n_keys * n_steps] of these uses */
+    double *rows;    /* [n_keys * n_steps] of these uses */
     int32_t *n_uses; /* [n_keys] */
 };
 
@@ -104,13 +104,27 @@ static double slow_worth(const struct slow *s, int32_t key, int32_t now)
     double lfu = 0;
     const int32_t *steps = s->steps + (size_t)key * s->t->n_steps;
     for (int32_t i = 0; i < s->n_uses[key]; i++) {
-        int32_t rows = s->rows[steps - s->steps + i];
+        double rows = s->rows[steps - s->steps + i];
         sum += strcmp(s->name, "steady") == 0 ? steady_single(now - steps[i], rows)
                                               : lfru_single(now - steps[i], rows);
         /* Relative to a fixed step, in the order of use, so that rounding is the policy's. */
         lfu += ldexp(exp2((steps[i] % 16) / 16.0), steps[i] / 16 - 600);
     }
     return strcmp(s->name, "lfu") == 0 ? lfu : (double)sum;
+}
+
+/* steady: the rows of a layer's use have a mean of 24 at most, and are one at least. */
+static double slow_rows(const struct slow *s, size_t use, size_t begin, size_t end)
+{
+    double total = 0, n = 0, rows = s->t->rows[use];
+    for (size_t i = begin; i < end; i++)
+        if (s->t->keys[i] / s->t->n_experts == s->t->keys[use] / s->t->n_experts) {
+            total += s->t->rows[i];
+            n++;
+        }
+    if (strcmp(s->name, "steady") != 0 || total <= 24 * n)
+        return rows;
+    return rows * 24 * n / total > 1 ? rows * 24 * n / total : 1;
 }
 
 static void slow_step(struct slow *s, int32_t now, size_t begin, size_t end, int slots, int *n,
@@ -122,7 +136,7 @@ static void slow_step(struct slow *s, int32_t now, size_t begin, size_t end, int
         int32_t key = s->t->keys[i];
         s->used[key] = s->resident[key] ? 1 : 2;
         s->history[key] = (double)(i + 1);
-        s->rows[(size_t)key * s->t->n_steps + (size_t)s->n_uses[key]] = s->t->rows[i];
+        s->rows[(size_t)key * s->t->n_steps + (size_t)s->n_uses[key]] = slow_rows(s, i, begin, end);
         s->steps[(size_t)key * s->t->n_steps + (size_t)s->n_uses[key]++] = now;
         *misses += !s->resident[key];
     }
@@ -158,7 +172,7 @@ static uint64_t slow_misses(const struct trace *t, const char *name, int slots)
                      .used = calloc(n_keys, 1),
                      .history = calloc(n_keys, sizeof(double)),
                      .steps = calloc(n_keys * t->n_steps, sizeof(int32_t)),
-                     .rows = calloc(n_keys * t->n_steps, sizeof(int32_t)),
+                     .rows = calloc(n_keys * t->n_steps, sizeof(double)),
                      .n_uses = calloc(n_keys, sizeof(int32_t))};
     uint64_t misses = 0;
     int n = 0;
@@ -256,6 +270,18 @@ static void belady_is_the_fewest_possible(void **state)
     }
 }
 
+/* All of its experts have more rows than the cap, and yet they are not worth the same. */
+static void a_long_prompt_tells_experts_apart(void **state)
+{
+    const struct policy_ops *steady = policy_find("steady");
+    struct policy *p = steady->open(4, 2);
+    steady->touch(p, 1, (const int32_t[]){0, 1, 2, 3}, (const int32_t[]){900, 4000, 300, 700}, 4);
+    assert_true(steady->worth(p, 1) > steady->worth(p, 0));
+    assert_true(steady->worth(p, 0) > steady->worth(p, 3));
+    assert_true(steady->worth(p, 3) > steady->worth(p, 2));
+    steady->close(p);
+}
+
 /* These move when a policy or the generator changes, and only then. */
 static void counts_of_a_fixed_trace(void **state)
 {
@@ -281,6 +307,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(lfru_is_its_definition),
     cmocka_unit_test(steady_is_its_definition),
     cmocka_unit_test(belady_is_the_fewest_possible),
+    cmocka_unit_test(a_long_prompt_tells_experts_apart),
     cmocka_unit_test(counts_of_a_fixed_trace),
 };
 CHECK_MAIN(tests)

@@ -19,15 +19,24 @@ struct rig {
     struct pager *pager;
 };
 
-static void rig_open(struct rig *r, int n_layers, int n_experts, const struct pager_config *cfg)
+/* faults: chances in 256 that a copy fails, and that it is refused. */
+static void rig_open_faulty(struct rig *r, int n_layers, int n_experts,
+                            const struct pager_config *cfg, unsigned faults, unsigned late_us)
 {
     struct moed_error err = {0};
     struct pager_config c = *cfg;
     c.mode = PAGER_CACHED;
     c.chunk_bytes = c.bulk_chunk_bytes = CHUNK;
     fake_open(&r->dev);
+    r->dev.fail_in_256 = r->dev.refuse_in_256 = faults;
+    r->dev.late_us = late_us;
     fake_records_make(&r->records, n_layers, n_experts, RECORD, n_layers > 2 ? 1 : -1);
     assert_ok(pager_open(&r->pager, &c, &r->records.map, &r->dev.dev, &err), &err);
+}
+
+static void rig_open(struct rig *r, int n_layers, int n_experts, const struct pager_config *cfg)
+{
+    rig_open_faulty(r, n_layers, n_experts, cfg, 0, 0);
 }
 
 static void rig_close(struct rig *r)
@@ -373,13 +382,11 @@ static void passes_and_steps_in_any_order(void **state)
     for (int faults = 0; faults < 2; faults++) {
         struct rig r;
         uint32_t seed = 4711 + (uint32_t)faults;
-        rig_open(
+        rig_open_faulty(
             &r, 5, 16,
             &(struct pager_config){
-                .cache_bytes = 20 * RECORD, .staging_slots = 5, .stage_min_rows = 4, .fill = true});
-        r.dev.fail_in_256 = faults ? 8 : 0;
-        r.dev.refuse_in_256 = faults ? 8 : 0;
-        r.dev.late_us = 50;
+                .cache_bytes = 20 * RECORD, .staging_slots = 5, .stage_min_rows = 4, .fill = true},
+            faults ? 8 : 0, 50);
         for (int i = 0; i < 400; i++) {
             one_pass(&r, &seed);
             if (draw(&seed, 2))
