@@ -3,8 +3,6 @@
  * and no bit; a launch that fails is the end of the device, said by every call that follows. The
  * same at the engine: a request outlives the first, and hears of the second once.
  */
-#include <dlfcn.h>
-#include <libgen.h>
 #include <stdatomic.h>
 #include <unistd.h>
 
@@ -78,23 +76,12 @@ static void open_rig(struct rig *r, struct model_config *c, struct stalls *stall
                                       .on_miss_arg = stalls});
 }
 
-/* A call of the emulated plugin, or the test is skipped. */
+/* No launch of a real device fails when it is told to: skipped there. */
 static void fail_launch(unsigned n)
 {
-    static void (*order)(unsigned);
-    char path[1024] = "";
-    if (!order && readlink("/proc/self/exe", path, sizeof path - 32) > 0) {
-        char *dir = dirname(path);
-        memmove(path, dir, strlen(dir) + 1);
-        strcat(path, "/libmoed_cuda.so");
-        void *plugin = dlopen(path, RTLD_NOW | RTLD_NOLOAD);
-        void *found = plugin ? dlsym(plugin, "emulator_fail_launch") : NULL;
-        memcpy(&order, &found, sizeof order);
-    }
-    if (!order) {
-        print_message("no launch of a real device fails when it is told to: skipped\n");
-        skip();
-    }
+    void (*order)(unsigned);
+    void *symbol = emulator_symbol_or_skip("emulator_fail_launch");
+    memcpy(&order, &symbol, sizeof order);
     order(n);
 }
 
