@@ -56,8 +56,7 @@ const struct option_row cli_rows[] = {
      "at least the sequences."},
     {"long-prefill-tokens", 0, OPTION_INT, "N", NULL, 0, 1048576, CLI_MODEL_COMMANDS, NULL,
      "Prompt tokens of a pass of its own that pauses at layers while steps run. 0: none, prompts "
-     "are cut into the steps. Without it: up to 16384 where missed experts cross a link, else "
-     "none."},
+     "are cut into the steps. Without it: up to 16384 on a GPU, none on the CPU."},
     {"target-itl-ms", 0, OPTION_REAL, "MS", "100", 1, 60000, CLI_MODEL_COMMANDS, NULL,
      "Time between two tokens of a stream that a long pass keeps by pausing. Less makes streams "
      "smoother and long prompts slower."},

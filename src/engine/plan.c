@@ -185,26 +185,18 @@ uint64_t engine_share_bytes(double share, const struct model_memory *m)
 }
 
 /*
- * The long lane, unless its length is given: none where all experts fit beside the rest, which is
- * then better off with chunks in its steps; else as long as its share of the device allows.
+ * The long lane, unless its length is given: on a device apart from the host as long as its share
+ * of the device allows, also where all experts fit, since tensor cores want many rows.
  */
 static void plan_long(struct engine_plan *p, const struct moed_engine_config *cfg,
                       const struct model_config *c, enum dtype dtype)
 {
     struct model_options *o = &p->options;
     struct model_memory m;
-    if (cfg->long_prefill_tokens >= 0 || !p->device_budget_bytes || o->pager.mode != PAGER_CACHED)
+    if (cfg->long_prefill_tokens >= 0 || !p->device_budget_bytes)
         return;
     o->max_context = p->max_model_len;
     o->kv_blocks = 1;
-    model_memory(c, dtype, o, &m);
-    uint64_t kv = cfg->kv_cache_bytes ? cfg->kv_cache_bytes : p->device_budget_bytes / KV_PARTS;
-    uint64_t slots = cfg->expert_cache_bytes < 0
-                         ? engine_cache_bytes(sub_u64(p->device_budget_bytes, kv), &m)
-                     : cfg->expert_cache_share > 0 ? engine_share_bytes(cfg->expert_cache_share, &m)
-                                                   : (uint64_t)cfg->expert_cache_bytes;
-    if (slots / m.expert_record_bytes >= m.expert_records)
-        return;
     for (o->long_rows = LONG_ROWS; o->long_rows > STEP_ROWS; o->long_rows /= 2) {
         model_memory(c, dtype, o, &m);
         if (m.long_bytes <= p->device_budget_bytes / LONG_PARTS)

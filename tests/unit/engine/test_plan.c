@@ -184,19 +184,18 @@ static void a_device_gets_the_slots_that_fit(void **state)
     assert_non_null(strstr(err.text, "does not fit the device"));
 }
 
-static void a_device_gets_a_long_lane_where_experts_do_not_fit(void **state)
+static void a_device_gets_a_long_lane(void **state)
 {
     struct engine_plan p;
     struct moed_error err;
     struct moed_engine_config cfg = in_place;
     cfg.long_prefill_tokens = -1;
-    /* All experts and the KV cache fit: chunks in the steps are better. */
+    /* Also where all experts fit. */
     assert_ok(plan_on_device(&p, &cfg, 80 * GIB, &err), &err);
-    assert_int_equal(p.options.long_rows, 0);
-    assert_int_equal(p.memory.long_bytes, 0);
-    assert_int_equal(p.max_batched_tokens, 512);
+    assert_int_equal(p.options.long_rows, 16384);
+    assert_int_equal(p.max_batched_tokens, 64);
     assert_int_equal(p.target_itl_us, 100000);
-    /* They do not: as long as an eighth of the device allows. */
+    /* As long as an eighth of the device allows. */
     assert_ok(plan_on_device(&p, &cfg, 6 * GIB, &err), &err);
     int32_t rows = p.options.long_rows;
     assert_true(rows >= 1024 && rows < 16384 && (rows & (rows - 1)) == 0);
@@ -214,12 +213,11 @@ static void a_device_gets_a_long_lane_where_experts_do_not_fit(void **state)
     cfg.expert_cache_bytes = 0;
     assert_ok(plan_on_device(&p, &cfg, 40 * GIB, &err), &err);
     assert_int_equal(p.options.long_rows, 16384);
-    cfg.expert_cache_share = 1;
+    cfg.long_prefill_tokens = 0;
     assert_ok(plan_on_device(&p, &cfg, 80 * GIB, &err), &err);
     assert_int_equal(p.options.long_rows, 0);
-    cfg.expert_cache_share = 0.5;
-    assert_ok(plan_on_device(&p, &cfg, 80 * GIB, &err), &err);
-    assert_int_equal(p.options.long_rows, 16384);
+    assert_int_equal(p.memory.long_bytes, 0);
+    assert_int_equal(p.max_batched_tokens, 512);
 }
 
 static void a_long_lane_may_be_asked_for_anywhere(void **state)
@@ -307,7 +305,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(what_does_not_fit_is_refused_with_the_numbers),
     cmocka_unit_test(slots_of_the_expert_cache_count),
     cmocka_unit_test(a_device_gets_the_slots_that_fit),
-    cmocka_unit_test(a_device_gets_a_long_lane_where_experts_do_not_fit),
+    cmocka_unit_test(a_device_gets_a_long_lane),
     cmocka_unit_test(a_long_lane_may_be_asked_for_anywhere),
     cmocka_unit_test(containers_say_what_is_left),
 };
