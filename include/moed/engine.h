@@ -36,8 +36,8 @@ struct moed_engine_config {
     int32_t max_model_len;       /* tokens; 0: the model's own, or what fits */
     int32_t max_num_seqs;        /* 0: 64 */
     int32_t max_batched_tokens;  /* 0: 512, or 64 and at least max_num_seqs with long passes */
-    /* Prompt tokens of a pass that pauses for steps; -1: by the memory plan, where experts cross a
-     * link; 0: no such pass, prompts are cut into the steps. */
+    /* Prompt tokens of a pass that pauses for steps; -1: by the memory plan, on a GPU; 0: no such
+     * pass, prompts are cut into the steps. */
     int32_t long_prefill_tokens;
     double target_itl_ms;    /* between two tokens of a stream beside such a pass; 0: 100 */
     int32_t max_queue;       /* waiting requests; 0: 256 */
