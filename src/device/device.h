@@ -103,8 +103,8 @@ struct dev_step {
      * device's twin, as it is when the recording is replayed. */
     void *(*plan_alloc)(struct dev *, size_t bytes);
     void (*plan_free)(struct dev *, void *plan);
-    /* Queues the copy of a part of plan memory to the device; the part may not be written again
-     * before sync. */
+    /* Queues the copy of a part of plan memory, whole words, to the device; the part may not be
+     * written again before sync. */
     int (*plan_send)(struct dev *, const void *part, size_t bytes);
     /* Makes the mailbox of l, zeroed, in memory of alloc_shared, and what paged_experts needs
      * beside it. Once, before anything is recorded that has experts. patience_us: of each wait of

@@ -45,8 +45,8 @@ static int plan_send(struct dev *dev, const void *part, size_t bytes)
         return rc;
     if (!twin)
         return cuda_check(d, CUDA_ERROR_INVALID_VALUE, "sending what is not a plan");
-    return cuda_check(d, cuMemcpyHtoDAsync((CUdeviceptr)(uintptr_t)twin, part, bytes, d->compute),
-                      "sending a step's plan");
+    /* By a kernel: a copy would wait for those of experts that are under way. */
+    return cuda_fetch(d, (CUdeviceptr)(uintptr_t)twin, part, bytes);
 }
 
 static int record_begin(struct dev *dev)
