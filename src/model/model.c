@@ -182,9 +182,9 @@ int model_open(struct model **out, const struct model_config *c, const struct mo
         (rc = alloc_buffers(m, err)) < 0 || (rc = sampler_open(m, err)) < 0)
         goto failed;
     m->has_tensor = m->lane[MODEL_LONG].max_rows > 0 && long_possible(m);
-    if ((rc = recorded_open(&m->recorded, m, err)) < 0 || (rc = open_pager(m, err)) < 0 ||
-        (rc = recorded_record(m->recorded, m, err)) < 0 ||
-        (rc = recorded_measure(m->recorded, m, err)) < 0)
+    if ((rc = recorded_open(&m->recorded, m, err)) < 0 ||
+        (rc = recorded_measure(m->recorded, m, err)) < 0 || (rc = open_pager(m, err)) < 0 ||
+        (rc = recorded_record(m->recorded, m, err)) < 0)
         goto failed;
     *out = m;
     return 0;

@@ -245,7 +245,8 @@ static int record_experts(struct recorded *r, struct model *m, int32_t n, int32_
                                          .top_k = c->top_k,
                                          .layer = layer,
                                          .renormalize = c->norm_topk};
-    experts.slots = pager_slots(m->pager, &experts.slot_bytes);
+    if (m->pager)
+        experts.slots = pager_slots(m->pager, &experts.slot_bytes);
     int rc = m->dev->step->norm_linear(m->dev, &router);
     return rc < 0 ? rc : m->dev->step->paged_experts(m->dev, &experts);
 }

@@ -19,7 +19,8 @@ uint64_t recorded_bytes(const struct model_config *c, const struct model_options
 int recorded_open(struct recorded **out, struct model *m, struct moed_error *err);
 /* Records all sizes, over the pager's slots as they are now. r may be NULL. */
 int recorded_record(struct recorded *r, struct model *m, struct moed_error *err);
-/* Times misses of whole layers with the CPU alone, the link alone and both at once, says so, and
+/* Before the pager is opened, whose first loads would take part of the link: times misses of whole
+ * layers with the CPU alone, the link alone and both at once, says so, and
  * gives the miss workers their first shares. Nothing where r is NULL or there are no experts. */
 int recorded_measure(struct recorded *r, struct model *m, struct moed_error *err);
 /* Not zero while a miss of a step is being computed; NULL where there are none. */
