@@ -105,6 +105,9 @@ struct moed_engine_stats {
     uint64_t prompt_tokens, generated_tokens,
         cached_tokens; /* cached: prompt tokens reused from the prefix cache */
     uint64_t steps, preemptions;
+    /* What the CPU computed because a GPU did not hold it: jobs (a layer of a step each), experts
+     * in them, bytes of weights read, microseconds; jobs that were given up. */
+    uint64_t miss_jobs, miss_experts, miss_bytes, miss_us, miss_failures;
     uint64_t sampled_device, sampled_cpu; /* tokens, by where they were chosen */
     uint64_t long_passes, long_layers, long_pauses;
     uint64_t pass_timeouts, pass_retries;

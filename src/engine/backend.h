@@ -32,6 +32,7 @@ struct engine_backend {
     int64_t (*now_us)(void *self);
     /* Any thread; NULL for a model without experts. */
     struct pager *pager;
+    const struct misses *misses; /* any thread; NULL where nothing is computed beside a device */
     /* Frees self; after the engine thread has ended. May be NULL. */
     void (*close)(void *self);
 };

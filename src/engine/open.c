@@ -327,6 +327,7 @@ static void set_up(struct engine_setup *s, struct loaded *l, const struct descri
                                          .parallel = parallel,
                                          .threads = dev_cpu_info(l->cpu).threads,
                                          .pager = model_pager(l->model),
+                                         .misses = model_misses(l->model),
                                          .close = loaded_close};
     if (l->tokenizer)
         s->text = (struct engine_text){l->tokenizer, text_open, text_push, text_finish, text_close};

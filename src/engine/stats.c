@@ -1,3 +1,4 @@
+#include "device/misses.h"
 #include "engine/engine_int.h"
 
 /* Seconds. Fine where streams live (1 to 100 ms), coarse for long prompts. */
@@ -16,6 +17,19 @@ void histogram_add(struct moed_histogram *h, int64_t us)
     h->sum += seconds;
 }
 
+static void show_misses(struct moed_engine *e)
+{
+    struct misses_stats m;
+    if (!e->setup.backend.misses)
+        return;
+    misses_stats(e->setup.backend.misses, &m);
+    e->stats.miss_jobs = m.jobs;
+    e->stats.miss_experts = m.groups;
+    e->stats.miss_bytes = m.bytes;
+    e->stats.miss_us = m.total_ns / 1000;
+    e->stats.miss_failures = m.failed + m.abandoned;
+}
+
 void stats_show(struct moed_engine *e)
 {
     struct sched_stats s;
@@ -27,6 +41,7 @@ void stats_show(struct moed_engine *e)
     e->stats.kv_blocks_cached = s.kv_cached;
     e->stats.prefix_queries = s.prefix_queries;
     e->stats.prefix_hits = s.prefix_hits;
+    show_misses(e);
     pthread_mutex_lock(&e->shown_lock);
     e->shown = e->stats;
     pthread_mutex_unlock(&e->shown_lock);

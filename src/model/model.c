@@ -242,6 +242,11 @@ int model_set_cache(struct model *m, const struct pager_config *cfg, struct moed
     return rc < 0 ? rc : recorded_record(m->recorded, m, err);
 }
 
+const struct misses *model_misses(const struct model *m)
+{
+    return recorded_misses(m->recorded);
+}
+
 struct pager *model_pager(struct model *m)
 {
     return m->pager;

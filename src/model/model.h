@@ -14,6 +14,7 @@
 #include "pager/pager.h"
 #include "store/store.h"
 
+struct misses;
 struct model;
 
 struct model_options {
@@ -78,6 +79,9 @@ int model_open(struct model **out, const struct model_config *c, const struct mo
 void model_close(struct model **m);
 
 struct pager *model_pager(struct model *m); /* NULL for a model without experts */
+/* The workers that compute what a device does not hold; NULL where there are none. Their statistics
+ * are for any thread. */
+const struct misses *model_misses(const struct model *m);
 /* Between passes: another pager over the same records, with nothing resident; for measuring several
  * cache sizes without loading again. After a failure the model takes nothing but model_close. Does
  * nothing to a model without experts. */

@@ -535,6 +535,11 @@ void recorded_close(struct recorded **recorded, struct model *m)
     free(r);
 }
 
+const struct misses *recorded_misses(const struct recorded *r)
+{
+    return r ? r->misses : NULL;
+}
+
 /* Replay. */
 
 bool recorded_fits(const struct recorded *r, const struct model *m, const struct pass *p)

@@ -27,6 +27,9 @@ int recorded_measure(struct recorded *r, struct model *m, struct moed_error *err
 const _Atomic uint32_t *recorded_demand_open(const struct recorded *r);
 void recorded_close(struct recorded **r, struct model *m);
 
+/* NULL where there are none. */
+const struct misses *recorded_misses(const struct recorded *r);
+
 /* Whether this pass can be a replay. */
 bool recorded_fits(const struct recorded *r, const struct model *m, const struct pass *p);
 /* Sends the plan and queues the step. */

@@ -274,7 +274,8 @@ static struct moed_engine *start(struct rig *r)
                     .sample = b_sample,
                     .drop = b_drop,
                     .end = b_end,
-                    .pager = model_pager(r->m)},
+                    .pager = model_pager(r->m),
+                    .misses = model_misses(r->m)},
         .sched = {.max_seqs = 4,
                   .max_batched_tokens = 32,
                   .long_prefill_tokens = LONG_ROWS,
@@ -347,6 +348,8 @@ static void a_request_outlives_a_stalled_worker_cuda(void **state)
     struct answer *want = run_engine(&c, NULL, &calm), *got = run_engine(&c, &stalls, &st);
     assert_int_equal(calm.pass_timeouts, 0);
     assert_true(st.pass_timeouts > 0 && st.pass_retries > 0);
+    assert_true(calm.miss_jobs > 0 && calm.miss_bytes > 0 && calm.miss_experts >= calm.miss_jobs);
+    assert_true(calm.miss_failures == 0 && st.miss_failures > 0);
     assert_int_equal(atomic_load(&stalls.done), 1);
     assert_false(st.failed);
     for (int i = 0; i < REQUESTS; i++) {
