@@ -106,15 +106,17 @@ long long mem_huge_bytes(const void *p, size_t bytes)
     if (!f)
         return -1;
     uintptr_t lo = (uintptr_t)p, hi = lo + map_bytes(bytes);
-    unsigned long begin, end;
-    long long kib, sum = 0;
+    static const char key[] = "AnonHugePages:";
+    long long sum = 0;
     bool ours = false, told = false;
     char line[512];
     while (fgets(line, sizeof line, f)) {
-        if (sscanf(line, "%lx-%lx ", &begin, &end) == 2)
-            ours = begin < hi && end > lo;
-        else if (ours && sscanf(line, "AnonHugePages: %lld kB", &kib) == 1) {
-            sum += kib * 1024;
+        char *dash;
+        uintptr_t begin = strtoul(line, &dash, 16);
+        if (*dash == '-') {
+            ours = begin < hi && strtoul(dash + 1, NULL, 16) > lo;
+        } else if (ours && strncmp(line, key, sizeof key - 1) == 0) {
+            sum += strtoll(line + sizeof key - 1, NULL, 10) * 1024;
             told = true;
         }
     }

@@ -63,7 +63,7 @@ static void choose_cpus(struct misses *m, int *cpu)
 
 static int start_workers(struct misses *m, struct moed_error *err)
 {
-    int cpu[MISSES_THREADS_MAX];
+    int cpu[MISSES_THREADS_MAX] = {0};
     choose_cpus(m, cpu);
     for (int i = 0; i < m->threads; i++) {
         struct miss_worker *w = &m->worker[i];

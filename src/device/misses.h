@@ -89,21 +89,6 @@ struct misses_rates {
 };
 void misses_set_rates(struct misses *m, const struct misses_rates *rates);
 
-/*
- * Measures the workers of a config without its mailbox: jobs of 1, 2, 4 and 8 missed experts of one
- * row, posted by the caller's thread into a mailbox of the function's own, over all records that
- * host_of has, budget_us for each. Run it while the device reads records over the link, and the
- * figures are those of both together. cfg->mailbox and layout are not looked at.
- */
-#define MISSES_SPEED_CLASSES 4
-struct misses_speed {
-    double bytes[MISSES_SPEED_CLASSES];  /* of the records of a job; 0: not that many experts */
-    double job_us[MISSES_SPEED_CLASSES]; /* median, hand-off included */
-    double gb_per_s, start_us;           /* of the line through them, for misses_rates */
-};
-int misses_measure(struct misses_speed *out, const struct misses_config *cfg, int64_t budget_us,
-                   struct moed_error *err);
-
 /* What happened since open. Times are worker 0's, in nanoseconds, summed over jobs that were done.
  */
 #define MISSES_HISTOGRAM 16

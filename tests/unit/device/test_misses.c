@@ -594,28 +594,6 @@ static void classes_and_outputs_of_a_share(void **state)
     assert_int_equal(mailbox_cpu_outputs(768, 256), 576);
 }
 
-static void speeds_are_measured_over_what_is_here(void **state)
-{
-    struct rig *r = rig_new();
-    struct moed_error err;
-    struct misses_speed speed;
-    struct misses_config cfg = config_of(&r->gpu, 2);
-    cfg.mailbox = NULL;
-    for (int e = 0; e < EXPERTS; e++)
-        r->gpu.host_of[e] = NULL; /* a layer without experts */
-    assert_ok(misses_measure(&speed, &cfg, 2000, &err), &err);
-    for (int c = 0; c < MISSES_SPEED_CLASSES; c++) {
-        bool fits = 1 << c <= EXPERTS;
-        assert_true(fits ? speed.job_us[c] > 0 : speed.job_us[c] == 0);
-        assert_true(speed.bytes[c] == (fits ? (double)(1 << c) * (double)r->gpu.cls.bytes : 0));
-    }
-    assert_true(speed.gb_per_s > 0 && speed.start_us >= 0);
-    for (int e = 0; e < LAYERS * EXPERTS; e++)
-        r->gpu.host_of[e] = NULL;
-    assert_int_equal(misses_measure(&speed, &cfg, 2000, &err), MOED_EINVAL);
-    rig_free(r);
-}
-
 static void configs_that_cannot_be_are_refused(void **state)
 {
     struct rig *r = rig_new();
@@ -653,7 +631,6 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(a_late_link_gets_less),
     cmocka_unit_test(shares_start_from_rates_and_forced_ones_stay),
     cmocka_unit_test(classes_and_outputs_of_a_share),
-    cmocka_unit_test(speeds_are_measured_over_what_is_here),
     cmocka_unit_test(configs_that_cannot_be_are_refused),
 };
 
