@@ -242,8 +242,7 @@ static void run_experts_cublas(struct bench *b, void *arg)
 {
     struct experts *e = arg;
     const struct record_class *c = &e->cls;
-    int first = 0;
-    for (int g = 0; g < e->a.n_groups; first += e->group[g++].n) {
+    for (int g = 0; g < e->a.n_groups; g++) {
         const uint8_t *record = e->group[g].record;
         int n = e->group[g].n;
         if (n == 0)

@@ -150,7 +150,7 @@ static void both_forms_say_the_same(void **state)
         "batch 2 from 128 tokens",
         "16 slots: 100.0 tokens/s, 20.000 ms a step",
         "0.3000 0.1000 0.2000)",
-        "p50 24.000 ms, p99 39.000 ms, longest 39.000 ms; floor 4.200 ms a step (476.2 tokens/s), "
+        "p50 24.000 ms, p99 39.000 ms, longest 39.000 ms; floor 4.200 ms a step (476.2 tokens/s)",
         "21 % of it reached",
         "83.3 % of 48 uses resident; from the host 450.0 MB a token, 0.25 admissions a token",
         "link 15.0 GB/s, 30 % of its peak; host memory 45.0 GB/s, 22 % of its peak",
