@@ -64,6 +64,24 @@ __device__ __forceinline__ float silu_mul_1(float gate, float up)
     return __fmul_rn(__fdiv_rn(gate, __fadd_rn(1.0f, exp_fixed(-gate))), up);
 }
 
+// The weights of a row's chosen experts (kern_router): e holds the exponentials of all [experts]. One
+// thread, since the sum is taken in ascending order.
+__device__ __forceinline__ void weigh_chosen(const float *e, int experts, const int32_t *chosen,
+                                             int top_k, int renormalize, float *weight)
+{
+    float sum = 0, all = 0;
+#pragma unroll 16
+    for (int i = 0; i < experts; i++)
+        sum = __fadd_rn(sum, e[i]);
+    for (int k = 0; k < top_k; k++) {
+        const float w = __fdiv_rn(e[chosen[k]], sum);
+        weight[k] = w;
+        all = __fadd_rn(all, w);
+    }
+    for (int k = 0; k < top_k && renormalize; k++)
+        weight[k] = __fdiv_rn(weight[k], all);
+}
+
 __device__ __forceinline__ void widen_bf16(uint32_t two, float *w)
 {
     w[0] = __uint_as_float(two << 16);

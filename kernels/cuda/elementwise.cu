@@ -164,17 +164,7 @@ KERNEL __launch_bounds__(CU_ROUTER_ROWS * 32) router_select(const __grid_constan
     for (int e = lane; e < a.experts; e += 32)
         logit[e] = exp_fixed(__fsub_rn(logit[e], max));
     __syncwarp();
-    if (lane)
-        return;
-    float sum = 0, chosen = 0;
-#pragma unroll 16
-    for (int e = 0; e < a.experts; e++)
-        sum = __fadd_rn(sum, logit[e]);
-    float *weight = a.weight + (int64_t)row * a.top_k;
-    for (int k = 0; k < a.top_k; k++) {
-        weight[k] = __fdiv_rn(logit[id[k]], sum);
-        chosen = __fadd_rn(chosen, weight[k]);
-    }
-    for (int k = 0; k < a.top_k && a.renormalize; k++)
-        weight[k] = __fdiv_rn(weight[k], chosen);
+    if (lane == 0)
+        weigh_chosen(logit, a.experts, id, a.top_k, a.renormalize,
+                     a.weight + (int64_t)row * a.top_k);
 }

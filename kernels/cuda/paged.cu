@@ -47,20 +47,8 @@ __device__ __forceinline__ void choose(const cu_paged &a, int row, int live, flo
     for (int i = lane; i < a.experts; i += 32)
         e[i] = exp_fixed(__fsub_rn(logit[i], max));
     __syncwarp();
-    if (lane)
-        return;
-    float sum = 0, all = 0;
-#pragma unroll 16
-    for (int i = 0; i < a.experts; i++)
-        sum = __fadd_rn(sum, e[i]);
-    float *weight = a.weight + row * a.top_k;
-    for (int k = 0; k < a.top_k; k++) {
-        const float w = __fdiv_rn(e[chosen[k]], sum);
-        weight[k] = w;
-        all = __fadd_rn(all, w);
-    }
-    for (int k = 0; k < a.top_k && a.renormalize; k++)
-        weight[k] = __fdiv_rn(weight[k], all);
+    if (lane == 0)
+        weigh_chosen(e, a.experts, chosen, a.top_k, a.renormalize, a.weight + row * a.top_k);
 }
 
 struct resolved {

@@ -175,8 +175,8 @@ struct dev_cuda {
     struct attention_memory attention;
     struct plan_memory plan;
     struct paged paged;
-    bool recording, overlaps; /* overlaps: launches may begin before the one ahead has ended */
-    const int32_t *live;      /* on the device */
+    bool overlaps;       /* while recording: launches may begin before the one ahead has ended */
+    const int32_t *live; /* on the device */
     int max_shared_bytes, overlap_capable;
     struct cuda_tensor *tensor;
     _Atomic bool failed; /* sticky */

@@ -55,7 +55,6 @@ static int record_begin(struct dev *dev)
     int rc = cuda_enter(d);
     if (rc < 0 || (rc = cuda_wait_compute(d)) < 0)
         return rc;
-    d->recording = true;
     d->overlaps = d->overlap_capable;
     return cuda_check(d, cuStreamBeginCapture(d->compute, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL),
                       "recording a step");
@@ -82,7 +81,7 @@ static int record_end(struct dev *dev, struct dev_recorded **out, struct moed_er
 {
     struct dev_cuda *d = cuda_of(dev);
     struct dev_recorded *r = calloc(1, sizeof *r);
-    d->recording = d->overlaps = false;
+    d->overlaps = false;
     d->live = NULL;
     *out = NULL;
     if (!r)
