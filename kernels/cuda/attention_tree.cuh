@@ -1,0 +1,232 @@
+// Attention's pieces of work and its tree over chunks of positions, in the order of
+// kernels/README.md. A team of CU_ATTENTION_THREADS threads, thread 0 of which is threadIdx.x %
+// CU_ATTENTION_THREADS == 0, takes one piece of a row's chunks; the last team to end joins the
+// pieces.
+#ifndef MOED_KERNELS_CUDA_ATTENTION_TREE_CUH
+#define MOED_KERNELS_CUDA_ATTENTION_TREE_CUH
+
+#include "common.cuh"
+
+namespace attn
+{
+
+enum { CHUNK = 64, THREADS = CU_ATTENTION_THREADS };
+
+// How the threads of a team wait for each other: a block that is one team, or barrier `id` of a
+// larger.
+struct block_sync {
+    __device__ __forceinline__ void operator()() const
+    {
+        __syncthreads();
+    }
+};
+
+struct team_barrier {
+    unsigned id;
+    __device__ __forceinline__ void operator()() const
+    {
+        team_sync(id, THREADS);
+    }
+};
+
+__device__ __forceinline__ int team_thread()
+{
+    return (int)(threadIdx.x % THREADS);
+}
+
+// What a team is to do.
+struct work {
+    int64_t row, owner; // owner: (row, head block) of the workspace
+    int kv_head, head, heads;
+    int first, pos;              // visible positions
+    int pieces, first_piece, at; // at: among the pieces
+    int lo, hi;                  // chunks, both included
+};
+
+// False: nothing, since the row takes no part or has fewer pieces.
+__device__ __forceinline__ bool find_work(const cu_attention &a, int64_t row, int y, work &w)
+{
+    w.row = row;
+    if (a.live && w.row >= *a.live)
+        return false;
+    const int head_block = y / a.splits;
+    const int group = a.heads / a.kv.kv_heads, in_group = head_block % a.head_blocks;
+    w.at = y % a.splits;
+    w.owner = w.row * a.kv.kv_heads * a.head_blocks + head_block;
+    w.kv_head = head_block / a.head_blocks;
+    w.head = w.kv_head * group + in_group * a.block_heads;
+    w.heads = min(a.block_heads, group - in_group * a.block_heads);
+    w.pos = a.pos[w.row];
+    w.first = a.window > 0 && w.pos >= a.window ? w.pos - a.window + 1 : 0;
+    const int lo = w.first / CHUNK, hi = w.pos / CHUNK;
+    int level = 0;
+    while ((hi >> level) - (lo >> level) >= a.splits)
+        level++;
+    w.first_piece = lo >> level;
+    w.pieces = (hi >> level) - w.first_piece + 1;
+    if (w.at >= w.pieces)
+        return false;
+    w.lo = max(lo, (w.first_piece + w.at) << level);
+    w.hi = min(hi, ((w.first_piece + w.at + 1) << level) - 1);
+    return true;
+}
+
+// Nodes of the tree: W elements of one head. Those that wait for their right half lie in shared
+// memory, each seen by one thread only; the one on the lowest level is the latest.
+template <int W> struct node {
+    float x[W], max, sum;
+};
+
+// W neighbours in shared memory or a workspace; on a 16-byte edge where W is a multiple of 4.
+template <int W> __device__ __forceinline__ void get(const float *p, float (&x)[W])
+{
+    if constexpr (W % 4 == 0) {
+#pragma unroll
+        for (int e = 0; e < W; e += 4) {
+            const float4 four = *(const float4 *)(p + e);
+            x[e] = four.x, x[e + 1] = four.y, x[e + 2] = four.z, x[e + 3] = four.w;
+        }
+    } else {
+#pragma unroll
+        for (int e = 0; e < W; e++)
+            x[e] = p[e];
+    }
+}
+
+template <int W> __device__ __forceinline__ void put(float *p, const float (&x)[W])
+{
+    if constexpr (W % 4 == 0) {
+#pragma unroll
+        for (int e = 0; e < W; e += 4)
+            *(float4 *)(p + e) = make_float4(x[e], x[e + 1], x[e + 2], x[e + 3]);
+    } else {
+#pragma unroll
+        for (int e = 0; e < W; e++)
+            p[e] = x[e];
+    }
+}
+
+struct waiting {
+    float *x, *sums; // [depth][items][W], [depth][items][2]
+    int items;
+};
+
+template <int W> __device__ __forceinline__ void join(const node<W> &left, node<W> &now)
+{
+    const bool left_leads = left.max >= now.max;
+    const float f =
+        exp_fixed(left_leads ? __fsub_rn(now.max, left.max) : __fsub_rn(left.max, now.max));
+    now.sum = left_leads ? __fmaf_rn(f, now.sum, left.sum) : __fmaf_rn(f, left.sum, now.sum);
+#pragma unroll
+    for (int e = 0; e < W; e++)
+        now.x[e] =
+            left_leads ? __fmaf_rn(f, now.x[e], left.x[e]) : __fmaf_rn(f, left.x[e], now.x[e]);
+    now.max = left_leads ? left.max : now.max;
+}
+
+// Adds node `index` of its level; nodes come in ascending order. After the last, `now` is the root.
+// Returns the levels on which nodes wait from then on.
+template <int W>
+__device__ __forceinline__ uint32_t add_node(node<W> &now, int index, bool last, uint32_t waits,
+                                             const waiting &s, int item)
+{
+    for (int level = 0; !last || waits; level++) {
+        const bool joins = waits >> level & 1;
+        if (joins)
+            waits &= ~(1u << level);
+        else if (last || index >> level & 1)
+            continue;
+        const int slot = __popc(waits) * s.items + item;
+        float *x = s.x + slot * W, *sums = s.sums + slot * 2;
+        if (joins) {
+            node<W> left;
+            get(x, left.x);
+            left.max = sums[0];
+            left.sum = sums[1];
+            join(left, now);
+            continue;
+        }
+        put(x, now.x);
+        sums[0] = now.max;
+        sums[1] = now.sum;
+        return waits | 1u << level;
+    }
+    return 0;
+}
+
+// A piece to the workspace: elements, then (max, sum) of each head.
+template <int W>
+__device__ __forceinline__ void store_piece(const cu_attention &a, const work &w, int items,
+                                            int item, int h, bool first_of_head, const node<W> &n)
+{
+    float *to = a.node + (w.owner * a.splits + w.at) * a.node_floats;
+    put(to + item * W, n.x);
+    if (first_of_head) {
+        to[items * W + 2 * h] = n.max;
+        to[items * W + 2 * h + 1] = n.sum;
+    }
+}
+
+template <int W>
+__device__ __forceinline__ void load_piece(const cu_attention &a, const work &w, int at, int items,
+                                           int item, int h, node<W> &n)
+{
+    const float *from = a.node + (w.owner * a.splits + at) * a.node_floats;
+    if constexpr (W % 4 == 0) {
+#pragma unroll
+        for (int e = 0; e < W; e += 4) {
+            const float4 four = __ldcg((const float4 *)(from + item * W + e));
+            n.x[e] = four.x, n.x[e + 1] = four.y, n.x[e + 2] = four.z, n.x[e + 3] = four.w;
+        }
+    } else {
+#pragma unroll
+        for (int e = 0; e < W; e++)
+            n.x[e] = __ldcg(from + item * W + e);
+    }
+    const float2 sums = __ldcg((const float2 *)(from + items * W + 2 * h));
+    n.max = sums.x;
+    n.sum = sums.y;
+}
+
+// Whether this team is the last of its owner's to come here; then it sees what all have stored. The
+// word is in shared memory.
+template <class Sync>
+__device__ __forceinline__ bool ends_last(const cu_attention &a, const work &w, uint32_t *last,
+                                          const Sync &sync)
+{
+    sync();
+    if (team_thread() == 0) {
+        *last = add_acquire_release(&a.ended[w.owner], 1) == (uint32_t)w.pieces - 1;
+        if (*last)
+            a.ended[w.owner] = 0;
+    }
+    sync();
+    return *last;
+}
+
+// The root over all pieces, for one item.
+template <int W>
+__device__ __forceinline__ void join_pieces(const cu_attention &a, const work &w, const waiting &s,
+                                            int item, int h, node<W> &root)
+{
+    enum { AHEAD = W >= 8 ? 8 : 16 };
+    uint32_t waits = 0;
+    for (int at = 0; at < w.pieces; at += AHEAD) {
+        node<W> n[AHEAD];
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++)
+            if (at + i < w.pieces)
+                load_piece(a, w, at + i, s.items, item, h, n[i]);
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++)
+            if (at + i < w.pieces) {
+                waits =
+                    add_node(n[i], w.first_piece + at + i, at + i == w.pieces - 1, waits, s, item);
+                root = n[i];
+            }
+    }
+}
+
+} // namespace attn
+
+#endif
