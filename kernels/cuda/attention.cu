@@ -81,8 +81,11 @@ template <int DT> __device__ __forceinline__ void attention_any(const cu_attenti
             score[tid] = __fmul_rn(dot16<DT>(row, q, dim), a.scale);
         }
         __syncthreads();
-        if (tid < 32)
-            soften<1>(score, weight, 1, 0, lo, hi, head_sums);
+        if (tid < 32) {
+            float e[1][2];
+            soften(score, weight, 1, 0, lo, hi, e, head_sums);
+            sum_weights(e, 0, head_sums);
+        }
         __syncthreads();
         float part[4] = {0, 0, 0, 0};
 #pragma unroll

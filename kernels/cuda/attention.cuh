@@ -17,41 +17,54 @@ __device__ __forceinline__ int ordered(int bits)
     return bits ^ (bits >> 31 & 0x7fffffff);
 }
 
-// Scores to weights of heads `head`, head + 4, ... (N of them), by one warp: max, weights and their
-// sum in the short class, over positions lo..hi-1 of the chunk. weight[t * stride + head].
+// Scores to weights of heads `head`, head + 4, ... (N of them), by one warp, over positions
+// lo..hi-1 of the chunk: the largest score to sums[2 head], weights to weight[t * stride + head]
+// and e, those of t = lane and t = lane + 32.
 template <int N>
 __device__ __forceinline__ void soften(const float *score, float *weight, int stride, int head,
-                                       int lo, int hi, float *sums)
+                                       int lo, int hi, float (&e)[N][2], float *sums)
 {
     const int lane = team_thread() & 31;
-    const bool in0 = lane >= lo && lane < hi, in1 = lane + 32 >= lo && lane + 32 < hi;
-    float e0[N], e1[N], max[N], sum[N];
+    const bool in[2] = {lane >= lo && lane < hi, lane + 32 >= lo && lane + 32 < hi};
+    float max[N];
 #pragma unroll
-    for (int i = 0; i < N; i++) {
-        e0[i] = in0 ? score[(head + 4 * i) * CHUNK + lane] : __uint_as_float(0xff800000u);
-        e1[i] = in1 ? score[(head + 4 * i) * CHUNK + lane + 32] : __uint_as_float(0xff800000u);
-    }
+    for (int i = 0; i < N; i++)
+#pragma unroll
+        for (int j = 0; j < 2; j++)
+            e[i][j] = in[j] ? score[(head + 4 * i) * CHUNK + lane + 32 * j]
+                            : __uint_as_float(0xff800000u);
 #pragma unroll
     for (int i = 0; i < N; i++) {
         max[i] = __uint_as_float(0xff7fffffu); // -FLT_MAX
-        max[i] = e0[i] > max[i] ? e0[i] : max[i];
-        max[i] = e1[i] > max[i] ? e1[i] : max[i];
+        max[i] = e[i][0] > max[i] ? e[i][0] : max[i];
+        max[i] = e[i][1] > max[i] ? e[i][1] : max[i];
         max[i] = __int_as_float(
             ordered(__reduce_max_sync(0xffffffffu, ordered(__float_as_int(max[i])))));
     }
 #pragma unroll
-    for (int i = 0; i < N; i++) {
-        e0[i] = in0 ? exp_fixed(__fsub_rn(e0[i], max[i])) : 0;
-        e1[i] = in1 ? exp_fixed(__fsub_rn(e1[i], max[i])) : 0;
-        weight[lane * stride + head + 4 * i] = e0[i];
-        weight[(lane + 32) * stride + head + 4 * i] = e1[i];
-    }
+    for (int i = 0; i < N; i++)
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            const float x = exp_below(__fsub_rn(e[i][j], max[i]));
+            e[i][j] = in[j] ? x : 0;
+            weight[(lane + 32 * j) * stride + head + 4 * i] = e[i][j];
+        }
+#pragma unroll
+    for (int i = 0; i < N && lane == 0; i++)
+        sums[2 * (head + 4 * i)] = max[i];
+}
+
+// The sums of such weights in the short class, to sums[2 head + 1].
+template <int N>
+__device__ __forceinline__ void sum_weights(const float (&e)[N][2], int head, float *sums)
+{
+    float sum[N];
     // Lane l < 16 holds partial sum l; weights that do not count are +0, which changes none.
 #pragma unroll
     for (int i = 0; i < N; i++) {
-        const float e16 = __shfl_xor_sync(0xffffffffu, e0[i], 16);
-        const float e48 = __shfl_xor_sync(0xffffffffu, e1[i], 16);
-        sum[i] = __fadd_rn(__fadd_rn(__fadd_rn(e0[i], e16), e1[i]), e48);
+        const float e16 = __shfl_xor_sync(0xffffffffu, e[i][0], 16);
+        const float e48 = __shfl_xor_sync(0xffffffffu, e[i][1], 16);
+        sum[i] = __fadd_rn(__fadd_rn(__fadd_rn(e[i][0], e16), e[i][1]), e48);
     }
 #pragma unroll
     for (int distance = 1; distance <= 8; distance *= 2)
@@ -59,10 +72,8 @@ __device__ __forceinline__ void soften(const float *score, float *weight, int st
         for (int i = 0; i < N; i++)
             sum[i] = __fadd_rn(sum[i], __shfl_xor_sync(0xffffffffu, sum[i], distance));
 #pragma unroll
-    for (int i = 0; i < N && lane == 0; i++) {
-        sums[2 * (head + 4 * i)] = max[i];
+    for (int i = 0; i < N && (team_thread() & 31) == 0; i++)
         sums[2 * (head + 4 * i) + 1] = sum[i];
-    }
 }
 
 template <int DT> __device__ __forceinline__ void widen8(const uint8_t *p, float (&w)[8])
@@ -80,6 +91,18 @@ template <int DT> __device__ __forceinline__ void widen8(const uint8_t *p, float
     widen_bf16(a.y, w + 2);
     widen_bf16(a.z, w + 4);
     widen_bf16(a.w, w + 6);
+}
+
+// Four of V's.
+template <int DT> __device__ __forceinline__ void widen4(const uint8_t *p, float (&w)[4])
+{
+    if (DT == DTYPE_F32) {
+        get((const float *)p, w);
+        return;
+    }
+    const uint2 a = *(const uint2 *)p;
+    widen_bf16(a.x, w);
+    widen_bf16(a.y, w + 2);
 }
 
 template <int DT> struct bytes_of {
@@ -115,11 +138,12 @@ __device__ __forceinline__ mover mover_of(int row_bytes)
 
 // Scores of a chunk's positions [lo, hi): a warp takes T blocks of positions by H heads, two lanes
 // to a position, one for each half of the short class.
-template <int DT, int GB>
+template <int DT, int GB, int DIM>
 __device__ __forceinline__ void scores(const uint8_t *k, int k_stride, const float *q, int dim,
                                        float scale, float *score, int lo, int hi)
 {
     enum { H = GB > 1 ? GB / 2 : 1, T = GB > 1 ? 2 : 1, TILES = 4 / T };
+    const int unrolled = DIM && GB <= 2 ? DIM / 16 : 2;
     const int lane = team_thread() & 31, warp = team_thread() / 32;
     const int t = warp % TILES * T * 16 + lane / 2, half = lane % 2, head = warp / TILES * H;
     if (warp % TILES * T * 16 >= hi || (warp % TILES + 1) * T * 16 <= lo)
@@ -134,8 +158,11 @@ __device__ __forceinline__ void scores(const uint8_t *k, int k_stride, const flo
 #pragma unroll
             for (int e = 0; e < 8; e++)
                 acc[i][h][e] = 0;
-#pragma unroll 2
-    for (int j = half * 8; j < dim; j += 16) {
+#pragma unroll unrolled
+    for (int i16 = 0; i16 < dim; i16 += 16) {
+        const int j = i16 + half * 8;
+        if ((DIM == 0 || DIM % 16) && j >= dim)
+            break;
         float wide[T][8];
 #pragma unroll
         for (int i = 0; i < T; i++)
@@ -165,30 +192,30 @@ __device__ __forceinline__ void scores(const uint8_t *k, int k_stride, const flo
         }
 }
 
-// Weighed sums of V over one block of 16 positions per warp; a lane takes 8 elements of H heads.
+// Weighed sums of V over one block of 16 positions per warp; a lane takes 4 elements of H heads.
 template <int DT, int GB, int H>
 __device__ __forceinline__ void weigh(const uint8_t *v, const float *weight, int dim, float *part,
                                       int lo, int hi)
 {
-    const int lane = team_thread() & 31, warp = team_thread() / 32, octets = dim / 8;
+    const int lane = team_thread() & 31, warp = team_thread() / 32, quads = dim / 4;
     const int begin = max(lo, warp * 16), end = min(hi, warp * 16 + 16);
-    for (int item = lane; item < octets * (GB / H); item += 32) {
-        const int at = item % octets * 8, head = item / octets * H;
-        float acc[H][8];
+    for (int item = lane; item < quads * (GB / H); item += 32) {
+        const int at = item % quads * 4, head = item / quads * H;
+        float acc[H][4];
 #pragma unroll
         for (int h = 0; h < H; h++)
 #pragma unroll
-            for (int e = 0; e < 8; e++)
+            for (int e = 0; e < 4; e++)
                 acc[h][e] = 0;
 #pragma unroll 4
         for (int t = begin; t < end; t++) {
-            float wide[8], e[H];
-            widen8<DT>(v + (t * dim + at) * bytes_of<DT>::N, wide);
+            float wide[4], e[H];
+            widen4<DT>(v + (t * dim + at) * bytes_of<DT>::N, wide);
             get(weight + t * GB + head, e);
 #pragma unroll
             for (int h = 0; h < H; h++)
 #pragma unroll
-                for (int i = 0; i < 8; i++)
+                for (int i = 0; i < 4; i++)
                     acc[h][i] = __fmaf_rn(e[h], wide[i], acc[h][i]);
         }
 #pragma unroll
@@ -197,49 +224,61 @@ __device__ __forceinline__ void weigh(const uint8_t *v, const float *weight, int
     }
 }
 
+template <int W>
 __device__ __forceinline__ void write_out(const cu_attention &a, const work &w, int h, int dim,
-                                          int d, const node<8> &n)
+                                          int d, const node<W> &n)
 {
     if (h >= w.heads)
         return;
-    float out[8];
+    float out[W];
 #pragma unroll
-    for (int e = 0; e < 8; e++)
+    for (int e = 0; e < W; e++)
         out[e] = __fdiv_rn(n.x[e], n.sum);
     put(a.out + w.row * a.out_stride + (int64_t)(w.head + h) * dim + d, out);
 }
 
 // The parts of chunk c to nodes, up the tree, and after the last chunk to where they belong.
 // Returns the levels on which nodes wait from then on.
-template <int GB>
+template <int W, int GB>
 __device__ __forceinline__ uint32_t end_chunk(const cu_attention &a, const work &w, int c, int dim,
                                               const float *part, const float *head_sums,
                                               const waiting &stack, uint32_t waits)
 {
-    const int octets = dim / 8, items = GB * octets;
+    const int each = dim / W, items = GB * each; // of a head
     uint32_t after = 0;
     for (int item = team_thread(); item < items; item += THREADS) {
-        const int h = item / octets;
-        node<8> n;
-        float p[4][8];
+        const int h = item / each;
+        node<W> n;
+        float p[4][W];
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            get(part + (i * items + item) * 8, p[i]);
+            get(part + (i * items + item) * W, p[i]);
 #pragma unroll
-        for (int e = 0; e < 8; e++)
+        for (int e = 0; e < W; e++)
             n.x[e] = __fadd_rn(__fadd_rn(p[0][e], p[1][e]), __fadd_rn(p[2][e], p[3][e]));
         n.max = head_sums[2 * h];
         n.sum = head_sums[2 * h + 1];
         after = add_node(n, c, c == w.hi, waits, stack, item);
         if (c == w.hi && w.pieces == 1)
-            write_out(a, w, h, dim, item % octets * 8, n);
+            write_out(a, w, h, dim, item % each * W, n);
         else if (c == w.hi)
-            store_piece(a, w, items, item, h, item % octets == 0, n);
+            store_piece(a, w, items, item, h, item % each == 0, n);
     }
     return after;
 }
 
 // ---- a unit of work ----
+
+// Elements of a head that a thread joins: with a width that is known, all threads of the team have
+// some.
+template <int GB, int DIM> struct width {
+    enum {
+        N = DIM == 0 || GB * DIM >= 8 * THREADS ? 8
+            : GB * DIM > THREADS                ? GB *DIM / THREADS
+                                                : 1
+    };
+    static_assert(DIM % N == 0, "whole items of a head");
+};
 
 // A team's unit: the heads of one head block through one piece of a row's chunks. DIM: the width of
 // a head, 0 where only the launch knows it.
@@ -298,10 +337,12 @@ template <int DT, int GB, int DIM, class Sync>
 __device__ __forceinline__ void run_unit(const cu_attention &a, const unit<DT, GB, DIM> &u,
                                          float *shared, const Sync &sync)
 {
-    enum { SOFTENED = GB >= 4 ? GB / 4 : 1 };
+    enum { SOFTENED = GB >= 4 ? GB / 4 : 1, W = width<GB, DIM>::N };
     const work &w = u.w;
     const int tid = team_thread(), warp = tid / 32, dim = width_of<DIM>(a);
-    const int octets = dim / 8, items = GB * octets, row_bytes = dim * bytes_of<DT>::N;
+    const int items = GB * dim / W, row_bytes = dim * bytes_of<DT>::N;
+    // The last warps soften, since a chunk that is not full leaves them idle afterwards.
+    const int softened = THREADS / 32 - 1 - warp;
     uint8_t *k = (uint8_t *)(shared + a.k), *v = (uint8_t *)(shared + a.v);
     float *part = shared + a.part, *q = shared + a.q_at, *score = shared + a.score,
           *weight = shared + a.weight, *head_sums = shared + a.head_sums;
@@ -316,32 +357,36 @@ __device__ __forceinline__ void run_unit(const cu_attention &a, const unit<DT, G
             c < w.hi && b <= w.pos / 16 ? u.keys + u.table[b] * a.kv.block_bytes : nullptr;
         copies_wait<1>();
         sync();
-        scores<DT, GB>(k, a.k_stride, q, dim, a.scale, score, lo, hi);
+        scores<DT, GB, DIM>(k, a.k_stride, q, dim, a.scale, score, lo, hi);
         sync();
         if (next)
             u.move.start(to_k, next, a.k_stride, -1);
         copies_end_group();
-        if (warp < GB)
-            soften<SOFTENED>(score, weight, GB, warp, lo, hi, head_sums);
+        float e[SOFTENED][2];
+        if (softened < GB)
+            soften(score, weight, GB, softened, lo, hi, e, head_sums);
         copies_wait<1>();
         sync();
-        if (GB >= 4 && dim <= 64)
-            weigh<DT, GB, (GB >= 4 ? GB / 4 : 1)>(v, weight, dim, part, lo, hi);
-        else
+        if (softened < GB)
+            sum_weights(e, softened, head_sums);
+        if (GB > 1 && dim <= 64)
             weigh<DT, GB, (GB > 1 ? GB / 2 : 1)>(v, weight, dim, part, lo, hi);
+        else
+            weigh<DT, GB, GB>(v, weight, dim, part, lo, hi);
         sync();
         if (next)
             u.move.start(to_v, next + v_off, row_bytes, -1);
         copies_end_group();
-        waits = end_chunk<GB>(a, w, c, dim, part, head_sums, stack, waits);
+        waits = end_chunk<W, GB>(a, w, c, dim, part, head_sums, stack, waits);
     }
     if (w.pieces == 1 || !ends_last(a, w, (uint32_t *)score, sync))
         return;
     const waiting pieces = {shared, shared + a.join_sums, items}; // K, V and parts are used up
     for (int item = tid; item < items; item += THREADS) {
-        node<8> root = {};
-        join_pieces(a, w, pieces, item, item / octets, root);
-        write_out(a, w, item / octets, dim, item % octets * 8, root);
+        const int each = dim / W, h = item / each;
+        node<W> root = {};
+        join_pieces(a, w, pieces, item, h, root);
+        write_out(a, w, h, dim, item % each * W, root);
     }
 }
 

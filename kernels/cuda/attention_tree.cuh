@@ -71,13 +71,31 @@ __device__ __forceinline__ bool find_work(const cu_attention &a, int64_t row, in
     return true;
 }
 
+// exp_fixed of what is not above 0, or no number: one path without branches, so that several go
+// beside each other.
+__device__ __forceinline__ float exp_below(float x)
+{
+    const float y = x < EXP_LO ? EXP_LO : x;
+    const float n = __fsub_rn(__fmaf_rn(y, EXP_LOG2E, EXP_MAGIC), EXP_MAGIC);
+    const float r = __fmaf_rn(n, -EXP_LN2_LO, __fmaf_rn(n, -EXP_LN2_HI, y));
+    float q = __fmaf_rn(EXP_Q4, r, EXP_Q3);
+    q = __fmaf_rn(q, r, EXP_Q2);
+    q = __fmaf_rn(q, r, EXP_Q1);
+    q = __fmaf_rn(q, r, EXP_Q0);
+    const float p = __fmaf_rn(__fmaf_rn(q, r, 1.0f), r, 1.0f);
+    const int whole = __float2int_rz(n), half = whole >> 1;
+    const float scale0 = __uint_as_float((uint32_t)(half + 127) << 23);
+    const float scale1 = __uint_as_float((uint32_t)(whole - half + 127) << 23);
+    return x < EXP_LO ? 0 : __fmul_rn(__fmul_rn(p, scale0), scale1);
+}
+
 // Nodes of the tree: W elements of one head. Those that wait for their right half lie in shared
 // memory, each seen by one thread only; the one on the lowest level is the latest.
 template <int W> struct node {
     float x[W], max, sum;
 };
 
-// W neighbours in shared memory or a workspace; on a 16-byte edge where W is a multiple of 4.
+// W neighbours in shared memory or a workspace, on an edge of 4 W bytes, of 16 at most.
 template <int W> __device__ __forceinline__ void get(const float *p, float (&x)[W])
 {
     if constexpr (W % 4 == 0) {
@@ -86,6 +104,9 @@ template <int W> __device__ __forceinline__ void get(const float *p, float (&x)[
             const float4 four = *(const float4 *)(p + e);
             x[e] = four.x, x[e + 1] = four.y, x[e + 2] = four.z, x[e + 3] = four.w;
         }
+    } else if constexpr (W == 2) {
+        const float2 two = *(const float2 *)p;
+        x[0] = two.x, x[1] = two.y;
     } else {
 #pragma unroll
         for (int e = 0; e < W; e++)
@@ -99,6 +120,8 @@ template <int W> __device__ __forceinline__ void put(float *p, const float (&x)[
 #pragma unroll
         for (int e = 0; e < W; e += 4)
             *(float4 *)(p + e) = make_float4(x[e], x[e + 1], x[e + 2], x[e + 3]);
+    } else if constexpr (W == 2) {
+        *(float2 *)p = make_float2(x[0], x[1]);
     } else {
 #pragma unroll
         for (int e = 0; e < W; e++)
@@ -115,7 +138,7 @@ template <int W> __device__ __forceinline__ void join(const node<W> &left, node<
 {
     const bool left_leads = left.max >= now.max;
     const float f =
-        exp_fixed(left_leads ? __fsub_rn(now.max, left.max) : __fsub_rn(left.max, now.max));
+        exp_below(left_leads ? __fsub_rn(now.max, left.max) : __fsub_rn(left.max, now.max));
     now.sum = left_leads ? __fmaf_rn(f, now.sum, left.sum) : __fmaf_rn(f, left.sum, now.sum);
 #pragma unroll
     for (int e = 0; e < W; e++)
@@ -178,6 +201,9 @@ __device__ __forceinline__ void load_piece(const cu_attention &a, const work &w,
             const float4 four = __ldcg((const float4 *)(from + item * W + e));
             n.x[e] = four.x, n.x[e + 1] = four.y, n.x[e + 2] = four.z, n.x[e + 3] = four.w;
         }
+    } else if constexpr (W == 2) {
+        const float2 two = __ldcg((const float2 *)(from + item * W));
+        n.x[0] = two.x, n.x[1] = two.y;
     } else {
 #pragma unroll
         for (int e = 0; e < W; e++)
@@ -204,26 +230,44 @@ __device__ __forceinline__ bool ends_last(const cu_attention &a, const work &w, 
     return *last;
 }
 
-// The root over all pieces, for one item.
+// The node over neighbours, of which one half or both are there.
+template <int W>
+__device__ __forceinline__ void join_if(bool has_left, bool has_right, const node<W> &left,
+                                        node<W> &now)
+{
+    node<W> both = now;
+    join(left, both);
+#pragma unroll
+    for (int e = 0; e < W; e++)
+        now.x[e] = !has_right ? left.x[e] : has_left ? both.x[e] : now.x[e];
+    now.max = !has_right ? left.max : has_left ? both.max : now.max;
+    now.sum = !has_right ? left.sum : has_left ? both.sum : now.sum;
+}
+
+// The root over all pieces, for one item. Eight at a time are a tree of their own, in registers,
+// whose exponentials do not wait for each other.
 template <int W>
 __device__ __forceinline__ void join_pieces(const cu_attention &a, const work &w, const waiting &s,
                                             int item, int h, node<W> &root)
 {
-    enum { AHEAD = W >= 8 ? 8 : 16 };
+    enum { AHEAD = 8 };
+    const int last_piece = w.first_piece + w.pieces - 1;
     uint32_t waits = 0;
-    for (int at = 0; at < w.pieces; at += AHEAD) {
-        node<W> n[AHEAD];
+    for (int base = w.first_piece / AHEAD * AHEAD; base <= last_piece; base += AHEAD) {
+        const int from = w.first_piece - base,
+                  to = last_piece - base; // of the eight, both included
+        node<W> n[AHEAD] = {};
 #pragma unroll
         for (int i = 0; i < AHEAD; i++)
-            if (at + i < w.pieces)
-                load_piece(a, w, at + i, s.items, item, h, n[i]);
+            if (i >= from && i <= to)
+                load_piece(a, w, i - from, s.items, item, h, n[i]);
 #pragma unroll
-        for (int i = 0; i < AHEAD; i++)
-            if (at + i < w.pieces) {
-                waits =
-                    add_node(n[i], w.first_piece + at + i, at + i == w.pieces - 1, waits, s, item);
-                root = n[i];
-            }
+        for (int width = 1; width < AHEAD; width *= 2)
+#pragma unroll
+            for (int i = 2 * width - 1; i < AHEAD; i += 2 * width)
+                join_if(from <= i - width, to > i - width, n[i - width], n[i]);
+        root = n[AHEAD - 1];
+        waits = add_node(root, base / AHEAD, base + AHEAD > last_piece, waits, s, item);
     }
 }
 

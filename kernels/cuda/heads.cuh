@@ -7,7 +7,10 @@
 
 __device__ __forceinline__ float inverse_norm(float sum, int dim, float eps)
 {
-    return __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(__fdiv_rn(sum, (float)dim), eps)));
+    // A division by a power of two is a product with another, bit for bit.
+    const float inverse = __uint_as_float((254u << 23) - __float_as_uint((float)dim));
+    const float mean = dim & (dim - 1) ? __fdiv_rn(sum, (float)dim) : __fmul_rn(sum, inverse);
+    return __frcp_rn(__fsqrt_rn(__fadd_rn(mean, eps)));
 }
 
 // Elements d and d + dim / 2 of a head, which RoPE turns together.

@@ -72,18 +72,20 @@ static void lay_out(struct world *w, const struct shape *s)
     struct cu_attention *a = &w->a;
     size_t gb = (size_t)s->gb, dim = (size_t)s->dim, items = gb * dim / 8, at = 0;
     size_t row_bytes = dim * dtype_bytes(s->dtype);
+    size_t sums = 2 * (items > CU_ATTENTION_THREADS ? items : CU_ATTENTION_THREADS);
+    size_t join = DEPTH * (items * 8 + sums);
     a->k_stride = (int32_t)((row_bytes + 31) / 64 * 64 + 32);
     a->k = take(&at, CHUNK * (size_t)a->k_stride / sizeof(float));
     a->v = take(&at, CHUNK * row_bytes / sizeof(float));
     a->part = take(&at, 4 * gb * dim);
     a->join_sums = (int32_t)(DEPTH * items * 8);
-    at = at > DEPTH * items * 10 ? at : DEPTH * items * 10;
+    at = at > join ? at : join;
     a->q_at = take(&at, gb * dim);
     a->score = take(&at, gb * CHUNK);
     a->weight = take(&at, gb * CHUNK);
     a->head_sums = take(&at, gb * 2);
     a->wait = take(&at, DEPTH * items * 8);
-    a->wait_sums = take(&at, DEPTH * items * 2);
+    a->wait_sums = take(&at, DEPTH * sums);
     a->node_floats = (int32_t)((items * 8 + gb * 2 + 3) / 4 * 4);
     w->shared_bytes = at * sizeof(float);
 }
