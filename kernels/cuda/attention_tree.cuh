@@ -85,8 +85,8 @@ __device__ __forceinline__ float exp_below(float x)
     const float p = __fmaf_rn(__fmaf_rn(q, r, 1.0f), r, 1.0f);
     const int whole = __float2int_rz(n), half = whole >> 1;
     const float scale0 = __uint_as_float((uint32_t)(half + 127) << 23);
-    const float scale1 = __uint_as_float((uint32_t)(whole - half + 127) << 23);
-    return x < EXP_LO ? 0 : __fmul_rn(__fmul_rn(p, scale0), scale1);
+    const float scale1 = __uint_as_float(x < EXP_LO ? 0 : (uint32_t)(whole - half + 127) << 23);
+    return __fmul_rn(__fmul_rn(p, scale0), scale1);
 }
 
 // Nodes of the tree: W elements of one head. Those that wait for their right half lie in shared
@@ -256,11 +256,11 @@ __device__ __forceinline__ void join_pieces(const cu_attention &a, const work &w
     for (int base = w.first_piece / AHEAD * AHEAD; base <= last_piece; base += AHEAD) {
         const int from = w.first_piece - base,
                   to = last_piece - base; // of the eight, both included
-        node<W> n[AHEAD] = {};
+        node<W> n[AHEAD];
+        // Where there is none, another one is loaded, which counts for nothing.
 #pragma unroll
         for (int i = 0; i < AHEAD; i++)
-            if (i >= from && i <= to)
-                load_piece(a, w, i - from, s.items, item, h, n[i]);
+            load_piece(a, w, min(max(i - from, 0), w.pieces - 1), s.items, item, h, n[i]);
 #pragma unroll
         for (int width = 1; width < AHEAD; width *= 2)
 #pragma unroll
