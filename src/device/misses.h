@@ -2,9 +2,10 @@
  * The CPU's half of a miss: persistent workers that serve a mailbox (kernels/mailbox.h) in memory
  * that a GPU maps, so that missed experts cost no call of the driver and no lock.
  *
- * Each worker watches the mailbox itself, takes a fixed part of each job by output rows across all
- * groups, and meets the others twice per job. Worker 0 collects the others' arrivals and writes the
- * mailbox's words; every other worker writes only its own line. Workers spin while a step runs and
+ * Each worker watches the mailbox itself and has a part of each job, by output rows across all
+ * groups. It does its part piece by piece, then pieces of those who are behind: a core that is slow
+ * or busy elsewhere holds nobody up for longer than a piece. Worker 0 collects what is done and
+ * writes the mailbox's words. Workers spin while a step runs and
  * shortly after it, then park; a step that goes on without a job makes them doze.
  *
  * Threads: open, close, step_begin, step_end, settle, link shares: one thread, the engine's.
@@ -42,9 +43,10 @@ struct misses_config {
     struct mailbox_layout layout;
     int link_share;        /* 0..MAILBOX_SHARE_ONE, or MISSES_SHARE_ADAPTIVE */
     int64_t wait_limit_us; /* of each wait inside a job; 0: 2 s */
-    int park_us;           /* workers spin so long after a step; 0: 200 */
+    int park_us;           /* workers spin so long after a step; 0: 2,000 */
     int doze_us;           /* and so long after a job of a running step; 0: 20,000 */
-    /* For tests: called by each worker when it begins a job. May sleep. */
+    int pieces; /* of a worker's part, which others may take when they have none left; 0: 16 */
+    /* For tests: called by each worker that has a part in a job, when it begins. May sleep. */
     void (*on_job)(void *arg, int worker, uint32_t seq);
     void *on_job_arg;
 };
@@ -102,7 +104,10 @@ struct misses_stats {
     uint64_t wait_ns;    /* waiting for the link's part of hidden */
     uint64_t down_ns;
     uint64_t total_ns;
-    uint64_t link_late; /* jobs in which the CPU waited for the link's part of hidden */
+    uint64_t busy_ns;      /* in kernels, of all workers together: at most threads * total_ns */
+    uint64_t pieces_taken; /* by a worker from another one's part */
+    uint64_t parts_missed; /* workers that came too late for any piece, over all jobs */
+    uint64_t link_late;    /* jobs in which the CPU waited for the link's part of hidden */
     /* Jobs by total time: entry i counts those below 2^i microseconds that entry i - 1 does not;
      * the last one all others. */
     uint64_t histogram[MISSES_HISTOGRAM];
