@@ -206,6 +206,11 @@ void misses_stats(const struct misses *m, struct misses_stats *out)
         out->pieces_taken += w->taken;
         out->parts_missed += n->jobs > w->jobs ? n->jobs - w->jobs : 0;
     }
+    for (int c = 0; c < MAILBOX_SHARE_CLASSES; c++)
+        for (int way = 0; way < WAYS; way++) {
+            out->seen[c][way].ns = m->share[c].way_ns[way];
+            out->seen[c][way].groups = m->share[c].way_groups[way];
+        }
     for (int i = 0; i < MISSES_HISTOGRAM; i++)
         out->histogram[i] = n->histogram[i];
 }

@@ -111,6 +111,11 @@ struct misses_stats {
     /* Jobs by total time: entry i counts those below 2^i microseconds that entry i - 1 does not;
      * the last one all others. */
     uint64_t histogram[MISSES_HISTOGRAM];
+    /* By class (mailbox_share_class) and by whether the link had a share: time from the posting to
+     * the end as the GPU saw it, where it told, and missed experts. */
+    struct {
+        uint64_t ns, groups;
+    } seen[MAILBOX_SHARE_CLASSES][2];
     int threads;
     bool pinned;
 };
