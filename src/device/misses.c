@@ -11,9 +11,11 @@
 
 #define WAIT_LIMIT_US 2000000
 /* Between two steps of a busy server. Who parks is back after half a millisecond. */
-#define PARK_US  2000
-#define DOZE_US  20000
-#define CPUS_MAX 4096
+#define PARK_US 2000
+/* The same where spinning workers keep others from their cores. */
+#define PARK_SCARCE_US 200
+#define DOZE_US        20000
+#define CPUS_MAX       4096
 /* Of a worker's part of one missed expert, some 700 KiB: what the last one is late by at the end
  * costs less than handing out smaller ones. */
 #define PIECES     16
@@ -106,11 +108,11 @@ int misses_open(struct misses **out, const struct misses_config *cfg, struct moe
     memset(m, 0, sizeof *m);
     m->cfg = *cfg;
     m->cfg.wait_limit_us = cfg->wait_limit_us > 0 ? cfg->wait_limit_us : WAIT_LIMIT_US;
-    m->cfg.park_us = cfg->park_us > 0 ? cfg->park_us : PARK_US;
     m->cfg.doze_us = cfg->doze_us > 0 ? cfg->doze_us : DOZE_US;
     m->threads = cfg->threads ? cfg->threads : misses_default_threads();
     m->pieces = (uint32_t)(cfg->pieces > 0 ? cfg->pieces : PIECES);
     m->scarce = cores <= m->threads + 1;
+    m->cfg.park_us = cfg->park_us > 0 ? cfg->park_us : m->scarce ? PARK_SCARCE_US : PARK_US;
     m->first_seq = mail_load(&cfg->mailbox->posted);
     m->released = m->over = m->first_seq;
     mail_store(&cfg->mailbox->stop, 0);

@@ -43,9 +43,9 @@ struct misses_config {
     struct mailbox_layout layout;
     int link_share;        /* 0..MAILBOX_SHARE_ONE, or MISSES_SHARE_ADAPTIVE */
     int64_t wait_limit_us; /* of each wait inside a job; 0: 2 s */
-    int park_us;           /* workers spin so long after a step; 0: 2,000 */
-    int doze_us;           /* and so long after a job of a running step; 0: 20,000 */
-    int pieces; /* of a worker's part, which others may take when they have none left; 0: 16 */
+    int park_us; /* workers spin so long after a step; 0: 2,000, or 200 without a core to spare */
+    int doze_us; /* and so long after a job of a running step; 0: 20,000 */
+    int pieces;  /* of a worker's part, which others may take when they have none left; 0: 16 */
     /* For tests: called by each worker that has a part in a job, when it begins. May sleep. */
     void (*on_job)(void *arg, int worker, uint32_t seq);
     void *on_job_arg;
@@ -104,7 +104,7 @@ struct misses_stats {
     uint64_t wait_ns;    /* waiting for the link's part of hidden */
     uint64_t down_ns;
     uint64_t total_ns;
-    uint64_t busy_ns;      /* in kernels, of all workers together: at most threads * total_ns */
+    uint64_t busy_ns;      /* in kernels, of all workers together */
     uint64_t pieces_taken; /* by a worker from another one's part */
     uint64_t parts_missed; /* workers that came too late for any piece, over all jobs */
     uint64_t link_late;    /* jobs in which the CPU waited for the link's part of hidden */

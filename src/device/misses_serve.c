@@ -233,10 +233,12 @@ static void compute(struct miss_worker *self, struct job *j, int half, const str
 {
     const struct kern_cpu *k = self->m->cfg.kern;
     struct kern_part part = part_of(self, j, c);
+    int64_t begin_ns = clock_ns();
     if (half == GATE_UP)
         k->experts_gate_up(&j->call, part);
     else if (j->cpu_width)
         k->experts_down(&j->call, part);
+    miss_add(&self->busy_ns, (uint64_t)(clock_ns() - begin_ns));
 }
 
 /* This worker's pieces of a half, and those it can take from others. */
@@ -244,14 +246,12 @@ static enum outcome work(struct miss_worker *self, struct job *j, int half)
 {
     enum outcome r = ARRIVED;
     struct claim c;
-    int64_t begin_ns = 0;
     uint32_t done = 0;
     while (r == ARRIVED && claim_any(self, j, half, &c)) {
         if (!j->entered)
             r = enter(self, j);
         if (r == ARRIVED && half == DOWN && !done)
             r = wait_for_link(self, j);
-        begin_ns = begin_ns ? begin_ns : clock_ns();
         if (r == ARRIVED)
             compute(self, j, half, &c);
         else
@@ -261,8 +261,6 @@ static enum outcome work(struct miss_worker *self, struct job *j, int half)
         done += c.n;
         atomic_store_explicit(&self->done[half], miss_word(j->seq, done), memory_order_release);
     }
-    if (done)
-        miss_add(&self->busy_ns, (uint64_t)(clock_ns() - begin_ns));
     return r;
 }
 
