@@ -83,10 +83,12 @@ bool misses_busy(const struct misses *m);
 int misses_link_share(const struct misses *m, int n_groups);
 void misses_link_shares(const struct misses *m, int32_t share[MAILBOX_SHARE_CLASSES]);
 
-/* Speeds measured at start, with both sides running: the first shares of an adaptive table. Start
- * times are what a job costs beside its bytes: hand-off, meeting, first loads. */
+/* Speeds measured at start: of each side alone, and of both at jobs that they share (0: not known).
+ * They make the first shares of an adaptive table, and say whether jobs are shared at all until
+ * such jobs were timed. Start times are what a job costs beside its bytes: hand-off, meeting, first
+ * loads. */
 struct misses_rates {
-    double cpu_gb_per_s, link_gb_per_s;
+    double cpu_gb_per_s, link_gb_per_s, both_gb_per_s;
     double cpu_start_us, link_start_us;
 };
 void misses_set_rates(struct misses *m, const struct misses_rates *rates);

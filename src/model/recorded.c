@@ -483,7 +483,9 @@ int recorded_measure(struct recorded *r, struct model *m, struct moed_error *err
     }
     if (rc < 0)
         return moed_fail(err, rc, "the device failed in measuring misses");
-    misses_set_rates(r->misses, &(struct misses_rates){.cpu_gb_per_s = cpu, .link_gb_per_s = link});
+    misses_set_rates(
+        r->misses,
+        &(struct misses_rates){.cpu_gb_per_s = cpu, .link_gb_per_s = link, .both_gb_per_s = both});
     log_info("misses, %d experts of a layer at a time: by the CPU %.1f GB/s, over the link %.1f, "
              "by both %.1f with %.0f %% over the link",
              m->c.top_k, cpu, link, both, share * 100);

@@ -320,6 +320,22 @@ static void bench_reads(struct bench *b)
     printf("]");
 }
 
+/* Sixteenths of the pool: they differ where memory belongs to different sockets. */
+static void bench_regions(struct bench *b)
+{
+    int threads = b->threads[b->n_threads - 1];
+    begin_list(b, "regions_gb_per_s");
+    fprintf(stderr, "plain reads of each sixteenth of the pool by %d threads, GB/s:", threads);
+    for (size_t i = 0; i < 16; i++) {
+        struct pool part = {b->pool.p + b->pool.bytes / 16 / 4096 * 4096 * i, b->pool.bytes / 16};
+        double rate = pool_reads(&part, part.bytes, b->k, threads, READ_SECONDS, NULL, NULL);
+        printf("%s%.2f", i ? ", " : "", rate);
+        fprintf(stderr, " %.0f", rate);
+    }
+    printf("]");
+    fprintf(stderr, "\n");
+}
+
 /* The table. */
 
 static const int gap_us[] = {0, 70, 150}, group_counts[] = {1, 2, 4}, piece_counts[] = {1, 16};
@@ -528,6 +544,7 @@ int main(int argc, char **argv)
     bench_latency(&b.small, SIZE_MAX, "4K");
     bench_siblings(&b);
     bench_reads(&b);
+    bench_regions(&b);
     begin_list(&b, "hand_off");
     for (int t = 0; t < b.n_threads; t++)
         bench_hand_off(&b, b.threads[t]);

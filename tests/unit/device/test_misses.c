@@ -607,6 +607,15 @@ static void shares_start_from_rates_and_forced_ones_stay(void **state)
     assert_in_range(share[0], 1, 40);
     for (int c = 1; c < MAILBOX_SHARE_CLASSES; c++)
         assert_true(share[c] > share[c - 1] && share[c] < MAILBOX_SHARE_ONE / 4);
+    /* Where both are slower together than the CPU alone, it is left alone until a job was timed. */
+    rates.both_gb_per_s = 140;
+    misses_set_rates(r->m, &rates);
+    misses_link_shares(r->m, share);
+    for (int c = 0; c < MAILBOX_SHARE_CLASSES; c++)
+        assert_int_equal(share[c], 0);
+    rates.both_gb_per_s = 190;
+    misses_set_rates(r->m, &rates);
+    assert_true(misses_link_share(r->m, 2) > 0);
     misses_close(&r->m);
     static const int forced[] = {0, 300, MAILBOX_SHARE_ONE};
     for (int i = 0; i < 3; i++) {
