@@ -229,16 +229,18 @@ static enum outcome wait_for_link(struct miss_worker *self, const struct job *j)
     return ARRIVED;
 }
 
-static void compute(struct miss_worker *self, struct job *j, int half, const struct claim *c)
+static void compute(struct miss_worker *self, struct job *j, int half, const struct claim *c,
+                    int64_t *since_ns)
 {
     const struct kern_cpu *k = self->m->cfg.kern;
     struct kern_part part = part_of(self, j, c);
-    int64_t begin_ns = clock_ns();
     if (half == GATE_UP)
         k->experts_gate_up(&j->call, part);
     else if (j->cpu_width)
         k->experts_down(&j->call, part);
-    miss_add(&self->busy_ns, (uint64_t)(clock_ns() - begin_ns));
+    int64_t now_ns = clock_ns();
+    miss_add(&self->busy_ns, (uint64_t)(now_ns - *since_ns));
+    *since_ns = now_ns;
 }
 
 /* This worker's pieces of a half, and those it can take from others. */
@@ -247,13 +249,15 @@ static enum outcome work(struct miss_worker *self, struct job *j, int half)
     enum outcome r = ARRIVED;
     struct claim c;
     uint32_t done = 0;
+    int64_t since_ns = 0;
     while (r == ARRIVED && claim_any(self, j, half, &c)) {
         if (!j->entered)
             r = enter(self, j);
         if (r == ARRIVED && half == DOWN && !done)
             r = wait_for_link(self, j);
+        since_ns = since_ns ? since_ns : clock_ns();
         if (r == ARRIVED)
-            compute(self, j, half, &c);
+            compute(self, j, half, &c, &since_ns);
         else
             atomic_store_explicit(&self->broken, j->seq, memory_order_relaxed);
         if (c.of != self->index)

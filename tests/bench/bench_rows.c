@@ -12,7 +12,6 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
-#include <time.h>
 
 #define WIDTH  2048
 #define INNER  768
@@ -49,13 +48,6 @@ struct bench {
     } line[POOL_THREADS_MAX];
     double rate[2][THREADS][VARIANTS][ROUNDS];
 };
-
-static double thread_us(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec * 1e-3;
-}
 
 /* As the kernels do it: 256 partial sums, a row after the other. */
 #define ROW_LOOP(prefetch)                                                                         \
@@ -141,8 +133,8 @@ static void run_thread(void *arg, int index, int threads)
     uint64_t random = (b->turn * POOL_THREADS_MAX + (uint64_t)index + 1) * 0x9e3779b97f4a7c15u;
     size_t records = b->pool.bytes / b->cls.bytes, bytes = 0;
     float sum = 0;
-    double begin_us = thread_us(), us = 0;
-    for (; us < b->seconds * 1e6; us = thread_us() - begin_us) {
+    double begin_us = pool_thread_us(), us = 0;
+    for (; us < b->seconds * 1e6; us = pool_thread_us() - begin_us) {
         random = random * 6364136223846793005u + 1442695040888963407u;
         /* Not the last one: prefetches go beyond it. */
         const uint8_t *record = b->pool.p + (random >> 33) % (records - 1) * b->cls.bytes;

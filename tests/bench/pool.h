@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "base/clock.h"
 #include "base/mem.h"
@@ -66,6 +67,14 @@ static inline void pool_run(int n, pool_fn *fn, void *arg)
     n = n < cpus ? n : cpus;
     cores_spread(cpu, cpus, n, "/sys/devices/system/cpu");
     pool_run_on(cpu, n, fn, arg);
+}
+
+/* Of the calling thread's own time: whoever takes its core away does not count. */
+static inline double pool_thread_us(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec * 1e-3;
 }
 
 struct pool {
