@@ -45,6 +45,8 @@ static inline void *emulator_symbol_or_skip(const char *name)
     return symbol;
 }
 
+/* While it is open others open in milliseconds: the first one makes the GPU's context, which takes
+ * some tenths of a second, and the last one takes it along. */
 static inline struct dev *cuda_open_or_skip(void)
 {
     struct dev_choice choice;
