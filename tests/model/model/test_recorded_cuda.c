@@ -132,9 +132,44 @@ static void same_bits_recorded_f32_cuda(void **state)
     same_bits_recorded(DTYPE_F32);
 }
 
+/* As many rows, experts and choices as models have: what such a step takes beside its weights was
+ * planned before it was opened. */
+static void the_largest_step_cuda(void **state)
+{
+    struct model_config c = config(DTYPE_BF16);
+    struct dev_choice choice;
+    struct rig r;
+    uint64_t hash[2];
+    cuda_or_skip(&choice);
+    c.hidden = 64;
+    c.n_layers = 1;
+    c.n_heads = 1;
+    c.n_kv_heads = 1;
+    c.n_experts = 128;
+    c.top_k = 8;
+    c.moe_intermediate = 32;
+    for (size_t i = 0; i < sizeof token / sizeof token[0]; i++)
+        token[i] = (int32_t)(i * 37 + 5) % 301;
+    for (int cuda = 0; cuda < 2; cuda++) {
+        rig_open(&r, &(struct rig_options){.dummy = &c,
+                                           .kv_dtype = DTYPE_BF16,
+                                           .cuda = cuda,
+                                           .max_rows = STEP_MAX_ROWS,
+                                           .threads = 1,
+                                           .isa = KERN_ISA_SCALAR,
+                                           .pager = {.mode = PAGER_CACHED}});
+        rig_add(&r, token, STEP_MAX_ROWS);
+        rig_run_alone(&r, STEP_MAX_ROWS);
+        hash[cuda] = rig_hash(&r);
+        rig_close(&r);
+    }
+    assert_int_equal(hash[0], hash[1]);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(same_bits_recorded_bf16_cuda),
     cmocka_unit_test(same_bits_recorded_f16_cuda),
     cmocka_unit_test(same_bits_recorded_f32_cuda),
+    cmocka_unit_test(the_largest_step_cuda),
 };
 CHECK_MAIN(tests)
