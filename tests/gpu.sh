@@ -37,12 +37,12 @@ programs="test.kernels.cpu.ops_cuda test.kernels.cpu.tensor_cuda test.kernels.cp
     test.model.model.faults_cuda test.model.model.replay_cuda
     bench_misses bench_cuda_tensor bench_cuda_sample bench_cuda_step bench_cuda_attention bench_cuda_plan"
 
-# record PART STATUS LOG: one line of results, with what the part printed.
+# record PART STATUS LOG SECONDS: one line of results, with what the part printed and logged.
 record() {
     mkdir -p "$(dirname "$results")"
     python3 - "$@" >>"$results" <<'PY'
 import json, shutil, subprocess, sys, time
-part, status, log = sys.argv[1:4]
+part, status, log, seconds = sys.argv[1:5]
 ask = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
 gpu = subprocess.run(ask, capture_output=True, text=True).stdout.strip() if shutil.which(ask[0]) else "no nvidia-smi"
 text = open(log, errors="replace").read()
@@ -50,44 +50,45 @@ try:
     said = json.loads(text)
 except ValueError:
     said = text[-20000:]
-print(json.dumps({"part": part, "status": int(status), "unix": int(time.time()), "gpu": gpu, "said": said}))
+logged = open(log + ".err", errors="replace").read()[-8000:].splitlines()
+print(json.dumps({"part": part, "status": int(status), "unix": int(time.time()), "seconds": int(seconds), "gpu": gpu, "said": said,
+                  "logged": logged}))
 PY
 }
 
 failed=0
 
-# timed SECONDS COMMAND...: no longer than that.
+# timed NAME SECONDS COMMAND...: runs it, no longer than that, and records it. What it logs is shown at once, what it prints is
+# left in $log.
 timed() {
-    seconds=$1
-    shift
-    timeout -k 10 "$seconds" "$@"
-}
-
-# ended NAME STATUS SECONDS BEGIN: says how a part ended, and remembers whether one failed.
-ended() {
-    [ "$2" -ne 124 ] && [ "$2" -ne 137 ] || echo "== $1: its $3 s are over"
-    echo "== $1: status $2, $(($(date +%s) - $4)) s"
-    [ "$2" -eq 0 ] || failed=1
-}
-
-# part NAME SECONDS COMMAND...: runs it, shows and records what it printed.
-part() {
     name=$1 limit=$2
     shift 2
     log=$(mktemp)
-    status=0
     begin=$(date +%s)
-    timed "$limit" "$@" >"$log" 2>"$log.err" || status=$?
-    cat "$log.err" "$log"
-    [ -s "$log" ] || cp "$log.err" "$log"
-    record "$name" "$status" "$log"
-    rm -f "$log" "$log.err"
-    ended "$name" "$status" "$limit" "$begin"
+    { timeout -k 10 "$limit" "$@" >"$log" || echo $? >"$log.status"; } 2>&1 | tee "$log.err" >&2
+    status=$(cat "$log.status" 2>/dev/null || echo 0)
+    seconds=$(($(date +%s) - begin))
+    record "$name" "$status" "$log" "$seconds"
+}
+
+# ended SHOW: shows $log by this command, says how it ended, and remembers whether anything failed.
+ended() {
+    "$1" "$log"
+    rm -f "$log" "$log.err" "$log.status"
+    [ "$status" -ne 124 ] && [ "$status" -ne 137 ] || echo "== $name: its $limit s are over"
+    echo "== $name: status $status, $seconds s"
+    [ "$status" -eq 0 ] || failed=1
+}
+
+# part NAME SECONDS COMMAND...
+part() {
+    timed "$@"
+    ended cat
 }
 
 # run_test PROGRAM [SECONDS]
 run_test() {
-    part "$1" "${2:-60}" "$build/tests/$1" 2>&1
+    part "$1" "${2:-60}" "$build/tests/$1"
 }
 
 pack() {
@@ -136,6 +137,7 @@ JSON
 }
 
 # One line a case, of the JSON in the file.
+# shellcheck disable=SC2317
 summary() {
     python3 - "$1" <<'PY'
 import json, sys
@@ -163,17 +165,10 @@ PY
 # bench_one NAME SECONDS OPTIONS...: a run of moed bench on the model in $folder. It ends by itself in time; the limit is for one
 # that hangs.
 bench_one() {
-    name=$1 limit=$2
+    row=$1 total=$2
     shift 2
-    log=$(mktemp)
-    status=0
-    begin=$(date +%s)
-    timed "$((limit + 60))" "$build/moed" bench "$folder" --load-format dummy --json --runs 3 --total-seconds "$limit" "$@" >"$log" ||
-        status=$?
-    record "bench $name" "$status" "$log"
-    summary "$log"
-    rm -f "$log"
-    ended "bench $name" "$status" "$((limit + 60))" "$begin"
+    timed "bench $row" "$((total + 60))" "$build/moed" bench "$folder" --load-format dummy --json --runs 3 --total-seconds "$total" "$@"
+    ended summary
 }
 
 # Sets of cases, see moed bench --help. Short runs of what is slow: a step of 32 streams takes as long as 30 of one.
@@ -187,10 +182,10 @@ prefill="prefill prompt-tokens=4096,16384 expert-cache=25%; prefill prompt-token
 
 # bench_qwen3 ROW SECONDS SETS OPTIONS...
 bench_qwen3() {
-    row=$1 limit=$2 sets=$3
+    row=$1 total=$2 sets=$3
     shift 3
     qwen3 "${MOED_BENCH_LAYERS:-48}"
-    bench_one "$row" "$limit" --device cuda --decode-tokens 128 --routing synthetic:qwen3-30b-a3b --long-prefill-tokens 16384 \
+    bench_one "$row" "$total" --device cuda --decode-tokens 128 --routing synthetic:qwen3-30b-a3b --long-prefill-tokens 16384 \
         --case-seconds 60 --cases "$sets" "$@"
 }
 
