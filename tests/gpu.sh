@@ -19,7 +19,7 @@
 #       handoff    the latter alone
 #   sh tests/gpu.sh plan           what moed plan says of the device's memory against what the driver reports, within 2 %
 #   sh tests/gpu.sh sanitize [TOOL]   compute-sanitizer: memcheck, racecheck and initcheck, or one of them
-#   sh tests/gpu.sh soak [SECONDS]    a server under shifting load (420 s), which must give everything back
+#   sh tests/gpu.sh soak [SECONDS [OPTIONS]]   a server under shifting load (420 s), which must give everything back; options go to serve
 # MOED_BUILD is the build to use (build/release; a folder of `pack`). Results are appended to MOED_GPU_RESULTS
 # (build/gpu.json), one object a line. MOED_BENCH_LAYERS cuts the models of `bench` to so many layers, to try a row out, and
 # MOED_BENCH_CONFIG is a folder whose config.json is the model instead. Everything has a limit of time; what it ends has failed.
@@ -307,7 +307,10 @@ sanitize)
     sanitize "${2:-memcheck racecheck initcheck}"
     ;;
 soak)
-    part soak "$((${2:-420} + 120))" python3 tests/gpu_soak.py "$build/moed" "${2:-420}"
+    seconds=${2:-420}
+    [ $# -lt 2 ] || shift
+    shift
+    part soak "$((seconds + 120))" python3 tests/gpu_soak.py "$build/moed" "$seconds" "$@"
     ;;
 *)
     sed -n '2,27s/^# *//p' "$0" >&2
