@@ -50,7 +50,7 @@ try:
     said = json.loads(text)
 except ValueError:
     said = text[-20000:]
-logged = open(log + ".err", errors="replace").read()[-8000:].splitlines()
+logged = open(log + ".err", errors="replace").read()[-30000:].splitlines()
 print(json.dumps({"part": part, "status": int(status), "unix": int(time.time()), "seconds": int(seconds), "gpu": gpu, "said": said,
                   "logged": logged}))
 PY

@@ -278,10 +278,13 @@ int bench_fill_contexts(struct bench *b, struct moed_error *err)
 {
     int rc = 0;
     bool wanted = !b->routing && !b->contexts_filled;
+    b->late = false;
     if (wanted)
         bench_watch_case(&b->watch, "contexts of %d streams", b->max_batch);
     for (int32_t s = 0; rc >= 0 && wanted && s < b->max_batch; s++)
         rc = prefill(b, s, b->context, NULL, err);
+    if (wanted && b->late)
+        log_warn("bench: contexts were not filled to their end, the time being over");
     b->contexts_filled = b->contexts_filled || (wanted && rc >= 0);
     return rc < 0 ? rc : 0;
 }

@@ -74,7 +74,6 @@ static void same_bits_recorded(enum dtype dtype)
     struct model_config c = config(dtype);
     struct dev_choice choice;
     cuda_or_skip(&choice);
-    struct dev *held = cuda_open_or_skip();
     part = cuda_emulated(&choice) ? 8 : 1;
     const int records = 3 * 12, slots[] = {0, 2, records / 4, records / 2, records};
     struct model_memory memory;
@@ -114,7 +113,6 @@ static void same_bits_recorded(enum dtype dtype)
             assert_true(slots[s] < records || turn % 2 || n.hits > 0);
             rig_close(&r);
         }
-    dev_close(&held);
 }
 
 static void same_bits_recorded_bf16_cuda(void **state)
