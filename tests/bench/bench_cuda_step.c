@@ -7,6 +7,7 @@
  *   bench_cuda_step [rows, as 1,8 [GiB of weights]]
  *   bench_cuda_step handoff [replays [GiB of weights]]     the hand-off alone
  */
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -378,6 +379,7 @@ static int open_device(struct bench *b, double gib, struct moed_error *err)
     if ((rc = dev_choose(&choice, "cuda", err)) < 0 ||
         (rc = dev_open(&b->dev, &choice, NULL, err)) < 0)
         return rc;
+    assert(b->dev);
     const struct dev_ops *ops = b->dev->ops;
     size_t rows = STEP_MAX_ROWS, f = sizeof(float);
     b->weight_bytes = (size_t)(gib * 0x1p30);
@@ -468,10 +470,10 @@ int main(int argc, char **argv)
     static struct bench b = {.n = 1};
     struct moed_error err = {0};
     bool alone = argc > 1 && strcmp(argv[1], "handoff") == 0;
-    int turns = alone && argc > 2 ? atoi(argv[2]) : HANDOFFS;
+    int turns = alone && argc > 2 ? (int)strtol(argv[2], NULL, 10) : HANDOFFS;
     turns = turns < 1 ? 1 : turns > HANDOFFS_MAX ? HANDOFFS_MAX : turns;
     int arg = alone ? 3 : 2;
-    int rc = open_device(&b, argc > arg ? atof(argv[arg]) : 16, &err);
+    int rc = open_device(&b, argc > arg ? strtod(argv[arg], NULL) : 16, &err);
     if (rc == 0)
         rc = open_experts(&b, EMPTY, EMPTY, EXPERTS, &err);
     if (rc == 0) {
