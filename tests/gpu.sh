@@ -10,7 +10,8 @@
 #       streams    Qwen3 at 25 %, 2 to 32 streams
 #       prefill    Qwen3 at 25 % and with no expert resident, prompts of 4K and 16K tokens in one pass
 #       mixed      Qwen3 at 25 %, a prompt of 16K tokens beside 4 and 8 streams, 100 and 200 ms between their tokens as the target
-#       qwen3      all of these in one process, the model loaded once
+#       qwen3      all of these that decode only, in one process, the model loaded once
+#       prompts    mixed, prefill, and decode of one stream where contexts may be as long
 #       mixtral    Mixtral-8x7B cut to 16 layers, 3 of 8 experts resident, uniform routing
 #       start      from start to ready, Qwen3 cut to 16 layers from a checkpoint written for it (20 GB of disk)
 #       cpu        the CPU device, Qwen3 cut to 12 layers
@@ -175,6 +176,7 @@ bench_one() {
 qwen3_25="decode batch=1 expert-cache=25%"
 qwen3_0="decode batch=1 expert-cache=0 decode-tokens=48"
 qwen3_50_100="decode batch=1 expert-cache=50%,100%"
+qwen3_100="decode batch=1 expert-cache=100%"
 qwen3_uniform="decode batch=1 expert-cache=25% decode-tokens=64 routing=synthetic:uniform"
 streams="decode batch=2,4 expert-cache=25% decode-tokens=64; decode batch=8,16,32 expert-cache=25% decode-tokens=16"
 mixed="mixed batch=4 prompt-tokens=16384 expert-cache=25% decode-tokens=64 target-itl-ms=100"
@@ -195,7 +197,8 @@ bench_row() {
     row=$1
     shift
     case $row in
-    qwen3) bench_qwen3 "$row" 420 "$qwen3_25; $streams; $mixed; $qwen3_uniform; $prefill; $qwen3_0; $qwen3_50_100" "$@" ;;
+    qwen3) bench_qwen3 "$row" 300 "$qwen3_25; $streams; $qwen3_uniform; $qwen3_0; $qwen3_50_100" "$@" ;;
+    prompts) bench_qwen3 "$row" 240 "$qwen3_25; $mixed; $prefill; $qwen3_100" "$@" ;;
     qwen3-25) bench_qwen3 "$row" 90 "$qwen3_25" "$@" ;;
     qwen3-0) bench_qwen3 "$row" 90 "$qwen3_0" "$@" ;;
     qwen3-50-100) bench_qwen3 "$row" 120 "$qwen3_50_100" "$@" ;;
@@ -313,7 +316,7 @@ soak)
     part soak "$((seconds + 120))" python3 tests/gpu_soak.py "$build/moed" "$seconds" "$@"
     ;;
 *)
-    sed -n '2,27s/^# *//p' "$0" >&2
+    sed -n '2,28s/^# *//p' "$0" >&2
     exit 2
     ;;
 esac

@@ -209,13 +209,12 @@ static int open_all(struct bench *b, struct plan *p, struct bench_peaks *peaks,
     const struct moed_engine_config *cfg = &p->cfg;
     struct store *store = NULL;
     struct cli_progress progress;
-    int32_t decoded = b->context + b->max_steps;
-    int32_t max_context = decoded > b->max_prompt ? decoded : b->max_prompt;
-    int rc = open_devices(p, max_context, err);
+    b->max_context = larger(b->context + b->max_steps, b->max_prompt);
+    int rc = open_devices(p, b->max_context, err);
     if (rc == 0)
         rc = strcmp(cfg->load_format, "dummy") == 0 ? store_open_dummy(&store, err)
                                                     : store_open(&store, cfg->model_dir, err);
-    if (rc < 0 || (rc = set_options(p, b, max_context, err)) < 0)
+    if (rc < 0 || (rc = set_options(p, b, b->max_context, err)) < 0)
         goto out;
     plan_memory(p, b, model_weight_dtype(&b->config, store));
     if ((rc = check_caches(p, err)) < 0 || (rc = open_routings(b, p, err)) < 0 ||
@@ -260,6 +259,7 @@ static void describe(const struct bench *b, const struct plan *p, const struct o
     r->policy = options_string(o, "expert-policy");
     r->routing = options_string(o, "routing");
     model_config_parameters(&b->config, &r->parameters, &r->active_parameters);
+    r->max_context = b->max_context;
     r->records = model_config_moe_layers(&b->config) * b->config.n_experts;
     r->record_bytes = p->memory.expert_record_bytes;
 }

@@ -95,7 +95,7 @@ struct bench_result {
     bool apart;         /* the device has memory of its own */
     int threads;
     uint64_t parameters, active_parameters, record_bytes;
-    int32_t records;
+    int32_t records, max_context;
     struct bench_peaks peaks;
     struct bench_case *cases;
     int n_cases;
@@ -176,6 +176,7 @@ struct bench {
     struct bench_yardstick *yardstick;
     struct bench_watch watch;
     int32_t context, max_batch, max_prompt, max_steps, pass_rows;
+    int32_t max_context; /* that the model is opened for */
     /* Of the set under way. */
     struct routing *routing; /* NULL: the model's router chooses */
     int32_t decode_steps, runs, warmup_tokens;
