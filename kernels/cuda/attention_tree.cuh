@@ -55,7 +55,7 @@ struct work {
     int kv_head, head, heads;
     int first, pos;              // visible positions
     int pieces, first_piece, at; // at: among the pieces
-    int lo, hi;                  // the team's chunks, both included; none where lo > hi
+    int lo = 0, hi = -1;         // the team's chunks, both included; none where lo > hi
     uint32_t there;              // teams that have chunks, a bit each
 };
 
