@@ -345,6 +345,8 @@ template <int DT, int GB, int DIM, int TEAMS = 1> struct unit {
     const uint8_t *first; // this warp's block of the first chunk; NULL: nothing of it is visible
     int64_t slot;         // where the row's own K and V are to be stored by this unit; -1: nowhere
     int own;              // their row in the first chunk, if it is not copied; -1: all rows are
+    enum { EACH = (GB + 2 + 3) / 4 };
+    const float *raw[EACH]; // heads that this warp is to turn: q heads, k, v; NULL: none
 };
 
 template <int DIM> __device__ __forceinline__ int width_of(const cu_attention &a)
@@ -404,20 +406,23 @@ __device__ __forceinline__ void run_unit(const cu_attention &a, const unit<DT, G
     float *part = shared + a.part, *q = shared + a.q_at, *score = shared + a.score,
           *weight = shared + a.weight, *head_sums = shared + a.head_sums;
     const waiting stack = {shared + a.wait, shared + a.wait_sums, items};
-    const int64_t v_off = (int64_t)a.kv.kv_heads * 16 * row_bytes;
-    uint8_t *to_k = k + warp * 16 * a.k_stride, *to_v = v + warp * 16 * row_bytes;
+    // Arguments may lie in shared memory: what follows a barrier should not wait for them.
+    const int k_stride = a.k_stride;
+    const float scale = a.scale;
+    const int64_t v_off = (int64_t)a.kv.kv_heads * 16 * row_bytes, block_bytes = a.kv.block_bytes;
+    uint8_t *to_k = k + warp * 16 * k_stride, *to_v = v + warp * 16 * row_bytes;
     uint32_t waits = 0;
     for (int c = w.lo; c <= w.hi; c++) {
         const int lo = max(w.first - c * CHUNK, 0), hi = min(w.pos + 1 - c * CHUNK, CHUNK);
         const int b = (c + 1) * 4 + warp;
         const uint8_t *next =
-            c < w.hi && b <= w.pos / 16 ? u.keys + u.table[b] * a.kv.block_bytes : nullptr;
+            c < w.hi && b <= w.pos / 16 ? u.keys + u.table[b] * block_bytes : nullptr;
         copies_wait<1>();
         sync();
-        scores<DT, GB, DIM>(k, a.k_stride, q, dim, a.scale, score, lo, hi);
+        scores<DT, GB, DIM>(k, k_stride, q, dim, scale, score, lo, hi);
         sync();
         if (next)
-            u.move.start(to_k, next, a.k_stride, -1);
+            u.move.start(to_k, next, k_stride, -1);
         copies_end_group();
         float e[SOFTENED][2];
         if (softened < GB)
@@ -517,6 +522,15 @@ __device__ __forceinline__ bool turn_begin(const cu_attention &a, const cu_turn 
         u.slot = t.slot[row];
     if (u.slot >= 0 && u.w.lo == u.w.hi)
         u.own = u.w.pos % CHUNK;
+#pragma unroll
+    for (int i = 0; i < u.EACH; i++) {
+        const int item = team_thread() / 32 + 4 * i, dim = width_of<DIM>(a);
+        u.raw[i] = nullptr;
+        if (item < u.w.heads)
+            u.raw[i] = t.q + (row * a.heads + u.w.head + item) * dim;
+        else if (item >= GB && item < GB + 2 && u.slot >= 0)
+            u.raw[i] = (item == GB ? t.k : t.v) + (row * a.kv.kv_heads + u.w.kv_head) * dim;
+    }
     float *const mine = team_memory<TEAMS>(a, shared);
     start_unit(a, u, mine);
     bring_turn(a, t, u, mine);
@@ -538,21 +552,17 @@ template <int DT, int GB, int DIM, int TEAMS>
 __device__ __forceinline__ void turn_heads(const cu_attention &a, const cu_turn &t,
                                            const unit<DT, GB, DIM, TEAMS> &u, float *shared)
 {
-    enum { EACH = (GB + 2 + 3) / 4, PAIRS = (DIM ? DIM : CU_TURN_DIM) / 64 + (DIM % 64 != 0) };
+    enum {
+        EACH = unit<DT, GB, DIM, TEAMS>::EACH,
+        PAIRS = (DIM ? DIM : CU_TURN_DIM) / 64 + (DIM % 64 != 0)
+    };
     const int lane = team_thread() & 31, warp = team_thread() / 32;
     const int dim = width_of<DIM>(a), half = dim / 2;
     const float *near = shared + a.part;
     float eight[EACH][8], lo[EACH][PAIRS], hi[EACH][PAIRS], inverse[EACH] = {};
 #pragma unroll
-    for (int i = 0; i < EACH; i++) {
-        const int item = warp + 4 * i, kv_heads = a.kv.kv_heads;
-        const float *x = nullptr;
-        if (item < u.w.heads)
-            x = t.q + (u.w.row * a.heads + u.w.head + item) * dim;
-        else if (item >= GB && item < GB + 2 && u.slot >= 0)
-            x = (item == GB ? t.k : t.v) + (u.w.row * kv_heads + u.w.kv_head) * dim;
-        load_head(x, dim, eight[i], lo[i], hi[i]);
-    }
+    for (int i = 0; i < EACH; i++)
+        load_head(u.raw[i], dim, eight[i], lo[i], hi[i]);
     if (t.q_norm || t.k_norm)
         head_square_sums(eight, dim, inverse);
 #pragma unroll
