@@ -88,7 +88,7 @@ void moed_cancel(struct moed_engine *e, uint64_t handle);
 void moed_drain(struct moed_engine *e);
 
 /* Numbers for /metrics, /health and people, as of the end of the last step; waiting and failed are
- * of this moment. */
+ * of this moment. A request whose last event can be read is counted. */
 #define MOED_HISTOGRAM_BUCKETS 24
 struct moed_histogram {
     uint64_t bucket[MOED_HISTOGRAM_BUCKETS +
