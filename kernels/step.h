@@ -15,12 +15,19 @@
 /* Rows of a recorded step at most. */
 #define STEP_MAX_ROWS 64
 
-/* Device memory that paged experts take beside the mailbox of l, at most: lists of items (up to 8
- * rows each) and pairs, and the rows that 16 blocks bring over the link for. */
+/* Items of a list of paged experts at most: an item holds two rows or more of one expert, but for
+ * one of each expert that is not full. */
+static inline size_t kern_paged_items(const struct mailbox_layout *l)
+{
+    return (size_t)l->max_groups + (size_t)l->max_pairs / 2;
+}
+
+/* Device memory that paged experts take beside the mailbox of l, at most: two lists of items and
+ * those of pairs, and the rows that 16 blocks bring over the link for. */
 static inline size_t kern_paged_bytes(const struct mailbox_layout *l)
 {
-    size_t pairs = (size_t)l->max_pairs, items = (size_t)l->max_groups + pairs / 8;
-    return 4096 + items * 2 * 16 + pairs * 13 + (size_t)16 * 8 * (size_t)l->inner * sizeof(float);
+    return 4096 + kern_paged_items(l) * 2 * 16 + (size_t)l->max_pairs * 13 +
+           (size_t)16 * 8 * (size_t)l->inner * sizeof(float);
 }
 
 /* A weight matrix [out][in] with its bias [out] or NULL. */

@@ -24,6 +24,17 @@ static inline bool cuda_emulated(const struct dev_choice *choice)
     return strstr(choice->memory.name, "emulated") != NULL;
 }
 
+/* Keeps a device open until the program ends: the first one makes the GPU's context, which takes
+ * some tenths of a second, and the last one takes it along. Not the emulator's, whose ordered
+ * faults stick until its last device is closed. */
+static inline void cuda_keep_context(const struct dev_choice *choice)
+{
+    static struct dev *kept;
+    struct moed_error err = {0};
+    if (!kept && !cuda_emulated(choice))
+        assert_ok(dev_open(&kept, choice, NULL, &err), &err);
+}
+
 /* A function of tests/emulator/control.h, or the test is skipped where the device is not emulated.
  */
 static inline void *emulator_symbol_or_skip(const char *name)

@@ -7,19 +7,23 @@
 #   sh tests/gpu.sh server         a server on the GPU and one on the CPU give the same tokens
 #   sh tests/gpu.sh bench ROW [OPTIONS]   one row of measurements, or several by name; options go to moed bench
 #       qwen3-25 qwen3-0 qwen3-50-100 qwen3-uniform   Qwen3-30B-A3B, decode, batch 1, so many percent of the experts resident
-#       qwen3      all of these sizes in one process
+#       streams    Qwen3 at 25 %, 2 to 32 streams
+#       prefill    Qwen3 at 25 % and with no expert resident, prompts of 4K and 16K tokens in one pass
+#       mixed      Qwen3 at 25 %, a prompt of 16K tokens beside 4 and 8 streams, 100 and 200 ms between their tokens as the target
+#       qwen3      all of these that decode only, in one process, the model loaded once
+#       prompts    mixed, prefill, and decode of one stream where contexts may be as long
 #       mixtral    Mixtral-8x7B cut to 16 layers, 3 of 8 experts resident, uniform routing
-#       streams    Qwen3 at 25 %, 1 to 32 streams
-#       prefill    Qwen3 at 25 %, prompts of 4K and 16K tokens in one pass
-#       mixed      Qwen3 at 25 %, a prompt of 16K tokens beside 8 streams: time between their tokens
 #       start      from start to ready, Qwen3 cut to 16 layers from a checkpoint written for it (20 GB of disk)
 #       cpu        the CPU device, Qwen3 cut to 12 layers
 #       sampling   sampling on the device, 151,936 logits, 1 to 64 rows
+#       step       each op of a recorded step in a graph of its own, and the hand-off of a miss in one
+#       handoff    the latter alone
 #   sh tests/gpu.sh plan           what moed plan says of the device's memory against what the driver reports, within 2 %
 #   sh tests/gpu.sh sanitize [TOOL]   compute-sanitizer: memcheck, racecheck and initcheck, or one of them
-#   sh tests/gpu.sh soak [SECONDS]    a server under shifting load (420 s), which must give everything back
+#   sh tests/gpu.sh soak [SECONDS [OPTIONS]]   a server under shifting load (420 s), which must give everything back; options go to serve
 # MOED_BUILD is the build to use (build/release; a folder of `pack`). Results are appended to MOED_GPU_RESULTS
-# (build/gpu.json), one object a line. MOED_BENCH_LAYERS cuts the models of `bench` to so many layers, to try a row out.
+# (build/gpu.json), one object a line. MOED_BENCH_LAYERS cuts the models of `bench` to so many layers, to try a row out, and
+# MOED_BENCH_CONFIG is a folder whose config.json is the model instead. Everything has a limit of time; what it ends has failed.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -34,12 +38,12 @@ programs="test.kernels.cpu.ops_cuda test.kernels.cpu.tensor_cuda test.kernels.cp
     test.model.model.faults_cuda test.model.model.replay_cuda
     bench_misses bench_cuda_tensor bench_cuda_sample bench_cuda_step bench_cuda_attention bench_cuda_plan"
 
-# record PART STATUS LOG: one line of results, with what the part printed.
+# record PART STATUS LOG SECONDS: one line of results, with what the part printed and logged.
 record() {
     mkdir -p "$(dirname "$results")"
     python3 - "$@" >>"$results" <<'PY'
 import json, shutil, subprocess, sys, time
-part, status, log = sys.argv[1:4]
+part, status, log, seconds = sys.argv[1:5]
 ask = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
 gpu = subprocess.run(ask, capture_output=True, text=True).stdout.strip() if shutil.which(ask[0]) else "no nvidia-smi"
 text = open(log, errors="replace").read()
@@ -47,27 +51,45 @@ try:
     said = json.loads(text)
 except ValueError:
     said = text[-20000:]
-print(json.dumps({"part": part, "status": int(status), "unix": int(time.time()), "gpu": gpu, "said": said}))
+logged = open(log + ".err", errors="replace").read()[-30000:].splitlines()
+print(json.dumps({"part": part, "status": int(status), "unix": int(time.time()), "seconds": int(seconds), "gpu": gpu, "said": said,
+                  "logged": logged}))
 PY
 }
 
-# part NAME COMMAND...: runs it, shows and records what it printed.
-part() {
-    name=$1
-    shift
+failed=0
+
+# timed NAME SECONDS COMMAND...: runs it, no longer than that, and records it. What it logs is shown at once, what it prints is
+# left in $log.
+timed() {
+    name=$1 limit=$2
+    shift 2
     log=$(mktemp)
-    status=0
-    "$@" >"$log" 2>"$log.err" || status=$?
-    cat "$log.err" "$log"
-    [ -s "$log" ] || cp "$log.err" "$log"
-    record "$name" "$status" "$log"
-    rm -f "$log" "$log.err"
-    echo "== $name: status $status"
-    return "$status"
+    begin=$(date +%s)
+    { timeout -k 10 "$limit" "$@" >"$log" || echo $? >"$log.status"; } 2>&1 | tee "$log.err" >&2
+    status=$(cat "$log.status" 2>/dev/null || echo 0)
+    seconds=$(($(date +%s) - begin))
+    record "$name" "$status" "$log" "$seconds"
 }
 
+# ended SHOW: shows $log by this command, says how it ended, and remembers whether anything failed.
+ended() {
+    "$1" "$log"
+    rm -f "$log" "$log.err" "$log.status"
+    [ "$status" -ne 124 ] && [ "$status" -ne 137 ] || echo "== $name: its $limit s are over"
+    echo "== $name: status $status, $seconds s"
+    [ "$status" -eq 0 ] || failed=1
+}
+
+# part NAME SECONDS COMMAND...
+part() {
+    timed "$@"
+    ended cat
+}
+
+# run_test PROGRAM [SECONDS]
 run_test() {
-    part "$1" "$build/tests/$1" 2>&1
+    part "$1" "${2:-60}" "$build/tests/$1"
 }
 
 pack() {
@@ -85,6 +107,10 @@ pack() {
 
 # The config of a model with so many layers, in a folder of its own.
 qwen3() {
+    if [ -n "${MOED_BENCH_CONFIG:-}" ]; then
+        folder=$MOED_BENCH_CONFIG
+        return
+    fi
     folder=build/bench-qwen3-$1
     mkdir -p "$folder"
     cat >"$folder/config.json" <<JSON
@@ -97,6 +123,10 @@ JSON
 }
 
 mixtral() {
+    if [ -n "${MOED_BENCH_CONFIG:-}" ]; then
+        folder=$MOED_BENCH_CONFIG
+        return
+    fi
     folder=build/bench-mixtral-$1
     mkdir -p "$folder"
     cat >"$folder/config.json" <<JSON
@@ -108,6 +138,7 @@ JSON
 }
 
 # One line a case, of the JSON in the file.
+# shellcheck disable=SC2317
 summary() {
     python3 - "$1" <<'PY'
 import json, sys
@@ -115,11 +146,14 @@ try:
     said = json.load(open(sys.argv[1]))
 except ValueError:
     sys.exit(0)
-print("peaks, GB/s:", {k: round(v, 1) for k, v in said["peaks_gb_per_s"].items()}, "routing", said["routing"])
+print("peaks, GB/s:", {k: round(v, 1) for k, v in said["peaks_gb_per_s"].items()})
 for c in said["cases"]:
+    if not c["runs_seconds"]:
+        print(f"{c['kind']} batch {c['batch']} tokens {c['tokens']} {c['routing']}: NOT MEASURED")
+        continue
     ms = {k: round(v["seconds"] / c["steps"] * 1e3, 3) for k, v in c["stages"].items() if isinstance(v, dict) and v["seconds"] > 0}
     ms["recorded"] = round(c["stages"]["recorded_seconds"] / c["steps"] * 1e3, 3)
-    print(f"{c['kind']} batch {c['batch']} tokens {c['tokens']} cache {c['cache_bytes'] / 2**30:.2f} GiB ({c['slots']} slots): "
+    print(f"{c['kind']} batch {c['batch']} tokens {c['tokens']} {c['routing']} cache {c['cache_bytes'] / 2**30:.2f} GiB ({c['slots']} slots): "
           f"{c['tokens_per_s']:.1f} tok/s, step {c['step_ms']:.3f} ms (p50 {c['step_ms_p50']:.3f}, p99 {c['step_ms_p99']:.3f}, longest {c['step_ms_max']:.3f}), "
           f"first token {c['first_token_ms']:.1f} ms, floor {c['floor_ms']:.3f} ms reached {100 * c['floor_part']:.0f} %, hits {c['hit_percent']:.1f} %, "
           f"{c['host_bytes_per_token'] / 1e6:.1f} MB and {c['admissions_per_token']:.2f} admissions a token, "
@@ -129,60 +163,65 @@ for c in said["cases"]:
 PY
 }
 
-# bench_one NAME OPTIONS...: a run of moed bench on the model in $folder.
+# bench_one NAME SECONDS OPTIONS...: a run of moed bench on the model in $folder. It ends by itself in time; the limit is for one
+# that hangs.
 bench_one() {
-    name=$1
-    shift
-    log=$(mktemp)
-    status=0
-    "$build/moed" bench "$folder" --load-format dummy --log-level warning --json --runs 3 "$@" >"$log" || status=$?
-    record "bench $name" "$status" "$log"
-    summary "$log"
-    rm -f "$log"
-    echo "== bench $name: status $status"
-    [ "$status" -eq 0 ] || bench_failed=1
+    row=$1 total=$2
+    shift 2
+    timed "bench $row" "$((total + 60))" "$build/moed" bench "$folder" --load-format dummy --json --runs 3 --total-seconds "$total" "$@"
+    ended summary
 }
 
-decode="--device cuda --cases decode --decode-tokens 128"
-quarter="--expert-cache 25% --routing synthetic:qwen3-30b-a3b"
+# Sets of cases, see moed bench --help. Short runs of what is slow: a step of 32 streams takes as long as 30 of one.
+qwen3_25="decode batch=1 expert-cache=25%"
+qwen3_0="decode batch=1 expert-cache=0 decode-tokens=48"
+qwen3_50_100="decode batch=1 expert-cache=50%,100%"
+qwen3_100="decode batch=1 expert-cache=100%"
+qwen3_uniform="decode batch=1 expert-cache=25% decode-tokens=64 routing=synthetic:uniform"
+streams="decode batch=2,4 expert-cache=25% decode-tokens=64; decode batch=8,16,32 expert-cache=25% decode-tokens=16"
+mixed="mixed batch=4 prompt-tokens=16384 expert-cache=25% decode-tokens=64 target-itl-ms=100"
+mixed="$mixed; mixed batch=8 prompt-tokens=16384 expert-cache=25% decode-tokens=64 target-itl-ms=200"
+prefill="prefill prompt-tokens=4096,16384 expert-cache=25%; prefill prompt-tokens=4096 expert-cache=0"
+
+# bench_qwen3 ROW SECONDS SETS OPTIONS...
+bench_qwen3() {
+    row=$1 total=$2 sets=$3
+    shift 3
+    qwen3 "${MOED_BENCH_LAYERS:-48}"
+    bench_one "$row" "$total" --device cuda --decode-tokens 128 --routing synthetic:qwen3-30b-a3b --long-prefill-tokens 16384 \
+        --case-seconds 60 --cases "$sets" "$@"
+}
 
 # bench_row ROW OPTIONS...
 bench_row() {
     row=$1
     shift
     case $row in
+    qwen3) bench_qwen3 "$row" 300 "$qwen3_25; $streams; $qwen3_uniform; $qwen3_0; $qwen3_50_100" "$@" ;;
+    prompts) bench_qwen3 "$row" 240 "$qwen3_25; $mixed; $prefill; $qwen3_100" "$@" ;;
+    qwen3-25) bench_qwen3 "$row" 90 "$qwen3_25" "$@" ;;
+    qwen3-0) bench_qwen3 "$row" 90 "$qwen3_0" "$@" ;;
+    qwen3-50-100) bench_qwen3 "$row" 120 "$qwen3_50_100" "$@" ;;
+    qwen3-uniform) bench_qwen3 "$row" 90 "$qwen3_uniform" "$@" ;;
+    streams) bench_qwen3 "$row" 240 "$streams" "$@" ;;
+    mixed) bench_qwen3 "$row" 120 "$mixed" "$@" ;;
+    prefill) bench_qwen3 "$row" 120 "$prefill" "$@" ;;
     mixtral)
         mixtral "${MOED_BENCH_LAYERS:-16}"
-        # shellcheck disable=SC2086
-        bench_one "$row" $decode --batch 1 --expert-cache 37.5% --routing synthetic:uniform "$@"
-        return
+        bench_one "$row" 120 --device cuda --cases decode --decode-tokens 48 --warmup-tokens 64 --batch 1 --expert-cache 37.5% \
+            --routing synthetic:uniform --case-seconds 60 "$@"
         ;;
     cpu)
         qwen3 "${MOED_BENCH_LAYERS:-12}"
-        bench_one "$row" --device cpu --batch 1,4 --prompt-tokens 256 --routing synthetic:qwen3-30b-a3b "$@"
-        return
+        bench_one "$row" 240 --device cpu --batch 1,4 --prompt-tokens 256 --routing synthetic:qwen3-30b-a3b "$@"
         ;;
     start)
-        part "bench $row" python3 tests/gpu_start.py "$build/moed" build/bench-start "${MOED_BENCH_LAYERS:-16}" --device cuda \
-            --max-model-len 4096 --max-num-seqs 16 "$@" || bench_failed=1
-        return
+        part "bench $row" 240 python3 tests/gpu_start.py "$build/moed" build/bench-start "${MOED_BENCH_LAYERS:-16}" --device cuda \
+            --max-model-len 4096 --max-num-seqs 16 "$@"
         ;;
-    sampling)
-        part "bench $row" "$build/tests/bench_cuda_sample" || bench_failed=1
-        return
-        ;;
-    esac
-    qwen3 "${MOED_BENCH_LAYERS:-48}"
-    # shellcheck disable=SC2086
-    case $row in
-    qwen3) bench_one "$row" $decode --batch 1 $quarter --expert-cache 25%,0,50%,100% "$@" ;;
-    qwen3-25) bench_one "$row" $decode --batch 1 $quarter "$@" ;;
-    qwen3-0) bench_one "$row" $decode --batch 1 $quarter --expert-cache 0 --warmup-tokens 32 "$@" ;;
-    qwen3-50-100) bench_one "$row" $decode --batch 1 $quarter --expert-cache 50%,100% "$@" ;;
-    qwen3-uniform) bench_one "$row" $decode --batch 1 $quarter --routing synthetic:uniform "$@" ;;
-    streams) bench_one "$row" $decode --batch 1,2,4,8,16,32 --decode-tokens 64 --warmup-tokens 192 $quarter "$@" ;;
-    mixed) bench_one "$row" --device cuda --cases mixed --prompt-tokens 16384 --batch 8 --decode-tokens 64 $quarter "$@" ;;
-    prefill) bench_one "$row" --device cuda --cases prefill --prompt-tokens 4096,16384 --long-prefill-tokens 16384 $quarter "$@" ;;
+    sampling) part "bench $row" 120 "$build/tests/bench_cuda_sample" ;;
+    step) part "bench $row" 180 "$build/tests/bench_cuda_step" ;;
+    handoff) part "bench $row" 60 "$build/tests/bench_cuda_step" handoff ;;
     *)
         echo "there is no row $row" >&2
         exit 2
@@ -197,38 +236,35 @@ bench() {
         rows="$rows $1"
         shift
     done
-    bench_failed=0
     for one in ${rows:?which row?}; do
         bench_row "$one" "$@"
     done
-    return "$bench_failed"
 }
 
 # sanitized TOOL SECONDS PROGRAM [TEST]: one run of a test program under a tool; findings and a run that is not over by then fail.
 sanitized() {
     tool=$1 seconds=$2 program=$3
     shift 3
-    part "sanitize $tool $program $*" timeout -k 10 "$seconds" "$sanitizer" --tool "$tool" --error-exitcode 1 --print-limit 20 \
-        "$build/tests/$program" "$@" || sanitize_failed=1
+    part "sanitize $tool $program $*" "$seconds" "$sanitizer" --tool "$tool" --error-exitcode 1 --print-limit 20 \
+        "$build/tests/$program" "$@"
 }
 
-# Memcheck reads every kernel's test whole; the slower tools see short runs that use each kernel.
+# Memcheck reads every kernel's test whole; the slower tools see short runs that use each kernel of a step.
 sanitize() {
     sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
-    sanitize_failed=0
     for tool in $1; do
         case $tool in
         memcheck)
-            sanitized memcheck 150 test.kernels.cpu.ops_cuda
-            sanitized memcheck 60 test.kernels.cpu.sample_cuda
-            sanitized memcheck 60 test.kernels.cpu.attention_cuda shapes_cuda
-            sanitized memcheck 120 test.kernels.cpu.tensor_cuda
-            sanitized memcheck 120 test.model.model.replay_cuda plans_give_the_same_bits_cuda
+            sanitized memcheck 90 test.kernels.cpu.ops_cuda
+            sanitized memcheck 45 test.model.model.replay_cuda plans_give_the_same_bits_cuda
+            sanitized memcheck 30 test.kernels.cpu.attention_cuda shapes_cuda
+            sanitized memcheck 30 test.kernels.cpu.sample_cuda
+            sanitized memcheck 45 test.kernels.cpu.tensor_cuda
             ;;
         racecheck | initcheck)
-            sanitized "$tool" 120 test.kernels.cpu.sample_cuda
-            sanitized "$tool" 60 test.kernels.cpu.attention_cuda shapes_cuda
-            sanitized "$tool" 120 test.model.model.replay_cuda plans_give_the_same_bits_cuda
+            sanitized "$tool" 60 test.model.model.replay_cuda plans_give_the_same_bits_cuda
+            sanitized "$tool" 30 test.kernels.cpu.attention_cuda shapes_cuda
+            sanitized "$tool" 30 test.kernels.cpu.sample_cuda
             ;;
         *)
             echo "there is no tool $tool" >&2
@@ -236,7 +272,6 @@ sanitize() {
             ;;
         esac
     done
-    return "$sanitize_failed"
 }
 
 case ${1:-} in
@@ -252,16 +287,16 @@ kernels)
     run_test test.kernels.cpu.sample_cuda
     ;;
 models)
+    run_test test.model.model.recorded_cuda 90
     run_test test.model.model.cuda
-    run_test test.model.model.recorded_cuda
     run_test test.model.model.sample_cuda
     run_test test.model.engine.sampling_cuda
     run_test test.model.model.long_cuda
     run_test test.model.model.faults_cuda
-    run_test test.model.model.replay_cuda
+    run_test test.model.model.replay_cuda 90
     ;;
 server)
-    part server python3 tests/gpu_server.py "$build/moed"
+    part server 180 python3 tests/gpu_server.py "$build/moed"
     ;;
 bench)
     shift
@@ -269,16 +304,20 @@ bench)
     ;;
 plan)
     qwen3 "${MOED_BENCH_LAYERS:-12}"
-    part plan "$build/tests/bench_cuda_plan" "$folder"
+    part plan 120 "$build/tests/bench_cuda_plan" "$folder"
     ;;
 sanitize)
     sanitize "${2:-memcheck racecheck initcheck}"
     ;;
 soak)
-    part soak python3 tests/gpu_soak.py "$build/moed" "${2:-420}"
+    seconds=${2:-420}
+    [ $# -lt 2 ] || shift
+    shift
+    part soak "$((seconds + 120))" python3 tests/gpu_soak.py "$build/moed" "$seconds" "$@"
     ;;
 *)
-    sed -n '2,22s/^# *//p' "$0" >&2
+    sed -n '2,28s/^# *//p' "$0" >&2
     exit 2
     ;;
 esac
+exit "$failed"

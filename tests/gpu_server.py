@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
@@ -47,14 +48,17 @@ def ask(port, prompt):
 
 def answers(moed, folder, *options):
     process, port = start(moed, folder, *options)
+    threading.Thread(target=process.stderr.read, daemon=True).start()
     prompts = [[(7 * s + 3 * i) % 256 for i in range(5 + 9 * s)] for s in range(STREAMS)]
-    with ThreadPoolExecutor(STREAMS) as pool:
-        out = list(pool.map(lambda p: ask(port, p), prompts))
-    process.send_signal(signal.SIGTERM)
-    process.stderr.read()
-    if process.wait(timeout=60) != 0:
-        sys.exit(f"the server ended with {process.returncode}")
-    return out
+    try:
+        with ThreadPoolExecutor(STREAMS) as pool:
+            out = list(pool.map(lambda p: ask(port, p), prompts))
+        process.send_signal(signal.SIGTERM)
+        if process.wait(timeout=60) != 0:
+            sys.exit(f"the server ended with {process.returncode}")
+        return out
+    finally:
+        process.kill()
 
 
 def compare(moed, folder, *options):

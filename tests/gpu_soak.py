@@ -91,17 +91,25 @@ class Soak:
         return {name: int(float(found[name])) for name in COUNTERS if name in found}
 
 
-def device_mib():
+def nvidia_smi(query):
+    done = subprocess.run(["nvidia-smi", query, "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=60)
+    return [line.split(", ") for line in done.stdout.splitlines()] if done.returncode == 0 else []
+
+
+def device_mib(pid):
+    """What the process holds on the GPU; where the driver does not tell processes apart, what all hold."""
     if not shutil.which("nvidia-smi"):
         return 0
-    ask = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-    return int(subprocess.run(ask, capture_output=True, text=True, check=True).stdout.split()[0])
+    for row in nvidia_smi("--query-compute-apps=pid,used_memory"):
+        if row[0] == str(pid) and row[-1].isdigit():
+            return int(row[-1])
+    return int(nvidia_smi("--query-gpu=memory.used")[0][0])
 
 
 def note(soak, process):
     status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
     rss = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
-    found = {"second": round(time.monotonic() - soak.begin), "device_mib": device_mib(), "rss_mib": rss // 1024,
+    found = {"second": round(time.monotonic() - soak.begin), "device_mib": device_mib(process.pid), "rss_mib": rss // 1024,
              "descriptors": len(os.listdir(f"/proc/{process.pid}/fd")), **soak.counters()}
     print(json.dumps(found), flush=True)
     return found

@@ -117,7 +117,10 @@ def start(moed, folder, options):
             break
     process.send_signal(signal.SIGTERM)
     out["said"] += [line.strip() for line in process.stderr if out["ready_s"] is None]
-    process.wait(timeout=120)
+    try:
+        process.wait(timeout=60)
+    finally:
+        process.kill()
     return out
 
 

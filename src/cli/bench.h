@@ -1,5 +1,6 @@
 /*
- * moed bench: bench.c opens and chooses, bench_run.c and bench_mixed.c run and time, bench_peaks.c
+ * moed bench: bench_sets.c reads what is asked for, bench.c opens and chooses, bench_run.c and
+ * bench_mixed.c run and time, bench_watch.c says where it is and keeps to the time, bench_peaks.c
  * measures the machine beside it, bench_numbers.c works out what the samples say, bench_report.c
  * prints.
  */
@@ -10,6 +11,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "base/options.h"
 #include "cli/routing.h"
 #include "device/device.h"
 #include "model/model.h"
@@ -17,12 +19,39 @@
 #define BENCH_MAX_RUNS  100
 #define BENCH_MAX_BATCH 256
 #define BENCH_MAX_LIST  16 /* values of one list option */
-#define BENCH_MAX_CASES (BENCH_KINDS * BENCH_MAX_LIST * BENCH_MAX_LIST)
+#define BENCH_MAX_SETS  16
 
 /* MIXED: a prompt's passes pause at layers for the steps of decoding streams, as the engine's do.
  */
 enum bench_kind { BENCH_PREFILL, BENCH_DECODE, BENCH_MIXED, BENCH_KINDS };
 extern const char *const bench_kind_names[BENCH_KINDS];
+
+/* A size of the expert cache as the command line gives it. */
+struct bench_cache_size {
+    bool given;
+    uint64_t bytes;
+    double share; /* negative: bytes count */
+};
+
+/* A set of cases: what is measured with the same settings. */
+struct bench_set {
+    bool kinds[BENCH_KINDS];
+    int32_t batch[BENCH_MAX_LIST], prompt[BENCH_MAX_LIST];
+    struct bench_cache_size cache[BENCH_MAX_LIST];
+    int n_batch, n_prompt, n_cache;
+    const struct routing_model *routing; /* NULL: the model's own router */
+    int32_t decode_steps, warmup_tokens, runs;
+    int64_t target_itl_us;
+};
+
+/* The sets of --cases, each with what the other options say where it says nothing itself. Returns
+ * how many, at most BENCH_MAX_SETS. */
+int bench_parse_sets(struct bench_set *sets, const struct options *o, bool cuda,
+                     struct moed_error *err);
+/* The most streams and the longest prompt of its cases, at least 1. */
+int32_t bench_set_batch(const struct bench_set *s);
+int32_t bench_set_prompt(const struct bench_set *s);
+int bench_set_cases(const struct bench_set *s);
 
 /* What the machine gives when asked for nothing else, GB/s; 0: not measured, there is none. */
 struct bench_peaks {
@@ -36,14 +65,17 @@ struct bench_peaks {
  */
 struct bench_case {
     enum bench_kind kind;
+    char routing[64]; /* as --routing takes it */
     bool in_place;
     int32_t slots;
     uint64_t cache_bytes;
-    int32_t batch;   /* sequences */
-    int32_t context; /* tokens in the cache when it starts */
-    int32_t steps;   /* passes in a run; of the prompt where it is mixed */
-    int64_t tokens;  /* computed in a run; of the prompt where it is mixed */
-    int n_runs;
+    int32_t batch;                  /* sequences */
+    int32_t context;                /* tokens in the cache when it starts */
+    int32_t steps;                  /* passes in a run; of the prompt where it is mixed */
+    int32_t warmup_steps;           /* decoded before it */
+    double target_itl_ms;           /* where it is mixed */
+    int64_t tokens;                 /* computed in a run; of the prompt where it is mixed */
+    int n_runs;                     /* 0: not measured, the time was over */
     double seconds[BENCH_MAX_RUNS]; /* in the order measured */
     /* Plain reads by the CPU's threads right after each run, GB/s: machines change their speed, so
      * a ratio needs both at the same time. */
@@ -63,10 +95,9 @@ struct bench_result {
     bool apart;         /* the device has memory of its own */
     int threads;
     uint64_t parameters, active_parameters, record_bytes;
-    int32_t records, warmup_tokens;
-    double target_itl_ms; /* of mixed cases */
+    int32_t records, max_context;
     struct bench_peaks peaks;
-    struct bench_case cases[BENCH_MAX_CASES];
+    struct bench_case *cases;
     int n_cases;
 };
 
@@ -98,6 +129,8 @@ double bench_median(const double *values, int n);
 /* The least value that `part` (0 to 1] of the n values do not exceed. */
 double bench_percentile(const double *values, int n, double part);
 
+/* A line on the log. */
+void bench_say_case(const struct bench_result *r, const struct bench_case *c);
 void bench_print_table(const struct bench_result *r, FILE *out);
 void bench_print_json(const struct bench_result *r, FILE *out);
 
@@ -116,21 +149,46 @@ struct bench_rows {
     int32_t *token, *pos, *seq;
 };
 
+/* Where a bench is and how long it may take. */
+struct bench_watch {
+    int64_t begin_us, end_us; /* of all cases; end_us 0: no end */
+    int64_t case_limit_us;
+    char what[128]; /* the case */
+    int64_t case_begin_us, said_us;
+};
+void bench_watch_begin(struct bench_watch *w, int64_t total_us, int64_t case_us);
+/* The time of all cases is over. */
+bool bench_watch_over(const struct bench_watch *w);
+/* A case begins, or what comes before the cases of a cache. */
+void bench_watch_case(struct bench_watch *w, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
+/* Says now and then how far a phase of the case is. False: `part` (0 to 1] of the case's time is
+ * over, or the time of all cases. */
+bool bench_watch_goes_on(struct bench_watch *w, double part, const char *phase, int64_t done,
+                         int64_t of);
+/* What is left of that part, in microseconds, at least 0. */
+int64_t bench_watch_left_us(const struct bench_watch *w, double part);
+
 /* A run: the model with its buffers, and what is measured. Strings are the caller's. */
 struct bench {
     struct model *model;
     struct model_config config;
     struct bench_yardstick *yardstick;
+    struct bench_watch watch;
+    int32_t context, max_batch, max_prompt, max_steps, pass_rows;
+    int32_t max_context; /* that the model is opened for */
+    /* Of the set under way. */
     struct routing *routing; /* NULL: the model's router chooses */
-    int32_t context, decode_steps, runs, warmup_tokens, max_batch, max_prompt, pass_rows;
+    int32_t decode_steps, runs, warmup_tokens;
     int64_t target_itl_us;
+    bool late; /* a run was given up, its time being over */
     bool contexts_filled;
     int32_t *block_table;                /* a context for each of max_batch, then the prompt's */
     struct model_seq *seqs;              /* [max_batch + 1]: the last one is of prompts */
     struct bench_rows rows[MODEL_LANES]; /* [max_batch], [pass_rows] */
     int32_t *forced[MODEL_LANES];        /* choices of a whole run */
     size_t forced_room[MODEL_LANES];
-    float *logits; /* [max_batch][vocab] */
+    float *logits; /* [max_batch][vocab]; NULL: the device samples */
     uint64_t random;
 };
 
@@ -141,9 +199,11 @@ void bench_buffers_free(struct bench *b);
 int32_t bench_kv_blocks(const struct bench *b);
 /* Fills the KV cache of all decode sequences, once, where the model's own router shall choose. */
 int bench_fill_contexts(struct bench *b, struct moed_error *err);
-/* Decodes until a cache that was just opened is filled, or grows no more. */
+/* Decodes until each slot of a cache that was just opened has been loaded once, or for so long that
+ * it will not be. */
 int bench_fill_cache(struct bench *b, struct moed_error *err);
-/* Warms up and measures; c has its kind, batch and tokens. */
+/* Warms up and measures; c has its kind, batch and tokens. Where the time does not suffice there
+ * are fewer runs, shorter ones, or none. */
 int bench_measure(struct bench *b, struct bench_case *c, struct moed_error *err);
 
 /* What the runs are made of. */
@@ -153,7 +213,10 @@ int32_t bench_prompt_rows(struct bench *b, int32_t done, int32_t tokens);
 /* Begins the pass over those rows on the long lane; seq: index into seqs. */
 int bench_prompt_begin(struct bench *b, int32_t seq, int32_t done, int32_t rows,
                        struct moed_error *err);
-/* A whole step of `batch` streams; step counts from 0 to decode_steps. */
+/* The next tokens of n rows of a pass: greedy, by the device where it can, else their logits. */
+int bench_tokens(struct bench *b, enum model_lane lane, const int32_t *rows, int32_t n,
+                 struct moed_error *err);
+/* A whole step of `batch` streams to its tokens; step counts from 0 to decode_steps. */
 int bench_step(struct bench *b, int32_t step, int32_t batch, struct moed_error *err);
 /* Adds a sample; counts nothing where c is NULL. */
 void bench_sample(struct bench_case *c, double seconds);

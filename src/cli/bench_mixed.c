@@ -40,6 +40,10 @@ static int run_pass(struct mix *m, struct moed_error *err)
     pace_new_pass(&m->pace);
     for (int32_t layer = 0; layer < layers && rc >= 0;) {
         int64_t begin = clock_us();
+        if (!bench_watch_goes_on(&m->b->watch, 1, "layers of the prompt's pass", layer, layers)) {
+            m->b->late = true;
+            break;
+        }
         int32_t n = pace_layers(&m->pace, begin, layers - layer, first);
         if (n == 0) {
             rc = step(m, err);
@@ -60,13 +64,13 @@ int bench_mixed_run(struct bench *b, const struct bench_case *what, struct bench
     struct mix m = {.b = b, .c = c, .pace = {.target_us = b->target_itl_us}, .batch = what->batch};
     int32_t tokens = (int32_t)what->tokens;
     int rc = step(&m, err);
-    for (int32_t done = 0, rows; done < tokens && rc >= 0; done += rows) {
+    for (int32_t done = 0, rows; done < tokens && rc >= 0 && !b->late; done += rows) {
         rows = bench_prompt_rows(b, done, tokens);
         if ((rc = bench_prompt_begin(b, b->max_batch, done, rows, err)) < 0)
             break;
         rc = run_pass(&m, err);
-        if (rc >= 0)
-            rc = model_pass_logits(b->model, MODEL_LONG, &(int32_t){rows - 1}, 1, b->logits, err);
+        if (rc >= 0 && !b->late)
+            rc = bench_tokens(b, MODEL_LONG, &(int32_t){rows - 1}, 1, err);
         model_pass_end(b->model, MODEL_LONG);
     }
     /* The token that waited for the last layers. */

@@ -2,6 +2,7 @@
 
 #include <jansson.h>
 
+#include "base/log.h"
 #include "cli/cli.h"
 
 static double rate(uint64_t bytes, double seconds)
@@ -74,9 +75,14 @@ static void print_case(const struct bench_result *r, const struct bench_case *c,
     else
         fprintf(out, "\nprefill, %lld tokens in %d passes", (long long)c->tokens, c->steps);
     if (c->kind == BENCH_MIXED)
-        fprintf(out, " beside %d streams with a target of %.1f ms", c->batch, r->target_itl_ms);
+        fprintf(out, " beside %d streams with a target of %.1f ms", c->batch, c->target_itl_ms);
+    fprintf(out, ", routing %s", c->routing);
     if (!c->in_place && r->records)
         fprintf(out, ", cache %.3f GiB = %d slots", (double)c->cache_bytes / 0x1p30, c->slots);
+    if (c->n_runs == 0) {
+        fputs(": not measured, the time was over\n", out);
+        return;
+    }
     fprintf(out, ": %.1f tokens/s, %.3f ms a step (median of %d; runs in s:", n.tokens_per_s,
             n.step_ms, c->n_runs);
     print_samples(out, 4, c->seconds, c->n_runs);
@@ -95,19 +101,34 @@ static void print_case(const struct bench_result *r, const struct bench_case *c,
     print_samples(out, 1, c->read_gb_per_s, c->n_runs);
 }
 
+void bench_say_case(const struct bench_result *r, const struct bench_case *c)
+{
+    struct bench_numbers n;
+    bench_numbers(&n, r, c);
+    if (c->n_runs == 0) {
+        log_warn("bench: not measured, the time was over: %s, batch %d", bench_kind_names[c->kind],
+                 c->batch);
+        return;
+    }
+    log_info("bench: %s, batch %d, %lld tokens, %d slots, %s: %.1f tokens/s, %.2f ms a step "
+             "(p99 %.2f), floor %.2f ms, hits %.1f %%, link %.1f GB/s, host %.1f GB/s",
+             bench_kind_names[c->kind], c->batch, (long long)c->tokens, c->slots, c->routing,
+             n.tokens_per_s, n.step_ms, n.p99_ms, n.floor_ms, n.hit_percent, n.link_gb_per_s,
+             n.host_gb_per_s);
+}
+
 void bench_print_table(const struct bench_result *r, FILE *out)
 {
     const struct bench_peaks *p = &r->peaks;
     char parameters[80];
     cli_parameters_text(parameters, sizeof parameters, r->parameters, r->active_parameters);
-    fprintf(out, "%s: %s; device %s; %d threads, %s\n", r->architecture, parameters, r->device,
-            r->threads, r->isa);
+    fprintf(out, "%s: %s; device %s; %d threads, %s; contexts of up to %d tokens\n",
+            r->architecture, parameters, r->device, r->threads, r->isa, r->max_context);
     if (r->records && r->n_cases && r->cases[0].in_place)
-        fprintf(out, "experts: %d, used in place; routing %s\n", r->records, r->routing);
+        fprintf(out, "experts: %d, used in place\n", r->records);
     else if (r->records)
-        fprintf(out, "experts: %d of %.2f MiB, policy %s; routing %s, %d tokens of warm-up\n",
-                r->records, (double)r->record_bytes / 0x1p20, r->policy, r->routing,
-                r->warmup_tokens);
+        fprintf(out, "experts: %d of %.2f MiB, policy %s\n", r->records,
+                (double)r->record_bytes / 0x1p20, r->policy);
     if (p->link > 0)
         fprintf(out, "peaks: link %.1f GB/s", p->link);
     if (p->device > 0)
@@ -166,15 +187,16 @@ static json_t *case_json(const struct bench_result *r, const struct bench_case *
 #undef X
     bench_numbers(&n, r, c);
     json_t *all = numbers_json(&n);
-    json_t *more =
-        json_pack("{s:s, s:i, s:i, s:i, s:I, s:b, s:i, s:I, s:o, s:o, s:o, s:o, s:o}", "kind",
-                  bench_kind_names[c->kind], "batch", (int)c->batch, "context", (int)c->context,
-                  "steps", (int)c->steps, "tokens", (json_int_t)c->tokens, "in_place",
-                  (int)c->in_place, "slots", (int)c->slots, "cache_bytes",
-                  (json_int_t)c->cache_bytes, "runs_seconds", array_json(c->seconds, c->n_runs, 1),
-                  "steps_ms", array_json(c->step_seconds, (int)c->n_step_seconds, 1e3),
-                  "read_gb_per_s", array_json(c->read_gb_per_s, c->n_runs, 1), "stages",
-                  stages_json(&c->stages), "pager", experts);
+    json_t *more = json_pack(
+        "{s:s, s:s, s:i, s:f, s:i, s:i, s:i, s:I, s:b, s:i, s:I, s:o, s:o, s:o, s:o, s:o}", "kind",
+        bench_kind_names[c->kind], "routing", c->routing, "warmup_steps", (int)c->warmup_steps,
+        "target_itl_ms", c->target_itl_ms, "batch", (int)c->batch, "context", (int)c->context,
+        "steps", (int)c->steps, "tokens", (json_int_t)c->tokens, "in_place", (int)c->in_place,
+        "slots", (int)c->slots, "cache_bytes", (json_int_t)c->cache_bytes, "runs_seconds",
+        array_json(c->seconds, c->n_runs, 1), "steps_ms",
+        array_json(c->step_seconds, (int)c->n_step_seconds, 1e3), "read_gb_per_s",
+        array_json(c->read_gb_per_s, c->n_runs, 1), "stages", stages_json(&c->stages), "pager",
+        experts);
     json_object_update(all, more);
     json_decref(more);
     return all;
@@ -188,13 +210,13 @@ void bench_print_json(const struct bench_result *r, FILE *out)
         json_array_append_new(cases, case_json(r, &r->cases[i]));
     json_t *peaks = json_pack("{s:f, s:f, s:f, s:f}", "link", p->link, "device", p->device,
                               "host_cpu", p->host_cpu, "host_link", p->host_link);
-    json_t *all = json_pack(
-        "{s:s, s:s, s:I, s:I, s:i, s:s, s:s, s:s, s:i, s:f, s:i, s:I, s:o, s:o}", "architecture",
-        r->architecture, "device", r->device, "parameters", (json_int_t)r->parameters,
-        "active_parameters", (json_int_t)r->active_parameters, "threads", r->threads, "isa", r->isa,
-        "policy", r->policy, "routing", r->routing, "warmup_tokens", (int)r->warmup_tokens,
-        "target_itl_ms", r->target_itl_ms, "records", (int)r->records, "record_bytes",
-        (json_int_t)r->record_bytes, "peaks_gb_per_s", peaks, "cases", cases);
+    json_t *all =
+        json_pack("{s:s, s:s, s:I, s:I, s:i, s:s, s:s, s:s, s:i, s:i, s:I, s:o, s:o}",
+                  "architecture", r->architecture, "device", r->device, "parameters",
+                  (json_int_t)r->parameters, "active_parameters", (json_int_t)r->active_parameters,
+                  "threads", r->threads, "isa", r->isa, "policy", r->policy, "routing", r->routing,
+                  "max_context", (int)r->max_context, "records", (int)r->records, "record_bytes",
+                  (json_int_t)r->record_bytes, "peaks_gb_per_s", peaks, "cases", cases);
     json_dumpf(all, out, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
     fputc('\n', out);
     json_decref(all);

@@ -2,13 +2,30 @@
  * Runs of moed bench. Prompts are random token ids. Where routing is synthetic the choices of a
  * whole run are drawn before it begins, so that a run is timed without gaps: a gap between steps
  * would give the copies of admissions time that a server's steps do not give them.
+ *
+ * All loops end: each has a count, and a part of the case's time (bench_watch).
  */
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "cli/bench.h"
+
+/* Of a case's time: when filling and warming up end at the latest, and the runs. */
+#define FILL_PART    0.3
+#define WARM_UP_PART 0.6
+#define RUNS_PART    1.0
+/* Between two steps while a cache is filled: the link has it to itself. */
+#define FILL_PAUSE_US 5000
+/* A policy forgets by steps, whatever the batch, so some are always decoded. */
+#define WARM_UP_STEPS 32
+/* Where no warm-up is asked for. */
+#define WARM_UP_LEAST 4
+/* A run of decode that must be cut has so many steps at least. */
+#define RUN_STEPS_LEAST 4
 
 static int32_t random_token(struct bench *b)
 {
@@ -23,7 +40,7 @@ static int32_t blocks_for(int32_t tokens)
 
 static int32_t decode_blocks(const struct bench *b)
 {
-    return blocks_for(b->context + b->decode_steps);
+    return blocks_for(b->context + b->max_steps);
 }
 
 int32_t bench_kv_blocks(const struct bench *b)
@@ -103,6 +120,16 @@ int32_t bench_prompt_rows(struct bench *b, int32_t done, int32_t tokens)
     return rows;
 }
 
+int bench_tokens(struct bench *b, enum model_lane lane, const int32_t *rows, int32_t n,
+                 struct moed_error *err)
+{
+    static const struct kern_sample_row greedy[BENCH_MAX_BATCH];
+    int32_t token[BENCH_MAX_BATCH];
+    if (model_can_sample(b->model))
+        return model_pass_sample(b->model, lane, rows, n, greedy, token, err);
+    return model_pass_logits(b->model, lane, rows, n, b->logits, err);
+}
+
 int bench_prompt_begin(struct bench *b, int32_t seq, int32_t done, int32_t rows,
                        struct moed_error *err)
 {
@@ -116,6 +143,10 @@ static int prefill(struct bench *b, int32_t seq, int32_t n, struct bench_case *c
 {
     int passes = 0;
     for (int32_t done = 0, rows; done < n; done += rows, passes++) {
+        if (!bench_watch_goes_on(&b->watch, RUNS_PART, "prompt", done, n)) {
+            b->late = true;
+            break;
+        }
         rows = bench_prompt_rows(b, done, n);
         double start = clock_seconds();
         int rc = bench_prompt_begin(b, seq, done, rows, err);
@@ -123,7 +154,7 @@ static int prefill(struct bench *b, int32_t seq, int32_t n, struct bench_case *c
             return rc;
         rc = model_pass_run(b->model, MODEL_LONG, b->config.n_layers, err);
         if (rc >= 0 && done + rows == n)
-            rc = model_pass_logits(b->model, MODEL_LONG, &(int32_t){rows - 1}, 1, b->logits, err);
+            rc = bench_tokens(b, MODEL_LONG, &(int32_t){rows - 1}, 1, err);
         model_pass_end(b->model, MODEL_LONG);
         if (rc < 0)
             return rc;
@@ -147,22 +178,26 @@ int bench_step(struct bench *b, int32_t step, int32_t batch, struct moed_error *
         return rc;
     rc = model_pass_run(b->model, MODEL_STEP, b->config.n_layers, err);
     if (rc >= 0)
-        rc = model_pass_logits(b->model, MODEL_STEP, rows, batch, b->logits, err);
+        rc = bench_tokens(b, MODEL_STEP, rows, batch, err);
     model_pass_end(b->model, MODEL_STEP);
     return rc;
 }
 
-/* Decodes b->decode_steps tokens of each of `batch` sequences. Returns the number of steps. */
-static int decode(struct bench *b, int32_t batch, struct bench_case *c, struct moed_error *err)
+/* Decodes `steps` tokens of each of `batch` sequences, whose choices are drawn. */
+static int decode(struct bench *b, int32_t batch, int32_t steps, struct bench_case *c,
+                  struct moed_error *err)
 {
-    for (int32_t step = 0; step < b->decode_steps; step++) {
+    int rc = 0;
+    for (int32_t step = 0; step < steps && rc >= 0; step++) {
+        if (!bench_watch_goes_on(&b->watch, RUNS_PART, "steps of a run", step, steps)) {
+            b->late = true;
+            break;
+        }
         double start = clock_seconds();
-        int rc = bench_step(b, step, batch, err);
-        if (rc < 0)
-            return rc;
+        rc = bench_step(b, step, batch, err);
         bench_sample(c, clock_seconds() - start);
     }
-    return b->decode_steps;
+    return rc;
 }
 
 void bench_sample(struct bench_case *c, double seconds)
@@ -200,11 +235,13 @@ static int draw_prompt(struct bench *b, int32_t tokens, struct moed_error *err)
     return rc;
 }
 
-static int draw_steps(struct bench *b, int32_t batch, struct moed_error *err)
+static int draw_steps(struct bench *b, int32_t batch, int32_t steps, struct moed_error *err)
 {
     size_t top_k = (size_t)b->config.top_k, stride = (size_t)batch * top_k;
-    int rc = want_choices(b, MODEL_STEP, (size_t)b->decode_steps * (size_t)batch, err);
-    for (int32_t step = 0; rc == 0 && step < b->decode_steps; step++) {
+    if (!b->routing)
+        return 0;
+    int rc = want_choices(b, MODEL_STEP, (size_t)steps * (size_t)batch, err);
+    for (int32_t step = 0; rc == 0 && step < steps; step++) {
         int32_t *to = b->forced[MODEL_STEP] + (size_t)step * (size_t)batch * token_choices(b);
         for (int32_t i = 0; i < batch; i++)
             routing_draw(b->routing, i, 1, to + (size_t)i * top_k, stride);
@@ -218,8 +255,8 @@ static int draw(struct bench *b, const struct bench_case *c, struct moed_error *
     int rc = 0;
     if (b->routing && c->kind != BENCH_DECODE)
         rc = draw_prompt(b, (int32_t)c->tokens, err);
-    if (b->routing && c->kind != BENCH_PREFILL && rc == 0)
-        rc = draw_steps(b, c->batch, err);
+    if (c->kind != BENCH_PREFILL && rc == 0)
+        rc = draw_steps(b, c->batch, c->kind == BENCH_DECODE ? c->steps : b->decode_steps, err);
     return rc;
 }
 
@@ -231,7 +268,7 @@ static int run_once(struct bench *b, const struct bench_case *what, struct bench
     case BENCH_PREFILL:
         return prefill(b, b->max_batch, (int32_t)what->tokens, c, err);
     case BENCH_DECODE:
-        return decode(b, what->batch, c, err);
+        return decode(b, what->batch, what->steps, c, err);
     default:
         return bench_mixed_run(b, what, c, err);
     }
@@ -241,31 +278,49 @@ int bench_fill_contexts(struct bench *b, struct moed_error *err)
 {
     int rc = 0;
     bool wanted = !b->routing && !b->contexts_filled;
+    b->late = false;
+    if (wanted)
+        bench_watch_case(&b->watch, "contexts of %d streams", b->max_batch);
     for (int32_t s = 0; rc >= 0 && wanted && s < b->max_batch; s++)
         rc = prefill(b, s, b->context, NULL, err);
-    b->contexts_filled = rc >= 0;
+    if (wanted && b->late)
+        log_warn("bench: contexts were not filled to their end, the time being over");
+    b->contexts_filled = b->contexts_filled || (wanted && rc >= 0);
     return rc < 0 ? rc : 0;
 }
 
-static int32_t missing(const struct bench *b)
+/* Slots of the cache, and loads that came: each slot has had one when there are as many. */
+static int32_t slots_loaded(const struct bench *b, int32_t *slots)
 {
     struct pager_info info = {0};
-    if (model_pager(b->model))
+    struct pager_counters n = {0};
+    if (model_pager(b->model)) {
         pager_info(model_pager(b->model), &info);
-    return info.slots - info.resident;
+        pager_counters(model_pager(b->model), &n);
+    }
+    *slots = info.mode == PAGER_CACHED ? info.slots : 0;
+    return info.resident == *slots || n.admissions > (uint64_t)*slots ? *slots
+                                                                      : (int32_t)n.admissions;
 }
 
 int bench_fill_cache(struct bench *b, struct moed_error *err)
 {
-    const struct bench_case one = {.kind = BENCH_DECODE, .batch = 1};
+    int32_t slots, loaded = slots_loaded(b, &slots);
     int rc = 0;
-    /* Some slots stay free for admissions. */
-    for (int32_t left = missing(b), idle = 0; rc >= 0 && left > 8 && idle < 4;) {
-        if ((rc = draw(b, &one, err)) < 0 || (rc = decode(b, 1, NULL, err)) < 0)
+    if (loaded == slots)
+        return 0;
+    bench_watch_case(&b->watch, "filling %d slots", slots);
+    while (rc >= 0 && loaded < slots) {
+        if (!bench_watch_goes_on(&b->watch, FILL_PART, "slots loaded", loaded, slots)) {
+            log_warn("bench: the cache is not full yet, %d of %d slots were loaded; cases begin "
+                     "all the same",
+                     loaded, slots);
             break;
-        int32_t now = missing(b);
-        idle = now < left ? 0 : idle + 1;
-        left = now;
+        }
+        if ((rc = draw_steps(b, 1, 1, err)) >= 0)
+            rc = bench_step(b, 0, 1, err);
+        nanosleep(&(struct timespec){0, FILL_PAUSE_US * 1000L}, NULL);
+        loaded = slots_loaded(b, &slots);
     }
     return rc < 0 ? rc : 0;
 }
@@ -303,19 +358,62 @@ static void snapshot(struct bench *b, struct model_stats *stats, struct pager_co
         pager_counters(model_pager(b->model), counters);
 }
 
-/* At least one run, so that caches of every kind have seen one; of decode as many as bring each
- * stream warmup_tokens on. Mixed cases follow cases of decode. */
-static int warm_up(struct bench *b, const struct bench_case *c, struct moed_error *err)
+/* Steps of decode before a case: as many as bring all streams together warmup_tokens on. */
+static int32_t warm_up_steps(const struct bench *b, const struct bench_case *c)
 {
-    int32_t runs = 1;
-    if (c->kind == BENCH_DECODE && b->warmup_tokens > b->decode_steps)
-        runs = (b->warmup_tokens + b->decode_steps - 1) / b->decode_steps;
+    int32_t steps = (b->warmup_tokens + c->batch - 1) / c->batch, slots = c->slots;
+    int32_t least = b->warmup_tokens < WARM_UP_STEPS ? b->warmup_tokens : WARM_UP_STEPS;
+    int32_t records = model_config_moe_layers(&b->config) * b->config.n_experts;
+    /* Nothing comes and goes. */
+    if (c->in_place || slots == 0 || slots == records || steps < least)
+        steps = least;
+    return steps > WARM_UP_LEAST ? steps : WARM_UP_LEAST;
+}
+
+static int warm_up_decode(struct bench *b, struct bench_case *c, struct moed_error *err)
+{
+    int32_t steps = warm_up_steps(b, c);
     int rc = 0;
-    for (int32_t run = 0; run < runs && rc >= 0; run++) {
-        rc = draw(b, c, err);
-        rc = rc < 0 ? rc : run_once(b, c, NULL, err);
+    for (; c->warmup_steps < steps && rc >= 0; c->warmup_steps++) {
+        int32_t at = c->warmup_steps % b->decode_steps, left = steps - c->warmup_steps;
+        if (!bench_watch_goes_on(&b->watch, WARM_UP_PART, "warm-up, steps", c->warmup_steps,
+                                 steps)) {
+            log_warn("bench: %s: warm-up ended after %d of %d steps, its time being over",
+                     b->watch.what, c->warmup_steps, steps);
+            break;
+        }
+        if (at == 0)
+            rc = draw_steps(b, c->batch, left < b->decode_steps ? left : b->decode_steps, err);
+        if (rc >= 0)
+            rc = bench_step(b, at, c->batch, err);
     }
-    return rc < 0 ? rc : 0;
+    return rc;
+}
+
+/* At least one step or prompt, so that caches of every kind have seen one. */
+static int warm_up(struct bench *b, struct bench_case *c, struct moed_error *err)
+{
+    int rc = c->kind == BENCH_PREFILL ? 0 : warm_up_decode(b, c, err);
+    if (rc >= 0 && c->kind != BENCH_DECODE && (rc = draw(b, c, err)) >= 0)
+        rc = run_once(b, c, NULL, err);
+    return rc;
+}
+
+/* Fewer steps in a run of decode where they would not fit in the time. */
+static void fit_steps(struct bench *b, struct bench_case *c, double warm_up_seconds)
+{
+    if (c->kind != BENCH_DECODE || c->warmup_steps == 0)
+        return;
+    double step = warm_up_seconds / c->warmup_steps;
+    double room = (double)bench_watch_left_us(&b->watch, RUNS_PART) * 1e-6 / b->runs / step * 0.9;
+    if (room >= c->steps)
+        return;
+    int32_t steps = room > RUN_STEPS_LEAST ? (int32_t)room : RUN_STEPS_LEAST;
+    steps = steps < c->steps ? steps : c->steps;
+    log_warn("bench: %s: runs of %d steps, not %d, to fit into the time", b->watch.what, steps,
+             c->steps);
+    c->tokens = c->tokens / c->steps * steps;
+    c->steps = steps;
 }
 
 /* The run whose time is the median, or the next above it. */
@@ -335,25 +433,40 @@ int bench_measure(struct bench *b, struct bench_case *c, struct moed_error *err)
     struct pager_counters experts[BENCH_MAX_RUNS], count_before, count_after;
     c->steps = c->kind == BENCH_DECODE ? b->decode_steps
                                        : (int32_t)((c->tokens + b->pass_rows - 1) / b->pass_rows);
-    c->step_seconds = mem_new((size_t)b->runs * (size_t)c->steps, sizeof *c->step_seconds);
+    c->step_room = (size_t)b->runs * (size_t)c->steps;
+    c->step_seconds = mem_new(c->step_room, sizeof *c->step_seconds);
+    b->late = false;
+    double begin = clock_seconds();
     int rc = warm_up(b, c, err);
-    for (int run = 0; run < b->runs && rc >= 0; run++) {
+    fit_steps(b, c, clock_seconds() - begin);
+    while (c->n_runs < b->runs && rc >= 0) {
+        int run = c->n_runs;
+        size_t n_steps = c->n_step_seconds;
         if ((rc = draw(b, c, err)) < 0)
             break;
         snapshot(b, &before, &count_before);
         double start = clock_seconds();
         rc = run_once(b, c, c, err);
         c->seconds[run] = clock_seconds() - start;
+        if (b->late) {
+            c->n_step_seconds = n_steps;
+            break;
+        }
         snapshot(b, &after, &count_after);
         c->read_gb_per_s[run] = bench_yardstick_reads(b->yardstick);
         stages[run] = after;
         subtract_stats(&stages[run], &before);
         experts[run] = count_after;
         subtract_counters(&experts[run], &count_before);
+        c->n_runs++;
     }
     if (rc < 0)
         return rc;
-    c->n_runs = b->runs;
+    if (c->n_runs < b->runs)
+        log_warn("bench: %s: %d of %d runs, the time being over", b->watch.what, c->n_runs,
+                 b->runs);
+    if (c->n_runs == 0)
+        return 0;
     c->stages = stages[median_run(c)];
     c->experts = experts[median_run(c)];
     return 0;

@@ -113,8 +113,10 @@ const struct option_row cli_rows[] = {
     /* Measuring */
     {"cases", 0, OPTION_STRING, "LIST", "prefill,decode", 0, 0, CLI_BENCH, NULL,
      "What is measured: prefill of each prompt length, decode at each batch size, mixed: each "
-     "prompt "
-     "beside the largest batch of decoding streams, paced by --target-itl-ms."},
+     "prompt beside the largest batch of decoding streams, paced by --target-itl-ms. Several sets "
+     "are separated by ';', and options may be given for one of them: \"decode "
+     "expert-cache=0,100% batch=1; prefill expert-cache=25%\". They are routing, expert-cache, "
+     "batch, prompt-tokens, decode-tokens, warmup-tokens, runs, target-itl-ms."},
     {"routing", 0, OPTION_STRING, "model|synthetic:NAME", "model", 0, 0, CLI_BENCH, NULL,
      "Who chooses experts: the model's own router, or choices drawn with the locality of a real "
      "model. NAME is one of olmoe, gpt-oss-20b, qwen3-30b-a3b, qwen3-30b-a3b-one-tenant, "
@@ -126,10 +128,15 @@ const struct option_row cli_rows[] = {
      "Prompt lengths of the prefill cases."},
     {"decode-tokens", 0, OPTION_INT, "N", "32", 1, 65536, CLI_BENCH, NULL,
      "Decode steps of each run."},
+    {"case-seconds", 0, OPTION_REAL, "SECONDS", "120", 1, 86400, CLI_BENCH, NULL,
+     "Time of a case with its warm-up. Where it does not suffice, runs are shorter or fewer."},
+    {"total-seconds", 0, OPTION_REAL, "SECONDS", "0", 0, 86400, CLI_BENCH, NULL,
+     "Time of all cases and of loading the model: what is not measured by then is left out. 0: no "
+     "limit."},
     {"warmup-tokens", 0, OPTION_INT, "N", NULL, 0, 1048576, CLI_BENCH, NULL,
-     "Tokens that each stream decodes before each decode case, not measured, so that the cache is "
-     "in its steady state; at least one run. Without it: 256 with synthetic routing and an expert "
-     "cache, else 0."},
+     "Tokens that all streams together decode before each decode case, not measured, so that the "
+     "cache is in its steady state; 32 steps at least. Without it: 256 with synthetic routing and "
+     "an expert cache, else 0."},
     {"context", 0, OPTION_INT, "N", "128", 0, 1048576, CLI_BENCH, NULL,
      "Tokens in the cache when decoding starts."},
     {"runs", 0, OPTION_INT, "N", "3", 1, 100, CLI_BENCH, NULL, "Repetitions; the median is shown."},

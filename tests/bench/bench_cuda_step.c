@@ -1,9 +1,13 @@
 /*
  * What each op of a recorded step takes, in a graph of its own: the shapes of Qwen3-30B-A3B, one
- * layer after the other, weights that no cache holds. Prints JSON lines, a table to standard error.
+ * layer after the other, weights that no cache holds. Before them the hand-off of a miss: a graph
+ * of 48 layers with an all but empty job for the CPU in each, less the same graph without. Prints
+ * JSON lines, a table to standard error.
  *
  *   bench_cuda_step [rows, as 1,8 [GiB of weights]]
+ *   bench_cuda_step handoff [replays [GiB of weights]]     the hand-off alone
  */
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +28,14 @@
 #define BLOCKS  4096
 #define REPLAYS 20
 #define RUNS    7
+/* Where experts are missed: a layer takes ten times as long. */
+#define MISSED_REPLAYS 4
+/* Both sides of an expert of the hand-off: one grain of a mailbox, so that all the CPU does is
+ * meet. */
+#define EMPTY        MAILBOX_GRAIN
+#define HANDOFFS     400
+#define HANDOFFS_MAX 10000
+#define WARM_UP_PART 20 /* one in so many before they are timed */
 
 struct plan {
     int32_t live, forced_on, share[MAILBOX_SHARE_CLASSES];
@@ -41,7 +53,8 @@ struct bench {
     int32_t *id;
     uint8_t *kv;
     struct record_class cls;
-    struct mailbox *box;
+    uint8_t *arena; /* records on the host */
+    size_t arena_bytes;
     struct misses *misses;
     struct misses_stats before;
     const void **host_of; /* device */
@@ -183,13 +196,25 @@ static void op_experts(struct bench *b, int layer)
     note(b, b->dev->step->paged_experts(b->dev, &a));
 }
 
-static void op_layer(struct bench *b, int layer)
+static void op_attend(struct bench *b, int layer)
 {
     op_qkv(b, layer);
     op_turn(b, layer);
     op_attention(b, layer);
     op_out(b, layer);
+}
+
+static void op_layer(struct bench *b, int layer)
+{
+    op_attend(b, layer);
     op_router(b, layer);
+    op_experts(b, layer);
+}
+
+/* Experts so small that a job has nothing to do. */
+static void op_handoff(struct bench *b, int layer)
+{
+    op_attend(b, layer);
     op_experts(b, layer);
 }
 
@@ -206,34 +231,51 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static void measure(struct bench *b, const char *name, op_fn *op)
+/* The op in all layers; NULL when that failed. */
+static struct dev_recorded *record(struct bench *b, const char *name, op_fn *op)
 {
     const struct dev_step *step = b->dev->step;
-    struct dev_recorded *r;
+    struct dev_recorded *r = NULL;
     struct moed_error err = {0};
-    double us[RUNS];
     b->at = 0;
     note(b, step->record_begin(b->dev));
     step->live(b->dev, &b->plan->live);
     for (int layer = 0; layer < LAYERS; layer++)
         op(b, layer);
-    int rc = step->record_end(b->dev, &r, &err);
-    note(b, rc);
-    if (b->failed) {
+    note(b, step->record_end(b->dev, &r, &err));
+    if (b->failed)
         fprintf(stderr, "%s: failed: %s\n", name, err.text);
+    return b->failed ? NULL : r;
+}
+
+static void print_json(const char *name, int rows, const double *us, int n, double median)
+{
+    printf(
+        "{\"bench\": \"cuda_step\", \"op\": \"%s\", \"rows\": %d, \"us\": %.3f, \"samples_us\": [",
+        name, rows, median);
+    for (int i = 0; i < n; i++)
+        printf("%s%.3f", i ? ", " : "", us[i]);
+    printf("]}\n");
+}
+
+static void measure(struct bench *b, const char *name, op_fn *op, int replays)
+{
+    const struct dev_step *step = b->dev->step;
+    struct dev_recorded *r = record(b, name, op);
+    double us[RUNS];
+    if (!r)
         return;
-    }
     for (int run = -1; run < RUNS; run++) {
         double begin = now_us();
         if (b->misses)
             misses_step_begin(b->misses);
-        for (int i = 0; i < REPLAYS; i++)
+        for (int i = 0; i < replays; i++)
             note(b, step->replay(b->dev, r));
         note(b, b->dev->kern->sync(b->dev));
         if (b->misses)
             misses_step_end(b->misses);
         if (run >= 0)
-            us[run] = (now_us() - begin) / REPLAYS / LAYERS;
+            us[run] = (now_us() - begin) / replays / LAYERS;
     }
     struct misses_stats m;
     misses_stats(b->misses, &m);
@@ -248,12 +290,7 @@ static void measure(struct bench *b, const char *name, op_fn *op)
     step->forget(b->dev, r);
     qsort(us, RUNS, sizeof us[0], by_value);
     fprintf(stderr, "%-34s rows %2d: %7.2f us\n", name, b->n, us[RUNS / 2]);
-    printf(
-        "{\"bench\": \"cuda_step\", \"op\": \"%s\", \"rows\": %d, \"us\": %.3f, \"samples_us\": [",
-        name, b->n, us[RUNS / 2]);
-    for (int i = 0; i < RUNS; i++)
-        printf("%s%.3f", i ? ", " : "", us[i]);
-    printf("]}\n");
+    print_json(name, b->n, us, RUNS, us[RUNS / 2]);
 }
 
 /* resident: of TOP_K choices of each row so many have a slot. */
@@ -283,16 +320,68 @@ static void set_plan(struct bench *b, int resident, int share)
     note(b, b->dev->kern->sync(b->dev));
 }
 
-static int open_bench(struct bench *b, double gib, struct moed_error *err)
+/* One replay, waited for; microseconds. */
+static double replay_us(struct bench *b, const struct dev_recorded *r)
+{
+    double begin = now_us();
+    misses_step_begin(b->misses);
+    note(b, b->dev->step->replay(b->dev, r));
+    note(b, b->dev->kern->sync(b->dev));
+    misses_step_end(b->misses);
+    return now_us() - begin;
+}
+
+/* Replays of the same graph by turns, with a job in each layer and without. */
+static void measure_handoff(struct bench *b, int turns)
+{
+    static double without[HANDOFFS_MAX], with[HANDOFFS_MAX];
+    struct dev_recorded *r = record(b, "hand-off", op_handoff);
+    if (!r)
+        return;
+    int warm_up = turns / WARM_UP_PART;
+    for (int i = -warm_up; i < turns && !b->failed; i++)
+        for (int missed = 0; missed < 2; missed++) {
+            set_plan(b, TOP_K - missed, 0);
+            double us = replay_us(b, r);
+            if (i >= 0)
+                (missed ? with : without)[i] = us;
+        }
+    struct misses_stats m;
+    misses_stats(b->misses, &m);
+    b->dev->step->forget(b->dev, r);
+    if (b->failed || m.jobs != (uint64_t)(turns + warm_up) * LAYERS) {
+        fprintf(stderr, "hand-off: failed: %llu jobs, %llu given up\n", (unsigned long long)m.jobs,
+                (unsigned long long)(m.failed + m.abandoned));
+        b->failed = 1;
+        return;
+    }
+    qsort(without, (size_t)turns, sizeof without[0], by_value);
+    for (int i = 0; i < turns; i++)
+        with[i] = (with[i] - without[turns / 2]) / LAYERS;
+    qsort(with, (size_t)turns, sizeof with[0], by_value);
+    double median = with[turns / 2], p99 = with[turns * 99 / 100];
+    fprintf(stderr,
+            "hand-off in a graph of %d layers: median %.2f us, p99 %.2f (of %d replays); a layer "
+            "without: %.2f us; %d threads, jobs of %.2f us as the CPU sees them\n",
+            LAYERS, median, p99, turns, without[turns / 2] / LAYERS, m.threads,
+            (double)m.total_ns / (double)m.jobs * 1e-3);
+    print_json("hand-off", b->n, with, turns, median);
+    printf("{\"bench\": \"cuda_step\", \"op\": \"hand-off, p99\", \"rows\": %d, \"us\": %.3f}\n",
+           b->n, p99);
+    print_json("a layer without a job", b->n, without, turns, without[turns / 2]);
+}
+
+/* Buffers that all ops share, large enough for either class of experts. */
+static int open_device(struct bench *b, double gib, struct moed_error *err)
 {
     struct dev_choice choice;
     int rc;
     if ((rc = dev_choose(&choice, "cuda", err)) < 0 ||
         (rc = dev_open(&b->dev, &choice, NULL, err)) < 0)
         return rc;
+    assert(b->dev);
     const struct dev_ops *ops = b->dev->ops;
     size_t rows = STEP_MAX_ROWS, f = sizeof(float);
-    b->cls = record_class_swiglu(DTYPE_BF16, HIDDEN, INNER);
     b->weight_bytes = (size_t)(gib * 0x1p30);
     b->weights = ops->alloc(b->dev, b->weight_bytes);
     b->plan = b->dev->step->plan_alloc(b->dev, sizeof *b->plan);
@@ -308,17 +397,29 @@ static int open_bench(struct bench *b, double gib, struct moed_error *err)
     b->id = ops->alloc_shared(b->dev, rows * TOP_K * 4);
     b->kv = ops->alloc(b->dev, (size_t)BLOCKS * 2 * KV * 16 * DIM * 2);
     b->host_of = ops->alloc(b->dev, LAYERS * EXPERTS * sizeof(void *));
-    size_t arena = (size_t)1024 * b->cls.bytes;
-    uint8_t *host = mem_map(arena);
-    if (!b->weights || !b->kv || !host)
+    if (!b->weights || !b->plan || !b->kv || !b->host_of || !b->y || !b->id)
         return moed_fail(err, MOED_ENOMEM, "no memory");
-    for (size_t i = 0; i < arena; i += 4096)
-        host[i] = 1;
-    if ((rc = ops->host_register(b->dev, host, arena, b->cls.bytes, err)) < 0)
+    return 0;
+}
+
+/* Records of experts on the host, a mailbox, workers. */
+static int open_experts(struct bench *b, int width, int inner, size_t records,
+                        struct moed_error *err)
+{
+    const struct dev_ops *ops = b->dev->ops;
+    int rc;
+    b->cls = record_class_swiglu(DTYPE_BF16, width, inner);
+    b->arena_bytes = records * b->cls.bytes;
+    b->arena = mem_map(b->arena_bytes);
+    if (!b->arena)
+        return moed_fail(err, MOED_ENOMEM, "no memory");
+    for (size_t i = 0; i < b->arena_bytes; i += 4096)
+        b->arena[i] = 1;
+    if ((rc = ops->host_register(b->dev, b->arena, b->arena_bytes, b->cls.bytes, err)) < 0)
         return rc;
     static const void *table[LAYERS * EXPERTS];
-    for (int i = 0; i < LAYERS * EXPERTS; i++)
-        table[i] = host + (size_t)(i % 1024) * b->cls.bytes;
+    for (size_t i = 0; i < LAYERS * EXPERTS; i++)
+        table[i] = b->arena + i % records * b->cls.bytes;
     struct dev_event event = {0};
     if ((rc = ops->copy_in(b->dev, b->host_of, table, sizeof table, &event)) < 0 ||
         (rc = ops->event_wait(b->dev, &event)) < 0)
@@ -329,39 +430,67 @@ static int open_bench(struct bench *b, double gib, struct moed_error *err)
                                 .layers = LAYERS,
                                 .experts = EXPERTS,
                                 .layout =
-                                    mailbox_layout(STEP_MAX_ROWS, TOP_K, EXPERTS, HIDDEN, INNER)};
+                                    mailbox_layout(STEP_MAX_ROWS, TOP_K, EXPERTS, width, inner)};
     if ((rc = b->dev->step->mailbox_open(b->dev, &cfg.layout, 0, &cfg.mailbox, err)) < 0)
         return rc;
+    b->before = (struct misses_stats){0};
     return misses_open(&b->misses, &cfg, err);
+}
+
+static void close_experts(struct bench *b)
+{
+    misses_close(&b->misses);
+    b->dev->step->mailbox_close(b->dev);
+    b->dev->ops->host_unregister(b->dev, b->arena);
+    mem_unmap(b->arena, b->arena_bytes);
+}
+
+static void measure_ops(struct bench *b)
+{
+    set_plan(b, TOP_K, 0);
+    measure(b, "norm, q, k, v", op_qkv, REPLAYS);
+    measure(b, "heads", op_turn, REPLAYS);
+    measure(b, "attention, 128 positions", op_attention, REPLAYS);
+    measure(b, "output", op_out, REPLAYS);
+    measure(b, "norm, router", op_router, REPLAYS);
+    measure(b, "experts, all resident", op_experts, REPLAYS);
+    measure(b, "a layer, all resident", op_layer, REPLAYS);
+    for (int resident = TOP_K - 1; resident >= 0 && b->n == 1; resident -= resident > 5 ? 1 : 2)
+        for (int share = 0; share <= MAILBOX_SHARE_ONE; share += MAILBOX_SHARE_ONE / 4) {
+            char name[64];
+            set_plan(b, resident, share);
+            snprintf(name, sizeof name, "experts, %d missed, link %d %%", TOP_K - resident,
+                     share * 100 / MAILBOX_SHARE_ONE);
+            measure(b, name, op_experts, MISSED_REPLAYS);
+        }
 }
 
 int main(int argc, char **argv)
 {
-    static struct bench b;
+    static struct bench b = {.n = 1};
     struct moed_error err = {0};
-    if (open_bench(&b, argc > 2 ? atof(argv[2]) : 16, &err) < 0) {
+    bool alone = argc > 1 && strcmp(argv[1], "handoff") == 0;
+    int turns = alone && argc > 2 ? (int)strtol(argv[2], NULL, 10) : HANDOFFS;
+    turns = turns < 1 ? 1 : turns > HANDOFFS_MAX ? HANDOFFS_MAX : turns;
+    int arg = alone ? 3 : 2;
+    int rc = open_device(&b, argc > arg ? strtod(argv[arg], NULL) : 16, &err);
+    if (rc == 0)
+        rc = open_experts(&b, EMPTY, EMPTY, EXPERTS, &err);
+    if (rc == 0) {
+        measure_handoff(&b, turns);
+        close_experts(&b);
+        rc = alone ? 0 : open_experts(&b, HIDDEN, INNER, 1024, &err);
+    }
+    if (rc < 0) {
         fprintf(stderr, "%s\n", err.text);
         return 1;
     }
+    if (alone)
+        return b.failed;
     for (const char *p = argc > 1 ? argv[1] : "1,8"; *p; p += *p == ',') {
         b.n = (int)strtol(p, (char **)&p, 10);
-        set_plan(&b, TOP_K, 0);
-        measure(&b, "norm, q, k, v", op_qkv);
-        measure(&b, "heads", op_turn);
-        measure(&b, "attention, 128 positions", op_attention);
-        measure(&b, "output", op_out);
-        measure(&b, "norm, router", op_router);
-        measure(&b, "experts, all resident", op_experts);
-        measure(&b, "a layer, all resident", op_layer);
-        for (int resident = TOP_K - 1; resident >= 0 && b.n == 1; resident -= resident > 5 ? 1 : 2)
-            for (int share = 0; share <= MAILBOX_SHARE_ONE; share += MAILBOX_SHARE_ONE / 4) {
-                char name[64];
-                set_plan(&b, resident, share);
-                snprintf(name, sizeof name, "experts, %d missed, link %d %%", TOP_K - resident,
-                         share * 100 / MAILBOX_SHARE_ONE);
-                measure(&b, name, op_experts);
-            }
+        measure_ops(&b);
     }
-    misses_close(&b.misses);
+    close_experts(&b);
     return b.failed;
 }

@@ -94,7 +94,7 @@ def test_bench_with_synthetic_routing_at_several_cache_sizes(run):
     assert [(c["slots"], c["kind"], c["batch"], c["tokens"], c["steps"]) for c in cases] == [
         (said["records"] * share // 100, *case) for share in (0, 100)
         for case in (("prefill", 1, 40, 2), ("decode", 1, 4, 4), ("decode", 3, 12, 4))]
-    assert said["peaks_gb_per_s"]["link"] > 0 and said["routing"] == "synthetic:qwen3-30b-a3b" and said["warmup_tokens"] == 40
+    assert said["peaks_gb_per_s"]["link"] > 0 and said["routing"] == "synthetic:qwen3-30b-a3b"
     shape = json.loads((MODEL / "config.json").read_text())
     for c in cases:
         # Each token goes to top-k experts in each layer, whatever the router would have said.
@@ -111,11 +111,36 @@ def test_bench_of_a_prompt_beside_streams(run):
                           "--long-prefill-tokens", 32, "--cases", "mixed", "--target-itl-ms", 1, "--routing", "synthetic:uniform",
                           "--log-level", "error").stdout)
     case, = said["cases"]
-    assert (case["kind"], case["batch"], case["tokens"], case["steps"], said["target_itl_ms"]) == ("mixed", 2, 40, 2, 1)
+    assert (case["kind"], case["batch"], case["tokens"], case["steps"], case["target_itl_ms"]) == ("mixed", 2, 40, 2, 1)
     layers = json.loads((MODEL / "config.json").read_text())["num_hidden_layers"]
     # At least the step after the last layer of a run; at most one after each layer of two passes.
     assert 2 <= len(case["steps_ms"]) <= 2 * (2 * layers + 1)
     assert case["step_ms_max"] == max(case["steps_ms"]) and case["floor_ms"] == 0
+
+
+def test_bench_of_several_sets(run):
+    said = json.loads(run("bench", MODEL, "--json", "--runs", 1, "--expert-cache", "50%", "--routing", "synthetic:qwen3-30b-a3b", "--cases",
+                          "decode batch=1,2 decode-tokens=4 warmup-tokens=8; decode batch=1 expert-cache=0,50% routing=synthetic:uniform; "
+                          "prefill prompt-tokens=40 expert-cache=50%", "--log-level", "error").stdout)
+    half = said["records"] // 2
+    assert [(c["kind"], c["batch"], c["slots"], c["routing"], c["steps"], c["warmup_steps"] > 0) for c in said["cases"]] == [
+        ("decode", 1, half, "synthetic:qwen3-30b-a3b", 4, True), ("decode", 2, half, "synthetic:qwen3-30b-a3b", 4, True),
+        ("decode", 1, 0, "synthetic:uniform", 32, True), ("decode", 1, half, "synthetic:uniform", 32, True),
+        ("prefill", 1, half, "synthetic:qwen3-30b-a3b", 1, False)]
+
+
+def test_bench_ends_when_its_time_is_over(moed):
+    def bench(*limit):
+        begin = time.monotonic()
+        done = subprocess.run([moed, "bench", MODEL, "--json", "--cases", "decode batch=32 decode-tokens=800 runs=100; prefill",
+                               *limit], capture_output=True, text=True, timeout=60)
+        return done, time.monotonic() - begin
+
+    done, _ = bench("--total-seconds", "0.001")
+    assert (done.returncode, done.stdout) == (1, "") and "2 of 2 cases were not measured" in done.stderr
+    done, seconds = bench("--case-seconds", "2")
+    case = json.loads(done.stdout)["cases"][0]
+    assert seconds < 30 and case["steps"] < 800 and "to fit into the time" in done.stderr
 
 
 def test_bench_refuses_what_it_does_not_know(moed):

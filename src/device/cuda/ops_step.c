@@ -4,13 +4,6 @@
 
 #include "cuda_int.h"
 
-/* A layer's lists hold items of 2 rows or more, but of a single row: at most one that is not full
- * per expert. */
-static size_t most_items(const struct mailbox_layout *l)
-{
-    return (size_t)l->max_groups + (size_t)l->max_pairs / 2;
-}
-
 #define PATIENCE_US 2000000
 
 static void *cut(uint8_t *base, size_t *used, size_t bytes)
@@ -23,7 +16,7 @@ static void *cut(uint8_t *base, size_t *used, size_t bytes)
 /* Cuts what paged experts share from base, or counts (base NULL). Returns the bytes. */
 static size_t cut_paged(struct cu_paged *a, const struct mailbox_layout *l, uint8_t *base)
 {
-    size_t used = 0, items = most_items(l), pairs = (size_t)l->max_pairs;
+    size_t used = 0, items = kern_paged_items(l), pairs = (size_t)l->max_pairs;
     a->state = cut(base, &used, sizeof *a->state);
     a->hit = cut(base, &used, items * sizeof *a->hit);
     a->miss = cut(base, &used, items * sizeof *a->miss);

@@ -19,8 +19,10 @@ void rig_open(struct rig *r, const struct rig_options *o)
     struct store *store;
     *r = (struct rig){0};
     struct dev_choice choice = {0};
-    if (o->cuda)
+    if (o->cuda) {
         cuda_or_skip(&choice);
+        cuda_keep_context(&choice);
+    }
     if (o->dummy) {
         r->c = *o->dummy;
         assert_ok(store_open_dummy(&store, &err), &err);

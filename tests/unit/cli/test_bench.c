@@ -5,7 +5,9 @@
 
 #include <jansson.h>
 
+#include "base/clock.h"
 #include "cli/bench.h"
+#include "cli/cli.h"
 
 #define GB 1000000000ull
 
@@ -33,11 +35,14 @@ static struct bench_result *gpu_result(void)
         .record_bytes = GB,
         .records = 64,
         .peaks = {.link = 50, .device = 4000, .host_cpu = 150, .host_link = 50},
+        .cases = calloc(1, sizeof *r->cases),
         .n_cases = 1};
+    assert_non_null(r->cases);
     for (int i = 0; i < 30; i++)
         step_seconds[i] = 0.01 + 0.001 * ((i * 7) % 30);
     r->cases[0] = (struct bench_case){
         .kind = BENCH_DECODE,
+        .routing = "synthetic:uniform",
         .slots = 16,
         .cache_bytes = 16 * GB,
         .batch = 2,
@@ -103,6 +108,7 @@ static void numbers_of_a_device_apart(void **state)
     r->peaks = (struct bench_peaks){0};
     bench_numbers(&n, r, &r->cases[0]);
     near(n.floor_ms, 0);
+    free(r->cases);
     free(r);
 }
 
@@ -122,6 +128,7 @@ static void numbers_of_the_cpu(void **state)
     bench_numbers(&n, r, &r->cases[0]);
     near(n.host_bytes_per_token, 0);
     near(n.link_gb_per_s, 0);
+    free(r->cases);
     free(r);
 }
 
@@ -180,6 +187,109 @@ static void both_forms_say_the_same(void **state)
          150);
     json_decref(json);
     free(text);
+    free(r->cases);
+    free(r);
+}
+
+/* The sets of a command line; returns how many, or an error. */
+static int sets_of(struct bench_set *sets, const char *cases, const char *more, const char *value,
+                   struct moed_error *err)
+{
+    const char *words[] = {"--cases", cases, more, value};
+    char text[4][256], *argv[4];
+    for (int i = 0; i < (more ? 4 : 2); i++) {
+        snprintf(text[i], sizeof text[i], "%s", words[i]);
+        argv[i] = text[i];
+    }
+    struct options *o;
+    assert_ok(options_parse(&o, cli_rows, cli_n_rows, CLI_BENCH, more ? 4 : 2, argv, err), err);
+    int n = bench_parse_sets(sets, o, false, err);
+    options_free(&o);
+    return n;
+}
+
+static void sets_of_cases(void **state)
+{
+    struct bench_set s[BENCH_MAX_SETS];
+    struct moed_error err;
+    assert_int_equal(sets_of(s, "decode,mixed", NULL, NULL, &err), 1);
+    assert_true(s[0].kinds[BENCH_DECODE] && s[0].kinds[BENCH_MIXED] && !s[0].kinds[BENCH_PREFILL]);
+    assert_int_equal(bench_set_batch(&s[0]), 32);
+    assert_int_equal(bench_set_cases(&s[0]), 6 + 1);
+    assert_int_equal(s[0].warmup_tokens, 0);
+    assert_null(s[0].routing);
+    assert_int_equal(sets_of(s,
+                             "decode batch=2,4 expert-cache=25%,0 routing=synthetic:uniform; "
+                             "prefill prompt-tokens=7,9 runs=1 ;mixed target-itl-ms=2.5  "
+                             "decode-tokens=5 warmup-tokens=9 routing=model",
+                             "--routing", "synthetic:olmoe", &err),
+                     3);
+    assert_int_equal(bench_set_cases(&s[0]), 4);
+    assert_int_equal(bench_set_batch(&s[0]), 4);
+    assert_int_equal(bench_set_prompt(&s[0]), 1);
+    near(s[0].cache[0].share, 0.25);
+    assert_true(s[0].cache[1].given && s[0].cache[1].bytes == 0);
+    assert_string_equal(s[0].routing->name, "uniform");
+    assert_int_equal(s[0].warmup_tokens, 256);
+    assert_int_equal(s[0].runs, 3);
+    assert_string_equal(s[1].routing->name, "olmoe");
+    assert_int_equal(s[1].warmup_tokens, 0); /* no cache */
+    assert_int_equal(bench_set_prompt(&s[1]), 9);
+    assert_int_equal(s[1].runs, 1);
+    assert_null(s[2].routing);
+    assert_int_equal(s[2].target_itl_us, 2500);
+    assert_int_equal(s[2].decode_steps, 5);
+    assert_int_equal(s[2].warmup_tokens, 9);
+    static const struct {
+        const char *cases, *word;
+    } wrong[] = {{"", "1 to"},
+                 {"decode; ;prefill", "1 to"},
+                 {"decode speed=3", "not 'speed'"},
+                 {"decode fast", "not NAME=VALUE"},
+                 {"decode,all", "not 'decode,all'"},
+                 {"decode batch=1,x", "not '1,x'"},
+                 {"decode runs=1.5", "whole"},
+                 {"decode runs=101", "1 to 100"},
+                 {"decode expert-cache=many", "not 'many'"},
+                 {"decode routing=synthetic:nobody", "olmoe"}};
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        assert_int_equal(sets_of(s, wrong[i].cases, NULL, NULL, &err), MOED_EINVAL);
+        if (!strstr(err.text, wrong[i].word))
+            fail_msg("'%s': %s", wrong[i].cases, err.text);
+    }
+}
+
+static void a_watch_ends_cases(void **state)
+{
+    struct bench_watch w = {0};
+    bench_watch_begin(&w, 0, 3600000000);
+    bench_watch_case(&w, "a case");
+    assert_true(bench_watch_goes_on(&w, 0.5, "steps", 1, 2) && !bench_watch_over(&w));
+    assert_in_range(bench_watch_left_us(&w, 0.5), 1790000000, 1800000000);
+    w.case_begin_us -= 1800000000; /* half of it is over */
+    assert_false(bench_watch_goes_on(&w, 0.5, "steps", 1, 2));
+    assert_true(bench_watch_goes_on(&w, 1, "steps", 1, 2));
+    w.end_us = clock_us();
+    assert_false(bench_watch_goes_on(&w, 1, "steps", 1, 2));
+    assert_true(bench_watch_over(&w));
+    assert_int_equal(bench_watch_left_us(&w, 1), 0);
+}
+
+static void a_case_without_runs_is_said(void **state)
+{
+    struct bench_result *r = gpu_result();
+    char *text = NULL;
+    size_t bytes = 0;
+    FILE *out = open_memstream(&text, &bytes);
+    r->cases[0].n_runs = 0;
+    r->cases[0].n_step_seconds = 0;
+    bench_print_table(r, out);
+    bench_print_json(r, out);
+    fclose(out);
+    assert_non_null(strstr(text, "not measured"));
+    assert_non_null(strstr(text, "\"runs_seconds\": []"));
+    free(text);
+    free(r->cases);
     free(r);
 }
 
@@ -188,5 +298,8 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(numbers_of_the_cpu),
     cmocka_unit_test(medians_and_percentiles),
     cmocka_unit_test(both_forms_say_the_same),
+    cmocka_unit_test(sets_of_cases),
+    cmocka_unit_test(a_watch_ends_cases),
+    cmocka_unit_test(a_case_without_runs_is_said),
 };
 CHECK_MAIN(tests)
