@@ -208,10 +208,14 @@ struct kern_experts {
     /* The outputs to compute of each group: [0, inner_end) of gate/up, [0, width_end) of down;
      * 0: all. The others are not written. Down reads all of hidden. */
     int inner_end, width_end;
+    /* A call computes parts [index, index + run) of part.count (0: one). While it reads the last of
+     * them it asks the memory for those behind, up to `more`: what the same thread does next. */
+    int run, more;
 };
 
-/* Asks the memory for bytes [from, end) of the weights that this part of experts_down will read:
- * for a thread that waits for the hidden vector. */
+/* Asks the memory for bytes [from, end) of the weights that this part of experts_down will read, as
+ * far as it has so many: for a thread that waits for the hidden vector. They go to the second-level
+ * cache. */
 void kern_experts_fetch_down(const struct kern_experts *a, struct kern_part part, size_t from,
                              size_t end);
 

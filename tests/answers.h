@@ -86,10 +86,10 @@ static inline void answer_take(struct moed_event *e)
     }
 }
 
-/* Reads events until n answers have ended; false after 20 s. */
+/* Reads events until n answers have ended; false after two minutes. */
 static inline bool answers_wait(struct moed_outbox *box, int n)
 {
-    int64_t until = clock_us() + 20000000;
+    int64_t until = clock_us() + 120000000;
     while (n > 0 && clock_us() < until) {
         struct moed_event *e = moed_outbox_next(box);
         if (!e) {
@@ -122,7 +122,7 @@ static inline void ask(struct moed_engine *e, struct moed_request *r)
 /* The numbers once every request has been counted out; they are shown at the end of a step. */
 static inline void settled(struct moed_engine *e, struct moed_engine_stats *st)
 {
-    int64_t until = clock_us() + 10000000;
+    int64_t until = clock_us() + 120000000;
     do {
         usleep(500);
         moed_engine_stats(e, st);

@@ -35,14 +35,48 @@ build() {
     cmake --build --preset "$1" >build/"$1".log 2>&1 || { tail -n 100 build/"$1".log; exit 1; }
 }
 
+# What the failed tests of the log $1 of ctest printed: the last 200 lines of each.
+failures() {
+    awk '
+        function flush() {
+            for (i = n > 200 ? n - 200 : 0; i < n; i++)
+                print line[i]
+            n = 0
+        }
+        /^ *[0-9]+\/[0-9]+ Test +#[0-9]+: / || /^ +Start +[0-9]+: / || /^[0-9]+% tests passed/ {
+            flush()
+            failed = /\*\*\*/ && !/\*\*\*Skipped/
+            if (failed)
+                print
+            next
+        }
+        failed { line[n++] = $0 }
+        END { flush() }
+    ' "$1"
+}
+
+# Runs tests of a preset; the words after it choose them. Failed ones run once more, which says whether it was by
+# chance; that makes nothing good.
+tests() {
+    preset=$1
+    shift
+    if ctest --preset "$preset" -j "$jobs" -LE deep "$@" --quiet -O build/test-"$preset".log; then
+        tail -n 12 build/test-"$preset".log
+        return
+    fi
+    failures build/test-"$preset".log
+    sed -n '/^[0-9]*% tests passed/,$p' build/test-"$preset".log
+    say "the failed tests once more"
+    ctest --test-dir build/"$preset" --rerun-failed || true
+    exit 1
+}
+
 base() {
     for preset in release asan; do
         say "build $preset"
         build $preset
         say "test $preset"
-        ctest --preset $preset -j "$jobs" -LE deep --quiet -O build/test-$preset.log ||
-            { ctest --preset $preset --rerun-failed || true; exit 1; }
-        tail -n 12 build/test-$preset.log
+        tests $preset
     done
     say "the running server, address and undefined sanitizers"
     build/venv/bin/pytest -q tests/server --moed build/asan/moed
@@ -53,9 +87,7 @@ deep() {
     build tsan
     say "test tsan"
     # What has threads; the rest is covered by the other builds.
-    ctest --preset tsan -j "$jobs" -LE deep -R '^(unit\.(base|io|device|pager|engine|http)|model)\.' --quiet \
-        -O build/test-tsan.log || { ctest --preset tsan --rerun-failed || true; exit 1; }
-    tail -n 5 build/test-tsan.log
+    tests tsan -R '^(unit\.(base|io|device|pager|engine|http)|model)\.'
     say "the running server, thread sanitizer"
     build/venv/bin/pytest -q tests/server --moed build/tsan/moed
     say "long property tests"

@@ -166,19 +166,21 @@ struct expert_walk {
     size_t outs;   /* of each group, from 0 */
     int group;     /* next one */
     size_t before; /* cost of the groups passed */
-    size_t lo, hi; /* cost range of this part */
+    size_t lo, hi; /* cost range of this call's parts */
+    size_t more;   /* and up to where the parts that the thread does next go */
 };
 
 struct expert_share {
     const struct kern_expert_group *group;
-    struct span outs;
+    struct span outs; /* to compute: none in a share of what comes next */
+    size_t more;      /* outputs up to here are the thread's */
 };
 
 enum expert_half { EXPERT_GATE_UP, EXPERT_DOWN };
 
 struct expert_walk expert_walk_begin(const struct kern_experts *call, enum expert_half half,
                                      struct kern_part part);
-/* The next share that is not empty; 0 at the end. */
+/* The next share, those to compute before those of what comes next; 0 at the end. */
 int expert_walk_next(struct expert_walk *w, struct expert_share *share);
 
 #endif

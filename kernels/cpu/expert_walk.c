@@ -24,8 +24,11 @@ struct expert_walk expert_walk_begin(const struct kern_experts *call, enum exper
     size_t total = 0;
     for (int g = 0; g < call->n_groups; g++)
         total += units_of(&call->group[g], w.outs) * unit_cost(&call->group[g]);
-    w.lo = total * (size_t)part.index / (size_t)part.count;
-    w.hi = total * ((size_t)part.index + 1) / (size_t)part.count;
+    size_t index = (size_t)part.index, count = (size_t)part.count;
+    size_t behind = index + (size_t)(call->run ? call->run : 1);
+    w.lo = total * index / count;
+    w.hi = total * behind / count;
+    w.more = total * (behind + (size_t)call->more) / count;
     return w;
 }
 
@@ -40,7 +43,7 @@ static size_t units_below(size_t cost, size_t before, size_t each, size_t units)
 
 int expert_walk_next(struct expert_walk *w, struct expert_share *share)
 {
-    while (w->group < w->call->n_groups && w->before < w->hi) {
+    while (w->group < w->call->n_groups && w->before < w->more) {
         const struct kern_expert_group *g = &w->call->group[w->group++];
         size_t each = unit_cost(g), before = w->before, units = units_of(g, w->outs);
         if (!each)
@@ -48,9 +51,11 @@ int expert_walk_next(struct expert_walk *w, struct expert_share *share)
         w->before += units * each;
         size_t lo = units_below(w->lo, before, each, units) * grain_of(g);
         size_t hi = units_below(w->hi, before, each, units) * grain_of(g);
+        size_t more = units_below(w->more, before, each, units) * grain_of(g);
         hi = hi < w->outs ? hi : w->outs;
-        if (lo < hi) {
-            *share = (struct expert_share){g, {lo, hi}};
+        more = more < w->outs ? more : w->outs;
+        if (lo < more) {
+            *share = (struct expert_share){g, {lo, hi > lo ? hi : lo}, more};
             return 1;
         }
     }
@@ -69,7 +74,7 @@ void kern_experts_fetch_down(const struct kern_experts *a, struct kern_part part
         size_t bytes = (s.outs.hi - s.outs.lo) * row_bytes;
         size_t hi = bytes < end - before ? bytes : end - before;
         for (size_t i = from > before ? from - before : 0; i < hi; i += 64)
-            __builtin_prefetch(at + i, 0, 3);
+            __builtin_prefetch(at + i, 0, 2);
         before += bytes;
     }
 }

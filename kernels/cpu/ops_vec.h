@@ -243,9 +243,9 @@ static void gate_up_share(const struct kern_experts *a, const struct expert_shar
     const char *gate_w = (const char *)s->group->record + c->gate_off;
     const char *up_w = (const char *)s->group->record + c->up_off;
     struct row_run gate_run =
-        row_run_of(gate_w, share_rows(next, c->gate_off, c->dtype, hidden), s->outs.hi, row_bytes);
+        row_run_of(gate_w, share_rows(next, c->gate_off, c->dtype, hidden), s->more, row_bytes);
     struct row_run up_run =
-        row_run_of(up_w, share_rows(next, c->up_off, c->dtype, hidden), s->outs.hi, row_bytes);
+        row_run_of(up_w, share_rows(next, c->up_off, c->dtype, hidden), s->more, row_bytes);
     struct pack p = pack_begin(hidden, n, part.scratch, part.scratch_bytes);
     float gate[ROWS_AT_ONCE * PANEL], up[ROWS_AT_ONCE * PANEL];
     for (size_t first = 0; first < n; first += rows) {
@@ -276,7 +276,7 @@ static void down_share(const struct kern_experts *a, const struct expert_share *
     size_t hidden = (size_t)c->hidden, wide = (size_t)c->intermediate, n = (size_t)s->group->n,
            rows;
     const char *down = (const char *)s->group->record + c->down_off;
-    struct row_run run = row_run_of(down, share_rows(next, c->down_off, c->dtype, wide), s->outs.hi,
+    struct row_run run = row_run_of(down, share_rows(next, c->down_off, c->dtype, wide), s->more,
                                     wide * dtype_bytes(c->dtype));
     struct pack p = pack_begin(wide, n, part.scratch, part.scratch_bytes);
     float dots[ROWS_AT_ONCE * PANEL];
@@ -303,7 +303,7 @@ static void each_share(const struct kern_experts *a, enum expert_half half, stru
 {
     struct expert_walk walk = expert_walk_begin(a, half, part);
     struct expert_share s = {0}, next = {0};
-    for (int more = expert_walk_next(&walk, &s); more; s = next) {
+    for (int more = expert_walk_next(&walk, &s); more && s.outs.lo < s.outs.hi; s = next) {
         next = (struct expert_share){0};
         more = expert_walk_next(&walk, &next);
         if (half == EXPERT_GATE_UP)

@@ -67,6 +67,7 @@ struct cu_kv_store {
 
 #define CU_ATTENTION_THREADS 128 /* a warp for each block of a chunk */
 #define CU_ATTENTION_SLICE   128 /* elements of a head per block of the kernel for any shape */
+#define CU_TURN_DIM          256 /* the widest head that attention turns itself */
 
 /*
  * Grid: x over rows, y over (kv head, its head blocks, splits). A block takes the heads of one head

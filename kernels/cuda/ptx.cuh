@@ -109,6 +109,56 @@ __device__ __forceinline__ void store_system(uint32_t *p, uint32_t v)
 #endif
 }
 
+// A barrier of the first `threads` threads (whole warps) that come to barrier `id` of the block, 1
+// to 15; 0 is that of __syncthreads.
+__device__ __forceinline__ void team_sync(unsigned id, unsigned threads)
+{
+#ifdef MOED_EMULATED
+    emulator_barrier(id, threads);
+#else
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+#endif
+}
+
+// Words by which blocks of one grid wait for each other. In the emulator each look lets the other
+// threads run, those of other blocks too in a cooperative launch.
+__device__ __forceinline__ uint32_t load_acquire(const uint32_t *p)
+{
+#ifdef MOED_EMULATED
+    emulator_spin();
+    return emulator_load_word(p);
+#else
+    uint32_t v;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    return v;
+#endif
+}
+
+__device__ __forceinline__ void add_release(uint32_t *p, uint32_t v)
+{
+#ifdef MOED_EMULATED
+    __atomic_fetch_add(p, v, __ATOMIC_RELEASE);
+#else
+    asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
+#endif
+}
+
+// Adds; what the block has written and synchronised before is seen by who adds later, and the other
+// way round. Returns the old word.
+__device__ __forceinline__ uint32_t add_acquire_release(uint32_t *p, uint32_t v)
+{
+#ifdef MOED_EMULATED
+    return atomicAdd(p, v);
+#else
+    uint32_t old;
+    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;"
+                 : "=r"(old)
+                 : "l"(p), "r"(v)
+                 : "memory");
+    return old;
+#endif
+}
+
 __device__ __forceinline__ uint64_t global_timer_ns()
 {
 #ifdef MOED_EMULATED

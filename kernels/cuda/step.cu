@@ -1,6 +1,7 @@
 // Kernels of recorded steps beside the experts: norm with up to three matrices, and what happens to
 // the heads of Q and K before attention.
 #include "common.cuh"
+#include "heads.cuh"
 #include "mma.cuh"
 
 // The sum of squares of the FMA class by a whole block: thread t holds partial sum t.
@@ -23,11 +24,6 @@ __device__ __forceinline__ float block_square_sum(const float *x, int dim)
     for (int distance = 16; distance; distance /= 2)
         s = __fadd_rn(s, __shfl_xor_sync(0xffffffffu, s, distance));
     return s;
-}
-
-__device__ __forceinline__ float inverse_norm(float sum, int dim, float eps)
-{
-    return __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(__fdiv_rn(sum, (float)dim), eps)));
 }
 
 // The normalised row into shared memory, by every block for itself: less time than one more launch.
@@ -157,22 +153,9 @@ __device__ __forceinline__ float head_square_sum(const float *x, int dim)
     return tree(p);
 }
 
-__device__ __forceinline__ void store_kv(const cu_kv &kv, int64_t slot, int is_v, int at, float v)
-{
-    const int head = at / kv.head_dim, d = at % kv.head_dim;
-    const int64_t i =
-        (((int64_t)is_v * kv.kv_heads + head) * 16 + slot % 16) * kv.head_dim + d;
-    uint8_t *block = kv.blocks + slot / 16 * kv.block_bytes;
-    if (kv.dtype == DTYPE_BF16)
-        ((uint16_t *)block)[i] = to_bf16(v);
-    else
-        ((float *)block)[i] = v;
-}
-
 // A warp per head of a row: those of Q, then those of K, then those of V.
-KERNEL __launch_bounds__(CU_THREADS) turn(const __grid_constant__ cu_turn a)
+template <int DT> __device__ __forceinline__ void turn_row(const cu_turn &a)
 {
-    grid_begin();
     const int lane = threadIdx.x & 31, dim = a.kv.head_dim, half = dim / 2;
     const int head = (int)blockIdx.y * CU_WARPS + (int)threadIdx.x / 32;
     const int64_t i = blockIdx.x;
@@ -180,32 +163,40 @@ KERNEL __launch_bounds__(CU_THREADS) turn(const __grid_constant__ cu_turn a)
         return;
     const int64_t slot = a.slot[i];
     if (head >= a.heads + a.kv.kv_heads) {
-        const int first = (head - a.heads - a.kv.kv_heads) * dim;
+        const int v_head = head - a.heads - a.kv.kv_heads;
+        const float *v = a.v + (i * a.kv.kv_heads + v_head) * dim;
         for (int d = lane; d < dim && slot >= 0; d += 32)
-            store_kv(a.kv, slot, 1, first + d, a.v[i * a.kv.kv_heads * dim + first + d]);
+            store_kv<DT>(kv_row(a.kv, slot, true, v_head), d, v[d]);
         return;
     }
     const bool is_q = head < a.heads;
-    const int first = (is_q ? head : head - a.heads) * dim;
-    float *x = (is_q ? a.q + i * a.heads * dim : a.k + i * a.kv.kv_heads * dim) + first;
+    const int k_head = is_q ? 0 : head - a.heads;
+    float *x = is_q ? a.q + (i * a.heads + head) * dim : a.k + (i * a.kv.kv_heads + k_head) * dim;
     const void *norm = is_q ? a.q_norm : a.k_norm;
     const float inverse = norm ? inverse_norm(head_square_sum(x, dim), dim, a.eps) : 0;
     const int64_t at = (int64_t)a.pos[i] * half;
     for (int d = lane; d < half; d += 32) {
-        float u = x[d], v = x[d + half];
-        if (norm) {
-            u = __fmul_rn(__fmul_rn(u, inverse), load_any(norm, a.norm_dtype, d));
-            v = __fmul_rn(__fmul_rn(v, inverse), load_any(norm, a.norm_dtype, d + half));
-        }
-        const float cos = a.cos[at + d], sin = a.sin[at + d];
-        const float lo = __fmaf_rn(u, cos, -__fmul_rn(v, sin));
-        const float hi = __fmaf_rn(v, cos, __fmul_rn(u, sin));
+        turned_pair r = {x[d], x[d + half]};
+        if (norm)
+            r = norm_pair(r, inverse, load_any(norm, a.norm_dtype, d),
+                          load_any(norm, a.norm_dtype, d + half));
+        r = turn_pair(r, a.cos[at + d], a.sin[at + d]);
         if (is_q) {
-            x[d] = lo;
-            x[d + half] = hi;
+            x[d] = r.lo;
+            x[d + half] = r.hi;
         } else if (slot >= 0) {
-            store_kv(a.kv, slot, 0, first + d, lo);
-            store_kv(a.kv, slot, 0, first + d + half, hi);
+            uint8_t *row = kv_row(a.kv, slot, false, k_head);
+            store_kv<DT>(row, d, r.lo);
+            store_kv<DT>(row, d + half, r.hi);
         }
     }
+}
+
+KERNEL __launch_bounds__(CU_THREADS) turn(const __grid_constant__ cu_turn a)
+{
+    grid_begin();
+    if (a.kv.dtype == DTYPE_BF16)
+        turn_row<DTYPE_BF16>(a);
+    else
+        turn_row<DTYPE_F32>(a);
 }

@@ -8,6 +8,11 @@
 #include <string.h>
 #include <sys/mman.h>
 
+/* Of Linux 6.1; C libraries before 2.37 do not name it. */
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
 static void *must(void *p, size_t bytes)
 {
     if (!p) {
@@ -98,6 +103,11 @@ void mem_unmap(void *p, size_t bytes)
 {
     if (p)
         munmap(p, map_bytes(bytes));
+}
+
+void mem_make_huge(void *p, size_t bytes)
+{
+    madvise(p, map_bytes(bytes), MADV_COLLAPSE);
 }
 
 long long mem_huge_bytes(const void *p, size_t bytes)

@@ -33,6 +33,9 @@ void *mem_reserve(void *p, size_t *cap, size_t need, size_t size);
  */
 void *mem_map(size_t bytes);
 void mem_unmap(void *p, size_t bytes);
+/* Moves what such a block holds to huge pages where it does not lie on them yet: a copy of it, for
+ * blocks that were filled while the kernel gave none. Does what it can (Linux 6.1 and later). */
+void mem_make_huge(void *p, size_t bytes);
 /* Bytes of such a block that lie on huge pages now, -1 where the system does not tell. Takes a walk
  * over the block's pages: once after filling. */
 long long mem_huge_bytes(const void *p, size_t bytes);

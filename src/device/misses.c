@@ -10,9 +10,16 @@
 #include "device/misses_int.h"
 
 #define WAIT_LIMIT_US 2000000
-#define PARK_US       200
-#define DOZE_US       20000
-#define CPUS_MAX      4096
+/* Between two steps of a busy server. Who parks is back after half a millisecond. */
+#define PARK_US 2000
+/* The same where spinning workers keep others from their cores. */
+#define PARK_SCARCE_US 200
+#define DOZE_US        20000
+#define CPUS_MAX       4096
+/* Of a worker's part of one missed expert, some 700 KiB: what the last one is late by at the end
+ * costs less than handing out smaller ones. */
+#define PIECES     16
+#define PIECES_MAX 1024
 /* Beside the workers: the engine thread, which spins, and the pager's copies. */
 #define CORES_FOR_OTHERS 2
 
@@ -31,6 +38,8 @@ static int check_config(const struct misses_config *c, struct moed_error *err)
     if (c->link_share < MISSES_SHARE_ADAPTIVE || c->link_share > MAILBOX_SHARE_ONE)
         return moed_fail_param(err, MOED_EINVAL, "miss-link-share", "a share of %d / %d",
                                c->link_share, MAILBOX_SHARE_ONE);
+    if (c->pieces < 0 || c->pieces > PIECES_MAX)
+        return moed_fail(err, MOED_EINVAL, "%d pieces of a worker's part", c->pieces);
     if (!c->kern || !c->cls || !c->host_of || c->layers < 1 || c->experts < 1)
         return moed_fail(err, MOED_EINVAL, "misses without kernels or records");
     if (!c->mailbox || (uintptr_t)c->mailbox % MAILBOX_ALIGN_BYTES || l->width != c->cls->hidden ||
@@ -72,8 +81,10 @@ static int start_workers(struct misses *m, struct moed_error *err)
         w->cpu = cpu[i];
         w->scratch = m->scratch + (size_t)i * m->scratch_bytes;
         w->group = mem_new((size_t)m->cfg.layout.max_groups, sizeof *w->group);
-        atomic_store(&w->hidden, m->first_seq);
-        atomic_store(&w->left, m->first_seq);
+        for (int half = 0; half < HALVES; half++) {
+            atomic_store(&w->claimed[half], miss_word(m->first_seq, m->pieces));
+            atomic_store(&w->done[half], miss_word(m->first_seq, 0));
+        }
     }
     for (; m->started < m->threads; m->started++) {
         struct miss_worker *w = &m->worker[m->started];
@@ -97,11 +108,13 @@ int misses_open(struct misses **out, const struct misses_config *cfg, struct moe
     memset(m, 0, sizeof *m);
     m->cfg = *cfg;
     m->cfg.wait_limit_us = cfg->wait_limit_us > 0 ? cfg->wait_limit_us : WAIT_LIMIT_US;
-    m->cfg.park_us = cfg->park_us > 0 ? cfg->park_us : PARK_US;
     m->cfg.doze_us = cfg->doze_us > 0 ? cfg->doze_us : DOZE_US;
     m->threads = cfg->threads ? cfg->threads : misses_default_threads();
+    m->pieces = (uint32_t)(cfg->pieces > 0 ? cfg->pieces : PIECES);
     m->scarce = cores <= m->threads + 1;
+    m->cfg.park_us = cfg->park_us > 0 ? cfg->park_us : m->scarce ? PARK_SCARCE_US : PARK_US;
     m->first_seq = mail_load(&cfg->mailbox->posted);
+    m->released = m->over = m->first_seq;
     mail_store(&cfg->mailbox->stop, 0);
     mail_store(&cfg->mailbox->idle, m->first_seq);
     m->scratch_bytes = scratch_bytes_of(cfg->cls);
@@ -189,6 +202,17 @@ void misses_stats(const struct misses *m, struct misses_stats *out)
                                  .link_late = n->link_late,
                                  .threads = m->threads,
                                  .pinned = m->pinned};
+    for (int i = 0; i < m->threads; i++) {
+        const struct miss_worker *w = &m->worker[i];
+        out->busy_ns += w->busy_ns;
+        out->pieces_taken += w->taken;
+        out->parts_missed += n->jobs > w->jobs ? n->jobs - w->jobs : 0;
+    }
+    for (int c = 0; c < MAILBOX_SHARE_CLASSES; c++)
+        for (int way = 0; way < WAYS; way++) {
+            out->seen[c][way].ns = m->share[c].way_ns[way];
+            out->seen[c][way].groups = m->share[c].way_groups[way];
+        }
     for (int i = 0; i < MISSES_HISTOGRAM; i++)
         out->histogram[i] = n->histogram[i];
 }

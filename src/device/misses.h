@@ -2,9 +2,10 @@
  * The CPU's half of a miss: persistent workers that serve a mailbox (kernels/mailbox.h) in memory
  * that a GPU maps, so that missed experts cost no call of the driver and no lock.
  *
- * Each worker watches the mailbox itself, takes a fixed part of each job by output rows across all
- * groups, and meets the others twice per job. Worker 0 collects the others' arrivals and writes the
- * mailbox's words; every other worker writes only its own line. Workers spin while a step runs and
+ * Each worker watches the mailbox itself and has a part of each job, by output rows across all
+ * groups. It does its part piece by piece, then pieces of those who are behind: a core that is slow
+ * or busy elsewhere holds nobody up for longer than a piece. Worker 0 collects what is done and
+ * writes the mailbox's words. Workers spin while a step runs and
  * shortly after it, then park; a step that goes on without a job makes them doze.
  *
  * Threads: open, close, step_begin, step_end, settle, link shares: one thread, the engine's.
@@ -42,9 +43,10 @@ struct misses_config {
     struct mailbox_layout layout;
     int link_share;        /* 0..MAILBOX_SHARE_ONE, or MISSES_SHARE_ADAPTIVE */
     int64_t wait_limit_us; /* of each wait inside a job; 0: 2 s */
-    int park_us;           /* workers spin so long after a step; 0: 200 */
-    int doze_us;           /* and so long after a job of a running step; 0: 20,000 */
-    /* For tests: called by each worker when it begins a job. May sleep. */
+    int park_us; /* workers spin so long after a step; 0: 2,000, or 200 without a core to spare */
+    int doze_us; /* and so long after a job of a running step; 0: 20,000 */
+    int pieces;  /* of a worker's part, which others may take when they have none left; 0: 16 */
+    /* For tests: called by each worker that has a part in a job, when it begins. May sleep. */
     void (*on_job)(void *arg, int worker, uint32_t seq);
     void *on_job_arg;
 };
@@ -81,10 +83,12 @@ bool misses_busy(const struct misses *m);
 int misses_link_share(const struct misses *m, int n_groups);
 void misses_link_shares(const struct misses *m, int32_t share[MAILBOX_SHARE_CLASSES]);
 
-/* Speeds measured at start, with both sides running: the first shares of an adaptive table. Start
- * times are what a job costs beside its bytes: hand-off, meeting, first loads. */
+/* Speeds measured at start: of each side alone, and of both at jobs that they share (0: not known).
+ * They make the first shares of an adaptive table, and say whether jobs are shared at all until
+ * such jobs were timed. Start times are what a job costs beside its bytes: hand-off, meeting, first
+ * loads. */
 struct misses_rates {
-    double cpu_gb_per_s, link_gb_per_s;
+    double cpu_gb_per_s, link_gb_per_s, both_gb_per_s;
     double cpu_start_us, link_start_us;
 };
 void misses_set_rates(struct misses *m, const struct misses_rates *rates);
@@ -102,10 +106,18 @@ struct misses_stats {
     uint64_t wait_ns;    /* waiting for the link's part of hidden */
     uint64_t down_ns;
     uint64_t total_ns;
-    uint64_t link_late; /* jobs in which the CPU waited for the link's part of hidden */
+    uint64_t busy_ns;      /* in kernels, of all workers together */
+    uint64_t pieces_taken; /* by a worker from another one's part */
+    uint64_t parts_missed; /* workers that came too late for any piece, over all jobs */
+    uint64_t link_late;    /* jobs in which the CPU waited for the link's part of hidden */
     /* Jobs by total time: entry i counts those below 2^i microseconds that entry i - 1 does not;
      * the last one all others. */
     uint64_t histogram[MISSES_HISTOGRAM];
+    /* By class (mailbox_share_class) and by whether the link had a share: time from the posting to
+     * the end as the GPU saw it, where it told, and missed experts. */
+    struct {
+        uint64_t ns, groups;
+    } seen[MAILBOX_SHARE_CLASSES][2];
     int threads;
     bool pinned;
 };

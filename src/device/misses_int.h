@@ -36,11 +36,32 @@ static inline int64_t clock_ns(void)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
+enum { GATE_UP, DOWN, HALVES };
+
+/*
+ * Words of a half of a job: a seq and a number of pieces. A piece is a fraction of a worker's part;
+ * a word of an older job counts as 0 pieces of this one.
+ */
+static inline uint64_t miss_word(uint32_t seq, uint32_t pieces)
+{
+    return (uint64_t)seq << 32 | pieces;
+}
+
+static inline uint32_t miss_pieces(uint64_t word, uint32_t seq)
+{
+    return (uint32_t)(word >> 32) == seq ? (uint32_t)word : 0;
+}
+
 struct miss_worker {
-    /* Written by this worker, read by worker 0. `broken` is written first, `left` last. */
-    _Alignas(MAILBOX_LINE_BYTES) _Atomic uint32_t hidden; /* seq whose part of gate/up stands */
-    _Atomic uint32_t left;                                /* seq that it has left */
-    _Atomic uint32_t broken; /* seq that it left without doing its part */
+    /* Pieces of its part that someone has claimed, in order. Written by this worker and by those
+     * who have no more pieces of their own. */
+    _Alignas(MAILBOX_LINE_BYTES) _Atomic uint64_t claimed[HALVES];
+    /* Pieces that this worker has done, of whoever's part. Written by this worker, read by worker
+     * 0. `broken` is written first. */
+    _Alignas(MAILBOX_LINE_BYTES) _Atomic uint64_t done[HALVES];
+    _Atomic uint32_t broken; /* seq of the job that it could not serve */
+    /* Written by this worker: time in kernels, pieces taken from others, jobs it had a part in. */
+    _Atomic uint64_t busy_ns, taken, jobs;
     /* This worker's own. */
     _Alignas(MAILBOX_LINE_BYTES) struct misses *m;
     pthread_t thread;
@@ -77,6 +98,7 @@ struct miss_counters {
 struct misses {
     struct misses_config cfg;
     int threads, started; /* workers wanted; running */
+    uint32_t pieces;      /* of each worker's part */
     bool scarce;          /* no core to spare: waits yield */
     bool pinned;
     uint32_t first_seq; /* what `posted` held at open */
@@ -91,9 +113,9 @@ struct misses {
     _Atomic uint32_t stop;
     _Atomic uint64_t wakes; /* engine thread writes */
 
-    /* Written by worker 0, awaited by the others: all parts of hidden stand, or the job is off. */
+    /* Written by worker 0: seq of the last job whose hidden stands, and that is over or off. */
     _Alignas(MAILBOX_LINE_BYTES) _Atomic uint32_t released;
-    _Atomic uint32_t dropped;
+    _Atomic uint32_t over;
 
     _Alignas(MAILBOX_LINE_BYTES) struct miss_counters n;
     struct miss_share share[MAILBOX_SHARE_CLASSES];

@@ -1,7 +1,11 @@
 /*
- * A worker's life: wait for a job, do its part, meet the others, do its part of the other half,
- * leave. All workers see every job, and every one leaves it by storing its seq in `left`, whatever
- * happens; worker 0 closes it when all have left.
+ * A worker's life: wait for a job, claim pieces of the one half until there are none, meet the
+ * others, claim pieces of the other half.
+ *
+ * Who has claimed a piece is in the job until it has counted it as done, whether it computed it or
+ * could not; worker 0 closes the job when all claimed pieces are done. Nobody else reads the job's
+ * lists: a worker that comes late finds nothing to claim and goes on to the next job. All words of
+ * a half hold the job's seq when it is closed, so nobody can claim a piece of a job that is over.
  */
 #include "base/clock.h"
 #include "device/misses_int.h"
@@ -16,11 +20,13 @@
 #define LOOKS 64
 /* A sleep while dozing or while a stalled worker is awaited; the kernel adds 50 us of slack. */
 #define NAP_NS 50000
-/* Weights of the down half that a worker asks for before it waits for hidden: what a core loads in
- * the time of such a wait, a small part of its L2 cache. */
-#define FETCH_BYTES ((size_t)16 << 10)
-/* So many at a time by worker 0, for whom the others wait. */
+/* Weights of the down half that a worker asks for while it waits for hidden: a part of its
+ * second-level cache. */
+#define FETCH_BYTES ((size_t)256 << 10)
+/* So many at a time, between two looks: what a core has under way to memory. */
 #define FETCH_STEP_BYTES ((size_t)1 << 10)
+/* Activations that a worker asks for before it reads the lists. */
+#define FETCH_X_BYTES ((size_t)16 << 10)
 
 enum outcome { ARRIVED, GIVEN_UP, STOPPED };
 
@@ -71,21 +77,19 @@ static enum outcome wait_more(const struct misses *m, struct wait *w, uint32_t s
     return now_us - w->since_us > m->cfg.wait_limit_us ? GIVEN_UP : ARRIVED;
 }
 
-/* How many workers have not yet stored seq: all lines are asked for at once. */
-static int missing_hidden(const struct misses *m, uint32_t seq)
+/* Pieces of a half that are done: all lines are asked for at once. */
+static uint32_t pieces_done(const struct misses *m, uint32_t seq, int half)
 {
-    int missing = 0;
-    for (int i = 1; i < m->threads; i++)
-        missing += atomic_load_explicit(&m->worker[i].hidden, memory_order_acquire) != seq;
-    return missing;
+    uint32_t done = 0;
+    for (int i = 0; i < m->threads; i++)
+        done +=
+            miss_pieces(atomic_load_explicit(&m->worker[i].done[half], memory_order_acquire), seq);
+    return done;
 }
 
-static int missing_left(const struct misses *m, uint32_t seq)
+static uint32_t pieces_of(const struct misses *m)
 {
-    int missing = 0;
-    for (int i = 1; i < m->threads; i++)
-        missing += atomic_load_explicit(&m->worker[i].left, memory_order_acquire) != seq;
-    return missing;
+    return m->pieces * (uint32_t)m->threads;
 }
 
 static bool any_broken(const struct misses *m, uint32_t seq)
@@ -99,9 +103,10 @@ static bool any_broken(const struct misses *m, uint32_t seq)
 /* A job as a worker sees it. */
 struct job {
     uint32_t seq;
+    bool entered; /* it has claimed a piece */
     int n_groups, n_pairs, cpu_inner, cpu_width;
     struct kern_experts call;
-    struct kern_part part;
+    uint32_t claimed[HALVES];                      /* of a job that is off; worker 0 */
     int64_t seen_ns, gate_up_ns, link_ns, down_ns; /* worker 0 */
 };
 
@@ -150,8 +155,132 @@ static bool read_job(struct miss_worker *self, struct job *j)
                                     .y = (float *)(void *)(base + l->y_off),
                                     .inner_end = j->cpu_inner,
                                     .width_end = j->cpu_width};
-    j->part = (struct kern_part){self->index, m->threads, self->scratch, m->scratch_bytes};
     return true;
+}
+
+/* Some pieces of worker `of`. */
+struct claim {
+    int of;
+    uint32_t from, n;
+};
+
+static bool claim_of(struct misses *m, const struct job *j, int half, int of, struct claim *c)
+{
+    _Atomic uint64_t *word = &m->worker[of].claimed[half];
+    uint64_t seen = atomic_load_explicit(word, memory_order_relaxed);
+    for (;;) {
+        if ((int32_t)((uint32_t)(seen >> 32) - j->seq) > 0)
+            return false; /* the job is over */
+        uint32_t from = miss_pieces(seen, j->seq), left = m->pieces - from, n = (left + 2) / 3;
+        /* Rows are packed for each call: where there are several, few calls. */
+        uint32_t least = j->entered && j->n_pairs > j->n_groups ? m->pieces / 4 : 1;
+        n = n < least ? least : n;
+        n = n < left ? n : left;
+        if (!n)
+            return false;
+        if (atomic_compare_exchange_weak_explicit(word, &seen, miss_word(j->seq, from + n),
+                                                  memory_order_acq_rel, memory_order_relaxed)) {
+            *c = (struct claim){of, from, n};
+            return true;
+        }
+    }
+}
+
+/* The next pieces of this worker's part; then of others'. */
+static bool claim_any(struct miss_worker *self, const struct job *j, int half, struct claim *c)
+{
+    struct misses *m = self->m;
+    for (int i = 0; i < m->threads; i++)
+        if (claim_of(m, j, half, (self->index + i) % m->threads, c))
+            return true;
+    return false;
+}
+
+static struct kern_part part_of(const struct miss_worker *self, struct job *j,
+                                const struct claim *c)
+{
+    const struct misses *m = self->m;
+    j->call.run = (int)c->n;
+    j->call.more = c->of == self->index ? (int)(m->pieces - c->from - c->n) : 0;
+    return (struct kern_part){(int)((uint32_t)c->of * m->pieces + c->from), (int)pieces_of(m),
+                              self->scratch, m->scratch_bytes};
+}
+
+/* From its first claim on a worker may read the job (worker 0 always). */
+static enum outcome enter(struct miss_worker *self, struct job *j)
+{
+    struct misses *m = self->m;
+    j->entered = true;
+    miss_add(&self->jobs, 1);
+    if (m->cfg.on_job)
+        m->cfg.on_job(m->cfg.on_job_arg, self->index, j->seq);
+    return mail_load(&m->cfg.mailbox->abandon) == j->seq || !read_job(self, j) ? GIVEN_UP : ARRIVED;
+}
+
+static enum outcome wait_for_link(struct miss_worker *self, const struct job *j)
+{
+    struct misses *m = self->m;
+    struct wait w = {0};
+    enum outcome r = ARRIVED;
+    if (j->cpu_width && j->cpu_inner < m->cfg.layout.inner)
+        while (mail_load(&m->cfg.mailbox->link_hidden) != j->seq)
+            if ((r = wait_more(m, &w, j->seq)) != ARRIVED)
+                return r;
+    return ARRIVED;
+}
+
+static void compute(struct miss_worker *self, struct job *j, int half, const struct claim *c,
+                    int64_t *since_ns)
+{
+    const struct kern_cpu *k = self->m->cfg.kern;
+    struct kern_part part = part_of(self, j, c);
+    if (half == GATE_UP)
+        k->experts_gate_up(&j->call, part);
+    else if (j->cpu_width)
+        k->experts_down(&j->call, part);
+    int64_t now_ns = clock_ns();
+    miss_add(&self->busy_ns, (uint64_t)(now_ns - *since_ns));
+    *since_ns = now_ns;
+}
+
+/* This worker's pieces of a half, and those it can take from others. */
+static enum outcome work(struct miss_worker *self, struct job *j, int half)
+{
+    enum outcome r = ARRIVED;
+    struct claim c;
+    uint32_t done = 0;
+    int64_t since_ns = 0;
+    while (r == ARRIVED && claim_any(self, j, half, &c)) {
+        if (!j->entered)
+            r = enter(self, j);
+        if (r == ARRIVED && half == DOWN && !done)
+            r = wait_for_link(self, j);
+        since_ns = since_ns ? since_ns : clock_ns();
+        if (r == ARRIVED)
+            compute(self, j, half, &c, &since_ns);
+        else
+            atomic_store_explicit(&self->broken, j->seq, memory_order_relaxed);
+        if (c.of != self->index)
+            miss_add(&self->taken, c.n);
+        done += c.n;
+        atomic_store_explicit(&self->done[half], miss_word(j->seq, done), memory_order_release);
+    }
+    return r;
+}
+
+/* Asks for the next weights of this worker's part of down; *fetched counts them. */
+static void fetch_down(struct miss_worker *self, struct job *j, size_t *fetched)
+{
+    if (!j->entered || !j->cpu_width || *fetched >= FETCH_BYTES)
+        return;
+    struct kern_part part = part_of(self, j, &(struct claim){self->index, 0, self->m->pieces});
+    kern_experts_fetch_down(&j->call, part, *fetched, *fetched + FETCH_STEP_BYTES);
+    *fetched += FETCH_STEP_BYTES;
+}
+
+static bool reached(_Atomic uint32_t *word, uint32_t seq)
+{
+    return (int32_t)(atomic_load_explicit(word, memory_order_acquire) - seq) >= 0;
 }
 
 /* Worker 0 tells everyone that hidden stands; the others wait for that. Meanwhile they ask for what
@@ -161,65 +290,25 @@ static enum outcome meet(struct miss_worker *self, struct job *j)
     struct misses *m = self->m;
     struct wait w = {0};
     enum outcome r = ARRIVED;
-    size_t fetched = j->cpu_width ? 0 : FETCH_BYTES;
-    if (self->index) {
-        if (!fetched)
-            kern_experts_fetch_down(&j->call, j->part, 0, FETCH_BYTES);
-        while (atomic_load_explicit(&m->released, memory_order_acquire) != j->seq) {
-            if (atomic_load_explicit(&m->dropped, memory_order_relaxed) == j->seq)
-                return GIVEN_UP;
-            if ((r = wait_more(m, &w, j->seq)) != ARRIVED)
-                return r;
-        }
-        return ARRIVED;
-    }
-    while (missing_hidden(m, j->seq)) {
+    size_t fetched = 0;
+    while (self->index && !reached(&m->released, j->seq)) {
+        if (reached(&m->over, j->seq))
+            return GIVEN_UP;
         if ((r = wait_more(m, &w, j->seq)) != ARRIVED)
             return r;
-        if (fetched < FETCH_BYTES)
-            kern_experts_fetch_down(&j->call, j->part, fetched, fetched + FETCH_STEP_BYTES);
-        fetched += FETCH_STEP_BYTES;
+        fetch_down(self, j, &fetched);
+    }
+    if (self->index)
+        return ARRIVED;
+    while (pieces_done(m, j->seq, GATE_UP) != pieces_of(m)) {
+        if ((r = wait_more(m, &w, j->seq)) != ARRIVED)
+            return r;
+        fetch_down(self, j, &fetched);
     }
     if (any_broken(m, j->seq))
         return GIVEN_UP;
     mail_store(&m->cfg.mailbox->cpu_hidden, j->seq);
     atomic_store_explicit(&m->released, j->seq, memory_order_release);
-    return ARRIVED;
-}
-
-static enum outcome wait_for_link(struct miss_worker *self, const struct job *j)
-{
-    struct misses *m = self->m;
-    struct wait w = {0};
-    enum outcome r = ARRIVED;
-    if (j->cpu_inner < m->cfg.layout.inner)
-        while (mail_load(&m->cfg.mailbox->link_hidden) != j->seq)
-            if ((r = wait_more(m, &w, j->seq)) != ARRIVED)
-                return r;
-    return ARRIVED;
-}
-
-/* Both halves of this worker's part. */
-static enum outcome work(struct miss_worker *self, struct job *j)
-{
-    const struct kern_cpu *k = self->m->cfg.kern;
-    bool timed = !self->index;
-    enum outcome r;
-    if (mail_load(&self->m->cfg.mailbox->abandon) == j->seq || !read_job(self, j))
-        return GIVEN_UP;
-    k->experts_gate_up(&j->call, j->part);
-    atomic_store_explicit(&self->hidden, j->seq, memory_order_release);
-    if ((r = meet(self, j)) != ARRIVED)
-        return r;
-    if (timed)
-        j->gate_up_ns = j->link_ns = clock_ns();
-    if (!j->cpu_width)
-        return ARRIVED;
-    if ((r = wait_for_link(self, j)) != ARRIVED)
-        return r;
-    if (timed && j->cpu_inner < self->m->cfg.layout.inner)
-        j->link_ns = clock_ns();
-    k->experts_down(&j->call, j->part);
     return ARRIVED;
 }
 
@@ -261,64 +350,98 @@ static void count_job(struct misses *m, const struct job *j, int64_t end_ns)
     misses_share_note(m, j->n_groups, j->cpu_inner, j->gate_up_ns - j->seen_ns, link_time_ns(m, j));
 }
 
-/* Worker 0: says that the job is off, so that nobody waits for it. */
-static void drop(struct misses *m, uint32_t seq)
+/* Worker 0: nobody claims a piece of the job from now on. */
+static void close_claims(struct misses *m, struct job *j)
 {
-    bool abandoned = mail_load(&m->cfg.mailbox->abandon) == seq;
-    atomic_store_explicit(&m->dropped, seq, memory_order_release);
+    for (int half = 0; half < HALVES; half++)
+        for (int i = 0; i < m->threads; i++) {
+            uint64_t was = atomic_exchange_explicit(
+                &m->worker[i].claimed[half], miss_word(j->seq, m->pieces), memory_order_acq_rel);
+            j->claimed[half] += miss_pieces(was, j->seq);
+        }
+}
+
+/* Worker 0: says that the job is off, so that nobody waits for it. */
+static void drop(struct misses *m, struct job *j)
+{
+    bool abandoned = mail_load(&m->cfg.mailbox->abandon) == j->seq;
+    atomic_store_explicit(&m->over, j->seq, memory_order_release);
+    close_claims(m, j);
     if (!abandoned)
-        mail_store(&m->cfg.mailbox->failed, seq);
+        mail_store(&m->cfg.mailbox->failed, j->seq);
     miss_add(abandoned ? &m->n.abandoned : &m->n.failed, 1);
 }
 
-/* Worker 0 closes the job: done when all did their part, else only idle. False at a stop. */
-static bool close_job(struct miss_worker *self, const struct job *j, enum outcome r)
+/* Worker 0 waits until all pieces of a job are done; of one that is off, those that were claimed.
+ */
+static enum outcome await_pieces(struct misses *m, struct job *j, enum outcome r)
 {
-    struct misses *m = self->m;
-    struct mailbox *box = m->cfg.mailbox;
     struct wait w = {0};
-    if (r == GIVEN_UP)
-        drop(m, j->seq);
-    while (missing_left(m, j->seq)) {
-        if (r == ARRIVED && (r = wait_more(m, &w, j->seq)) == GIVEN_UP)
-            drop(m, j->seq);
-        if (atomic_load_explicit(&m->stop, memory_order_relaxed))
-            return false;
-        if (r != ARRIVED)
-            nap();
-    }
-    if (r == ARRIVED && any_broken(m, j->seq)) {
+    while (r == ARRIVED && pieces_done(m, j->seq, DOWN) != pieces_of(m))
+        r = wait_more(m, &w, j->seq);
+    if (r == ARRIVED && any_broken(m, j->seq))
         r = GIVEN_UP;
-        drop(m, j->seq);
+    if (r != GIVEN_UP)
+        return r;
+    drop(m, j);
+    while (pieces_done(m, j->seq, GATE_UP) != j->claimed[GATE_UP] ||
+           pieces_done(m, j->seq, DOWN) != j->claimed[DOWN]) {
+        if (atomic_load_explicit(&m->stop, memory_order_relaxed))
+            return STOPPED;
+        nap();
     }
+    return GIVEN_UP;
+}
+
+/* Worker 0 closes the job: done when all of it was computed, else only idle. */
+static void close_job(struct misses *m, const struct job *j, enum outcome r)
+{
+    struct mailbox *box = m->cfg.mailbox;
     if (r == ARRIVED)
         count_job(m, j, clock_ns());
+    atomic_store_explicit(&m->over, j->seq, memory_order_release);
     mail_store(&box->open, 0);
     mail_store(&box->idle, j->seq);
     if (r == ARRIVED)
         mail_store(&box->done, j->seq);
-    return r != STOPPED;
+}
+
+static enum outcome lead(struct miss_worker *self, struct job *j)
+{
+    struct misses *m = self->m;
+    j->seen_ns = clock_ns();
+    mail_store(&m->cfg.mailbox->open, 1);
+    enum outcome r = enter(self, j);
+    if (r == ARRIVED)
+        r = work(self, j, GATE_UP);
+    if (r == ARRIVED)
+        r = meet(self, j);
+    j->gate_up_ns = j->link_ns = clock_ns();
+    if (r == ARRIVED && (r = wait_for_link(self, j)) == ARRIVED &&
+        j->cpu_inner < m->cfg.layout.inner)
+        j->link_ns = clock_ns();
+    if (r == ARRIVED)
+        r = work(self, j, DOWN);
+    r = await_pieces(m, j, r);
+    if (r != STOPPED)
+        close_job(m, j, r);
+    return r;
 }
 
 /* False at a stop. */
 static bool serve(struct miss_worker *self, uint32_t seq)
 {
-    struct misses *m = self->m;
+    const struct misses *m = self->m;
     struct job j = {.seq = seq};
-    if (!self->index) {
-        j.seen_ns = clock_ns();
-        mail_store(&m->cfg.mailbox->open, 1);
-    }
-    if (m->cfg.on_job)
-        m->cfg.on_job(m->cfg.on_job_arg, self->index, seq);
-    enum outcome r = work(self, &j);
-    if (r != ARRIVED) {
-        atomic_store_explicit(&self->broken, seq, memory_order_relaxed);
-        atomic_store_explicit(&self->hidden, seq, memory_order_release);
-    }
+    size_t x_bytes = (size_t)m->cfg.layout.max_rows * (size_t)m->cfg.layout.width * sizeof(float);
+    const char *x = (const char *)m->cfg.mailbox + m->cfg.layout.x_off;
+    for (size_t i = 0; i < x_bytes && i < FETCH_X_BYTES; i += 64)
+        __builtin_prefetch(x + i, 0, 3);
     if (!self->index)
-        return close_job(self, &j, r);
-    atomic_store_explicit(&self->left, seq, memory_order_release);
+        return lead(self, &j) != STOPPED;
+    enum outcome r = work(self, &j, GATE_UP);
+    if (r == ARRIVED && (r = meet(self, &j)) == ARRIVED)
+        r = work(self, &j, DOWN);
     return r != STOPPED;
 }
 

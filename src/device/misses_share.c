@@ -64,6 +64,14 @@ static void choose_way(struct miss_share *s, bool try_other)
     s->way = alone != (try_other && s->cost[WAY_BOTH] > 0) ? WAY_CPU : WAY_BOTH;
 }
 
+/* The least that an expert costs each way: what turns out to cost more gives way to the other. */
+static void expect(struct miss_share *s, size_t bytes, const struct misses_rates *rates)
+{
+    s->cost[WAY_CPU] = (double)bytes / rates->cpu_gb_per_s;
+    s->cost[WAY_BOTH] = (double)bytes / rates->both_gb_per_s;
+    s->way = s->cost[WAY_CPU] < s->cost[WAY_BOTH] ? WAY_CPU : WAY_BOTH;
+}
+
 void misses_set_rates(struct misses *m, const struct misses_rates *rates)
 {
     static const double groups[MAILBOX_SHARE_CLASSES] = {1, 2, 3.5, 6.5, 12.5, 24};
@@ -76,6 +84,8 @@ void misses_set_rates(struct misses *m, const struct misses_rates *rates)
             link = (kilobytes / rates->cpu_gb_per_s + rates->cpu_start_us - rates->link_start_us) /
                    (1 / rates->cpu_gb_per_s + 1 / rates->link_gb_per_s);
         m->share[c].share = clamp(link / kilobytes * MAILBOX_SHARE_ONE);
+        if (rates->both_gb_per_s > 0)
+            expect(&m->share[c], m->cfg.cls->bytes, rates);
     }
 }
 

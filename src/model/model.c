@@ -72,6 +72,7 @@ static int place_weights(struct model *m, struct moed_error *err)
         return 0;
     rc = ops->host_register(m->dev, m->w.arena, m->w.arena_bytes, m->w.cls.bytes, err);
     m->registered_arena = rc >= 0;
+    weights_report_pages(&m->w); /* as the driver has left them */
     return rc < 0 ? rc : 0;
 }
 

@@ -1,6 +1,7 @@
 #include "model/recorded.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -482,7 +483,9 @@ int recorded_measure(struct recorded *r, struct model *m, struct moed_error *err
     }
     if (rc < 0)
         return moed_fail(err, rc, "the device failed in measuring misses");
-    misses_set_rates(r->misses, &(struct misses_rates){.cpu_gb_per_s = cpu, .link_gb_per_s = link});
+    misses_set_rates(
+        r->misses,
+        &(struct misses_rates){.cpu_gb_per_s = cpu, .link_gb_per_s = link, .both_gb_per_s = both});
     log_info("misses, %d experts of a layer at a time: by the CPU %.1f GB/s, over the link %.1f, "
              "by both %.1f with %.0f %% over the link",
              m->c.top_k, cpu, link, both, share * 100);
@@ -494,23 +497,48 @@ const _Atomic uint32_t *recorded_demand_open(const struct recorded *r)
     return r && r->box ? (const _Atomic uint32_t *)&r->box->open : NULL;
 }
 
-/* What the workers did, in a line for people. */
+/* Microseconds an expert, from a job's posting to its end, by the size of the job. */
+static void say_sizes(const struct misses_stats *s)
+{
+    static const char *const size[MAILBOX_SHARE_CLASSES] = {"1", "2", "3-4", "5-8", "9-16", "17-"};
+    char line[512] = "";
+    size_t at = 0;
+    for (int c = 0; c < MAILBOX_SHARE_CLASSES; c++)
+        for (int way = 0; way < 2; way++)
+            if (s->seen[c][way].groups && at < sizeof line)
+                at += (size_t)snprintf(line + at, sizeof line - at, "%s %s: %.1f (of %llu)",
+                                       at ? "," : "", way ? "with the link" : size[c],
+                                       (double)s->seen[c][way].ns * 1e-3 /
+                                           (double)s->seen[c][way].groups,
+                                       (unsigned long long)s->seen[c][way].groups);
+    if (at)
+        log_info("misses, microseconds an expert as the device saw them, by how many a job had:%s",
+                 line);
+}
+
+/* What the workers did, in lines for people. */
 static void say_misses(const struct recorded *r)
 {
     struct misses_stats s;
     if (!r->misses)
         return;
     misses_stats(r->misses, &s);
-    double jobs = s.jobs ? (double)s.jobs : 1, us = 1e-3 / jobs;
+    double jobs = s.jobs ? (double)s.jobs : 1, us = 1e-3 / jobs, threads = s.threads;
+    double working_ns = s.jobs ? (double)(s.gate_up_ns + s.down_ns) : 1;
     log_info("misses: %llu jobs of %.2f experts by %d threads%s, %.1f us each (gate/up %.1f, "
-             "waiting for the link %.1f, down %.1f), %.1f GB/s; share of the link %.1f %% for one "
-             "expert, %.1f %% for five to eight; %llu failed, %llu abandoned",
+             "waiting for the link %.1f, down %.1f), %.1f GB/s while working; share of the link "
+             "%.1f %% for one expert, %.1f %% for five to eight; %llu failed, %llu abandoned",
              (unsigned long long)s.jobs, (double)s.groups / jobs, s.threads,
              s.pinned ? ", pinned" : "", (double)s.total_ns * us, (double)s.gate_up_ns * us,
-             (double)s.wait_ns * us, (double)s.down_ns * us,
-             s.total_ns ? (double)s.bytes / (double)s.total_ns : 0,
+             (double)s.wait_ns * us, (double)s.down_ns * us, (double)s.bytes / working_ns,
              misses_link_share(r->misses, 1) / 10.24, misses_link_share(r->misses, 8) / 10.24,
              (unsigned long long)s.failed, (unsigned long long)s.abandoned);
+    log_info(
+        "misses: threads were in kernels for %.0f %% of that time, took %.1f pieces a job from "
+        "others and came too late %.2f times a job; %llu steps found them parked",
+        (double)s.busy_ns / working_ns / threads * 100, (double)s.pieces_taken / jobs,
+        (double)s.parts_missed / jobs, (unsigned long long)s.wakes);
+    say_sizes(&s);
 }
 
 void recorded_close(struct recorded **recorded, struct model *m)

@@ -18,6 +18,8 @@
 #define HUGE_ENOUGH 0.95
 /* Fewer bytes of experts are not worth a word. */
 #define HUGE_MATTERS_BYTES ((size_t)64 << 20)
+/* Moved to huge pages by one thread at a time. */
+#define HUGE_PIECE_BYTES ((size_t)64 << 20)
 
 static uint8_t *place(const struct weights *w, const struct weight_piece *p)
 {
@@ -161,16 +163,43 @@ static void bind_weights(struct weights *w, const struct weight_plan *plan,
         }
 }
 
-/* Workers that compute experts read them half as fast from small pages. */
-static void report_pages(const struct weights *w)
+static bool on_small_pages(const struct weights *w, long long *huge)
 {
+    *huge = mem_huge_bytes(w->arena, w->arena_bytes);
+    return *huge >= 0 && (double)*huge < HUGE_ENOUGH * (double)w->arena_bytes;
+}
+
+static void make_huge_job(void *arg, size_t job)
+{
+    const struct weights *w = arg;
+    size_t at = job * HUGE_PIECE_BYTES, left = w->arena_bytes - at;
+    mem_make_huge(w->arena + at, left < HUGE_PIECE_BYTES ? left : HUGE_PIECE_BYTES);
+}
+
+/* Where the kernel gave no huge pages while the experts were read, it may when asked for each. */
+static int want_huge_pages(struct weights *w, const struct io_config *io, struct moed_error *err)
+{
+    struct io_config quiet = {.threads = io->threads, .direct = io->direct};
+    long long huge;
+    if (w->arena_bytes < HUGE_MATTERS_BYTES || !on_small_pages(w, &huge))
+        return 0;
+    return io_for_each((w->arena_bytes + HUGE_PIECE_BYTES - 1) / HUGE_PIECE_BYTES, make_huge_job, w,
+                       &quiet, err);
+}
+
+/* Workers that compute experts read them half as fast from small pages. */
+void weights_report_pages(const struct weights *w)
+{
+    long long huge;
     if (w->arena_bytes < HUGE_MATTERS_BYTES)
         return;
-    long long huge = mem_huge_bytes(w->arena, w->arena_bytes);
-    if (huge >= 0 && (double)huge < HUGE_ENOUGH * (double)w->arena_bytes)
+    double all_gb = (double)w->arena_bytes * 1e-9;
+    if (on_small_pages(w, &huge))
         log_warn("%.2f of %.2f GB of experts lie on small pages, which makes reading them on the "
                  "CPU slower: see /sys/kernel/mm/transparent_hugepage/enabled",
-                 (double)((long long)w->arena_bytes - huge) * 1e-9, (double)w->arena_bytes * 1e-9);
+                 all_gb - (double)huge * 1e-9, all_gb);
+    else if (huge >= 0)
+        log_info("%.2f of %.2f GB of experts lie on huge pages", (double)huge * 1e-9, all_gb);
 }
 
 int weights_load(struct weights *out, const struct model_config *c, struct store *store,
@@ -197,10 +226,10 @@ int weights_load(struct weights *out, const struct model_config *c, struct store
     }
     rc = store_is_dummy(store) ? fill_dummy(out, &plan, &io, err)
                                : read_files(out, &plan, store, &io, err);
-    if (rc >= 0) {
+    if (rc >= 0)
+        rc = want_huge_pages(out, &io, err);
+    if (rc >= 0)
         bind_weights(out, &plan, c);
-        report_pages(out);
-    }
 out:
     weights_plan_fini(&plan);
     if (rc < 0)

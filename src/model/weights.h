@@ -57,6 +57,9 @@ struct weights_load_options {
  * on failure it holds nothing. Errors name the tensor. */
 int weights_load(struct weights *out, const struct model_config *c, struct store *store,
                  const struct weights_load_options *o, struct moed_error *err);
+/* Logs how much of the experts lies on huge pages: after they were registered with a device, which
+ * may move them. */
+void weights_report_pages(const struct weights *w);
 /* Dense weights now lie at `to`, a copy of w->dense, which goes. `to` stays the caller's. */
 void weights_move_dense(struct weights *w, const struct model_config *c, void *to);
 void weights_fini(struct weights *w);

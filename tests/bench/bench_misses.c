@@ -1,10 +1,18 @@
 /*
- * What the CPU's half of a miss costs, with a GPU played by this program's main thread: hand-off,
- * wake-up, meeting of the workers, and the speed at which they work off 1 to 8 missed experts of
- * real models from cold memory. Results are compared with the scalar kernels before anything is
- * timed. Prints one JSON object with raw samples; a table goes to standard error.
+ * What the CPU's half of a miss costs, with a GPU played by this program's main thread, and what
+ * the machine would allow: reads of the same records by threads that do nothing else. Results are
+ * compared with the scalar kernels before anything is timed. Prints one JSON object with raw
+ * samples; a table goes to standard error. Under a minute on 16 cores.
  *
- *   bench_misses [GiB of records [thread counts, as 8,12,14 [isa [seconds per figure]]]]
+ *   bench_misses [--pool-gib 24] [--threads 8,12,14] [--isa auto] [--slice-ms 25]
+ *
+ * The table `rate`: jobs of some missed experts, posted at once after the one before or after a
+ * gap as long as a GPU takes for the rest of a layer. Experts are random ones of
+ *   2M     the whole pool on huge pages,
+ *   4K     a quarter of it (at most 8 GiB) on small pages,
+ *   near   as many as a last-level cache holds.
+ * `pieces` is how finely a worker's part is shared with others, 1: not at all once it has begun.
+ * Cases take turns, so that a machine that is slow for a while is slow for all of them.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -15,20 +23,29 @@
 #include "../fake_gpu.h"
 #include "device/device.h"
 #include "device/misses.h"
+#include "pool.h"
 
-#define SAMPLES_MAX   20000
-#define SAMPLES_SHOWN 400
+#define SAMPLES_MAX   4000
+#define SAMPLES_SHOWN 100
 #define WAIT_US       5000000
 #define TOP_K         8
+#define ROUNDS        3
+#define NEAR_BYTES    ((size_t)48 << 20)
+#define SMALL_MOST    ((size_t)8 << 30)
+#define READ_SECONDS  0.03
 
 struct bench {
-    uint8_t *arena;
-    size_t arena_bytes;
+    struct pool pool, small; /* on huge pages, on small pages */
     const struct kern_cpu *k;
-    double seconds;
-    double sample_us[SAMPLES_MAX];
-    int n;
+    double slice_seconds;
+    int threads[8], n_threads;
     bool first; /* no comma yet */
+};
+
+/* A figure: times of one thing. */
+struct figure {
+    double us[SAMPLES_MAX];
+    int n;
 };
 
 static double now_us(void)
@@ -50,29 +67,34 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Closes a figure: prints the object begun with `head`, its quantiles and samples. */
-static double report(struct bench *b, const char *head, double bytes)
+/* Prints the object begun with `head`, its quantiles and samples, and a line of the table. */
+static void report(struct bench *b, const char *head, struct figure *f, double bytes)
 {
     static double sorted[SAMPLES_MAX];
-    memcpy(sorted, b->sample_us, (size_t)b->n * sizeof *sorted);
-    qsort(sorted, (size_t)b->n, sizeof *sorted, by_value);
-    double median = sorted[b->n / 2], p90 = sorted[b->n * 9 / 10], p99 = sorted[b->n * 99 / 100];
-    printf("%s\n {%s, \"n\": %d, \"median_us\": %.3f, \"p90_us\": %.3f, \"p99_us\": %.3f, "
-           "\"min_us\": %.3f, \"max_us\": %.3f",
-           b->first ? "" : ",", head, b->n, median, p90, p99, sorted[0], sorted[b->n - 1]);
+    double sum = 0;
+    if (!f->n)
+        return;
+    memcpy(sorted, f->us, (size_t)f->n * sizeof *sorted);
+    qsort(sorted, (size_t)f->n, sizeof *sorted, by_value);
+    for (int i = 0; i < f->n; i++)
+        sum += sorted[i];
+    double median = sorted[f->n / 2], p99 = sorted[f->n * 99 / 100], mean = sum / f->n;
+    printf("%s\n {%s, \"n\": %d, \"mean_us\": %.3f, \"median_us\": %.3f, \"p90_us\": %.3f, "
+           "\"p99_us\": %.3f, \"min_us\": %.3f",
+           b->first ? "" : ",", head, f->n, mean, median, sorted[f->n * 9 / 10], p99, sorted[0]);
     b->first = false;
     if (bytes > 0)
-        printf(", \"gb_per_s\": %.2f", bytes / median * 1e-3);
+        printf(", \"gb_per_s\": %.2f", bytes / mean * 1e-3);
     printf(", \"samples_us\": [");
-    int step = (b->n + SAMPLES_SHOWN - 1) / SAMPLES_SHOWN;
-    for (int i = 0; i < b->n; i += step)
-        printf("%s%.2f", i ? "," : "", b->sample_us[i]);
+    int step = (f->n + SAMPLES_SHOWN - 1) / SAMPLES_SHOWN;
+    for (int i = 0; i < f->n; i += step)
+        printf("%s%.2f", i ? "," : "", f->us[i]);
     printf("]}");
-    fprintf(stderr, "%s: median %.2f us, p99 %.2f us", head, median, p99);
+    fprintf(stderr, "%s: median %.1f us, p99 %.1f", head, median, p99);
     if (bytes > 0)
-        fprintf(stderr, ", %.1f GB/s", bytes / median * 1e-3);
+        fprintf(stderr, ", %.1f GB/s in the mean, %.1f in the median", bytes / mean * 1e-3,
+                bytes / median * 1e-3);
     fprintf(stderr, "\n");
-    return median;
 }
 
 static void begin_list(struct bench *b, const char *name)
@@ -81,24 +103,7 @@ static void begin_list(struct bench *b, const char *name)
     b->first = true;
 }
 
-struct fill {
-    uint16_t *w;
-    size_t n;
-};
-
-static void fill_part(void *arg, int part, int parts)
-{
-    const struct fill *f = arg;
-    uint64_t r = (uint64_t)part * 0x9e3779b97f4a7c15u + 1;
-    size_t lo = f->n / (size_t)parts * (size_t)part, hi = lo + f->n / (size_t)parts;
-    for (size_t i = lo; i + 4 <= hi; i += 4) {
-        r = r * 6364136223846793005u + 1442695040888963407u;
-        uint64_t four = ((r ^ r >> 29) & 0x807f807f807f807fu) | 0x3c803c803c803c80u;
-        memcpy(f->w + i, &four, sizeof four);
-    }
-}
-
-static struct misses *open_workers(struct bench *b, struct fake_gpu *g, int threads)
+static struct misses *open_workers(struct bench *b, struct fake_gpu *g, int threads, int pieces)
 {
     struct misses *m;
     struct moed_error err;
@@ -110,24 +115,32 @@ static struct misses *open_workers(struct bench *b, struct fake_gpu *g, int thre
                                 .experts = g->experts,
                                 .mailbox = g->box,
                                 .layout = g->l,
-                                .link_share = 0};
+                                .pieces = pieces};
     g->yields = dev_usable_cores() <= threads;
     if (misses_open(&m, &cfg, &err) < 0)
         die(err.text);
     return m;
 }
 
-/* One row that misses `groups` experts from `first` on. */
-static void fill_job(struct fake_gpu *g, int groups, int first, int cpu_inner, int cpu_width)
+/* One row that misses `groups` of the n experts from `first` on. */
+static void fill_job(struct fake_gpu *g, int groups, int first, int n, int cpu_inner)
 {
     struct mailbox_group *group = fake_array(g, g->l.group_off);
     int32_t *row = fake_array(g, g->l.row_off), *pair = fake_array(g, g->l.pair_off);
+    volatile float *x = fake_array(g, g->l.x_off);
+    for (int i = 0; i < g->l.width; i += 16)
+        x[i] = x[i]; /* no worker has it in its cache */
     for (int i = 0; i < groups; i++) {
-        group[i] = (struct mailbox_group){(first + i) % g->experts, i, 1, 0};
+        int expert = first + (int)(fake_random(g) % (unsigned)n);
+        for (int j = 0; j < i; j++)
+            if (group[j].expert == expert)
+                expert = first + (expert - first + 1) % n, j = -1;
+        group[i] = (struct mailbox_group){expert, i, 1, 0};
         row[i] = 0, pair[i] = i;
     }
     g->box->n_rows = 1, g->box->n_groups = g->box->n_pairs = groups;
-    g->box->cpu_inner = cpu_inner, g->box->cpu_width = cpu_width;
+    g->box->cpu_inner = cpu_inner;
+    g->box->cpu_width = cpu_inner < g->l.inner ? g->l.width / 2 : g->l.width;
 }
 
 static double timed_job(struct fake_gpu *g)
@@ -141,14 +154,20 @@ static double timed_job(struct fake_gpu *g)
     return now_us() - begin;
 }
 
+static void wait_us(double us)
+{
+    for (double end = now_us() + us; now_us() < end;)
+        ;
+}
+
 /* A first job must have the bits of the scalar kernels. */
-static void check_bits(struct bench *b, struct fake_gpu *g, struct misses *m)
+static void check_bits(struct fake_gpu *g, struct misses *m)
 {
     size_t wide = (size_t)g->cls.intermediate, width = (size_t)g->cls.hidden;
     float *x = fake_array(g, g->l.x_off), *hidden = mem_new(wide, 4), *y = mem_new(width, 4);
     for (size_t i = 0; i < width; i++)
         x[i] = (float)((int)(fake_random(g) % 2001) - 1000) * 1e-3f;
-    fill_job(g, 1, 0, g->l.inner, g->l.width);
+    fill_job(g, 1, 0, 1, g->l.inner);
     misses_step_begin(m);
     timed_job(g);
     misses_step_end(m);
@@ -167,23 +186,25 @@ static void check_bits(struct bench *b, struct fake_gpu *g, struct misses *m)
 /* Empty jobs: a record of next to no bytes. */
 static void bench_hand_off(struct bench *b, int threads)
 {
+    static struct figure f;
     struct fake_gpu g;
     fake_open(&g, 64, 64, 1, 64, 1, TOP_K);
-    struct misses *m = open_workers(b, &g, threads);
-    char head[160];
+    struct misses *m = open_workers(b, &g, threads, 0);
     for (int split = 0; split < 2; split++) {
+        char head[160];
+        f.n = 0;
         misses_step_begin(m);
-        for (int i = -1000; i < SAMPLES_MAX; i++) {
-            fill_job(&g, 1, i & 63, split ? 32 : 64, split ? 32 : 64);
+        double end_us = now_us() + 2e5;
+        for (int i = -500; f.n < SAMPLES_MAX && now_us() < end_us; i++) {
+            fill_job(&g, 1, 0, 64, split ? 32 : 64);
             double us = timed_job(&g);
             if (i >= 0)
-                b->sample_us[b->n = i] = us;
+                f.us[f.n++] = us;
         }
-        b->n++;
         misses_step_end(m);
         snprintf(head, sizeof head, "\"threads\": %d, \"link\": \"%s\"", threads,
                  split ? "its part stands at once" : "none");
-        report(b, head, 0);
+        report(b, head, &f, 0);
     }
     misses_close(&m);
     fake_close(&g);
@@ -193,222 +214,354 @@ static void bench_hand_off(struct bench *b, int threads)
  */
 static void bench_wake(struct bench *b, int threads)
 {
+    static struct figure begins, firsts;
     struct fake_gpu g;
+    char head[160];
     fake_open(&g, 64, 64, 1, 64, 1, TOP_K);
-    struct misses *m = open_workers(b, &g, threads);
-    static double begin_us[100], first_us[100];
-    fill_job(&g, 1, 0, 64, 64);
-    for (int i = 0; i < 100; i++) {
-        usleep(2000);
+    struct misses *m = open_workers(b, &g, threads, 0);
+    for (begins.n = firsts.n = 0; begins.n < 40;) {
+        usleep(6000);
+        fill_job(&g, 1, 0, 64, 64);
         double begin = now_us();
         misses_step_begin(m);
-        begin_us[i] = now_us() - begin;
+        begins.us[begins.n++] = now_us() - begin;
         timed_job(&g);
-        first_us[i] = now_us() - begin;
+        firsts.us[firsts.n++] = now_us() - begin;
         misses_step_end(m);
     }
-    char head[160];
-    b->n = 100;
-    memcpy(b->sample_us, begin_us, sizeof begin_us);
     snprintf(head, sizeof head, "\"threads\": %d, \"what\": \"step_begin\"", threads);
-    report(b, head, 0);
-    memcpy(b->sample_us, first_us, sizeof first_us);
+    report(b, head, &begins, 0);
     snprintf(head, sizeof head, "\"threads\": %d, \"what\": \"step_begin and a first job\"",
              threads);
-    report(b, head, 0);
+    report(b, head, &firsts, 0);
     misses_close(&m);
     fake_close(&g);
 }
 
-/* Real experts, cold: records rotate through the whole arena. */
-static void bench_rate(struct bench *b, const char *model, int width, int inner, int threads)
+/* Loads that wait for one another, of random lines: memory's latency and that of page walks. */
+static void bench_latency(const struct pool *pool, size_t bytes, const char *name)
 {
+    static volatile uint64_t zero;
+    uint64_t random = 88172645463325252u, none = zero, value = 0;
+    size_t lines = (bytes < pool->bytes ? bytes : pool->bytes) / 64, n = 0;
+    double begin = now_us(), us = 0;
+    for (; us < 1e5; us = now_us() - begin)
+        for (int i = 0; i < 1000; i++, n++) {
+            random ^= random << 13, random ^= random >> 7, random ^= random << 17;
+            const uint8_t *at = pool->p + (random % lines) * 64;
+            random ^= value & none;
+            value = *(const volatile uint64_t *)(const void *)(at + (value & none));
+        }
+    printf(", \"latency_ns %s\": %.1f", name, us * 1e3 / (double)n);
+    fprintf(stderr, "a load of a random line, %s: %.1f ns\n", name, us * 1e3 / (double)n);
+}
+
+/* Arithmetic on one CPU while another does the same: CPUs of one physical core halve each other. */
+struct arithmetic {
+    const struct kern_cpu *k;
+    double rate[2];
+};
+
+static void arithmetic_part(void *arg, int index, int threads)
+{
+    struct arithmetic *a = arg;
+    float sink = 0;
+    double flops = 0, begin = pool_thread_us(), us = 0;
+    for (; us < 10e3; us = pool_thread_us() - begin)
+        flops += a->k->multiply_add(20000, &sink);
+    a->rate[index] = flops / us;
+    (void)threads;
+}
+
+static void bench_siblings(struct bench *b)
+{
+    int cpu[POOL_THREADS_MAX], cpus = cores_allowed(cpu, POOL_THREADS_MAX);
+    struct arithmetic a = {.k = b->k};
+    pool_run_on(cpu, 1, arithmetic_part, &a);
+    double alone = a.rate[0];
+    printf(",\n\"beside_cpu_%d\": [", cpu[0]);
+    fprintf(stderr, "arithmetic of CPU %d, alone 100 %%; beside another CPU:", cpu[0]);
+    for (int i = 1; i < cpus; i++) {
+        pool_run_on((int[]){cpu[0], cpu[i]}, 2, arithmetic_part, &a);
+        printf("%s[%d, %.3f]", i > 1 ? ", " : "", cpu[i], a.rate[0] / alone);
+        fprintf(stderr, " %d: %.0f %%", cpu[i], a.rate[0] / alone * 100);
+    }
+    printf("]");
+    fprintf(stderr, "\n");
+}
+
+/* Plain reads, each line once in a while that no cache remembers; and of few bytes again and again.
+ */
+static void bench_reads(struct bench *b)
+{
+    static const size_t few[] = {(size_t)64 << 20, (size_t)512 << 20, SIZE_MAX};
+    int most = dev_usable_cores(), n[12], count = 0;
+    for (int t = 1; t < most && count < 4; t *= 4)
+        n[count++] = t;
+    for (int i = 0; i < b->n_threads; i++)
+        n[count++] = b->threads[i];
+    n[count++] = most;
+    begin_list(b, "reads");
+    for (int i = 0; i < count; i++)
+        for (int f = 0; f < 3; f++) {
+            double slowest, fastest,
+                all =
+                    pool_reads(&b->pool, few[f], b->k, n[i], READ_SECONDS * 3, &slowest, &fastest);
+            double mib = (double)(few[f] < b->pool.bytes ? few[f] : b->pool.bytes) / 0x1p20;
+            printf("%s\n {\"threads\": %d, \"of_mib\": %.0f, \"gb_per_s\": %.2f, "
+                   "\"slowest\": %.2f, \"fastest\": %.2f}",
+                   b->first ? "" : ",", n[i], mib, all, slowest, fastest);
+            b->first = false;
+            fprintf(stderr,
+                    "plain reads of %.0f MiB by %d threads: %.1f GB/s, slowest thread %.1f, "
+                    "fastest %.1f\n",
+                    mib, n[i], all, slowest, fastest);
+        }
+    printf("]");
+}
+
+/* Sixteenths of the pool: they differ where memory belongs to different sockets. */
+static void bench_regions(struct bench *b)
+{
+    int threads = b->threads[b->n_threads - 1];
+    begin_list(b, "regions_gb_per_s");
+    fprintf(stderr, "plain reads of each sixteenth of the pool by %d threads, GB/s:", threads);
+    for (size_t i = 0; i < 16; i++) {
+        struct pool part = {b->pool.p + b->pool.bytes / 16 / 4096 * 4096 * i, b->pool.bytes / 16};
+        double rate = pool_reads(&part, part.bytes, b->k, threads, READ_SECONDS, NULL, NULL);
+        printf("%s%.2f", i ? ", " : "", rate);
+        fprintf(stderr, " %.0f", rate);
+    }
+    printf("]");
+    fprintf(stderr, "\n");
+}
+
+/* The table. */
+
+static const int gap_us[] = {0, 70, 150}, group_counts[] = {1, 2, 4}, piece_counts[] = {1, 16};
+enum { GAPS = 3, COUNTS = 3, PIECES = 2, PLACES = 3 };
+static const char *const place_name[PLACES] = {"2M", "4K", "near"};
+
+struct place {
+    int first, n; /* experts */
+    const struct pool *pool;
+    size_t bytes;
+};
+
+struct rate {
+    struct figure f;
+    struct misses_stats sum; /* of those fields that are printed */
+};
+
+struct table {
+    struct bench *b;
+    struct fake_gpu gpu;
+    struct place place[PLACES];
+    struct rate rate[8][PIECES][PLACES][GAPS][COUNTS];
+    struct figure reads[8][PLACES]; /* GB/s */
+};
+
+static void add_stats(struct misses_stats *sum, const struct misses_stats *a,
+                      const struct misses_stats *b)
+{
+    sum->jobs += b->jobs - a->jobs;
+    sum->gate_up_ns += b->gate_up_ns - a->gate_up_ns;
+    sum->down_ns += b->down_ns - a->down_ns;
+    sum->busy_ns += b->busy_ns - a->busy_ns;
+    sum->pieces_taken += b->pieces_taken - a->pieces_taken;
+    sum->parts_missed += b->parts_missed - a->parts_missed;
+}
+
+static void run_slice(struct table *t, struct misses *m, const struct place *p, int gap, int groups,
+                      struct rate *r)
+{
+    struct fake_gpu *g = &t->gpu;
+    struct misses_stats before, after;
+    if (p->n < groups)
+        return;
+    for (int i = 0; i < 2; i++) {
+        fill_job(g, groups, p->first, p->n, g->l.inner);
+        timed_job(g);
+    }
+    misses_stats(m, &before);
+    double end_us = now_us() + t->b->slice_seconds * 1e6;
+    for (int i = 0; r->f.n < SAMPLES_MAX && (i < 3 || now_us() < end_us); i++) {
+        fill_job(g, groups, p->first, p->n, g->l.inner);
+        wait_us(gap);
+        r->f.us[r->f.n++] = timed_job(g);
+    }
+    misses_stats(m, &after);
+    add_stats(&r->sum, &before, &after);
+}
+
+static void run_round(struct table *t)
+{
+    struct bench *b = t->b;
+    for (int n = 0; n < b->n_threads; n++) {
+        for (int p = 0; p < PLACES; p++) {
+            struct figure *f = &t->reads[n][p];
+            f->us[f->n++] = pool_reads(t->place[p].pool, t->place[p].bytes, b->k, b->threads[n],
+                                       READ_SECONDS, NULL, NULL);
+        }
+        for (int pieces = 0; pieces < PIECES; pieces++) {
+            struct misses *m = open_workers(b, &t->gpu, b->threads[n], piece_counts[pieces]);
+            check_bits(&t->gpu, m);
+            misses_step_begin(m);
+            for (int p = 0; p < PLACES; p++)
+                for (int gap = 0; gap < GAPS; gap++)
+                    for (int c = 0; c < COUNTS; c++)
+                        run_slice(t, m, &t->place[p], gap_us[gap], group_counts[c],
+                                  &t->rate[n][pieces][p][gap][c]);
+            misses_step_end(m);
+            misses_close(&m);
+        }
+    }
+}
+
+static void print_table(struct table *t)
+{
+    struct bench *b = t->b;
+    begin_list(b, "rate");
+    for (int n = 0; n < b->n_threads; n++)
+        for (int p = 0; p < PLACES; p++) {
+            double *reads = t->reads[n][p].us;
+            qsort(reads, ROUNDS, sizeof *reads, by_value);
+            for (int gap = 0; gap < GAPS; gap++)
+                for (int c = 0; c < COUNTS; c++)
+                    for (int pieces = 0; pieces < PIECES; pieces++) {
+                        struct rate *r = &t->rate[n][pieces][p][gap][c];
+                        const struct misses_stats *s = &r->sum;
+                        double jobs = s->jobs ? (double)s->jobs : 1;
+                        double working = (double)(s->gate_up_ns + s->down_ns);
+                        char head[400];
+                        snprintf(head, sizeof head,
+                                 "\"threads\": %d, \"place\": \"%s\", \"gap_us\": %d, "
+                                 "\"experts\": %d, \"pieces\": %d, \"reads_gb_per_s\": %.1f, "
+                                 "\"gate_up_us\": %.1f, \"down_us\": %.1f, \"busy\": %.3f, "
+                                 "\"taken\": %.2f, \"late\": %.2f",
+                                 b->threads[n], place_name[p], gap_us[gap], group_counts[c],
+                                 piece_counts[pieces], reads[ROUNDS / 2],
+                                 (double)s->gate_up_ns / jobs * 1e-3,
+                                 (double)s->down_ns / jobs * 1e-3,
+                                 (double)s->busy_ns / working / b->threads[n],
+                                 (double)s->pieces_taken / jobs, (double)s->parts_missed / jobs);
+                        report(b, head, &r->f, (double)t->gpu.cls.bytes * group_counts[c]);
+                    }
+        }
+    printf("]");
+}
+
+/* Qwen3-30B-A3B's experts in the three places. */
+static void bench_rate(struct bench *b)
+{
+    struct table *t = mem_new(1, sizeof *t);
+    struct record_class cls = record_class_swiglu(DTYPE_BF16, 2048, 768);
+    int large = (int)(b->pool.bytes / cls.bytes), small = (int)(b->small.bytes / cls.bytes);
+    t->b = b;
+    fake_open_at(&t->gpu, b->pool.p, 2048, 768, 1, large + small, 1, TOP_K);
+    for (int i = 0; i < small; i++)
+        t->gpu.host_of[large + i] = b->small.p + (size_t)i * cls.bytes;
+    t->place[0] = (struct place){0, large, &b->pool, b->pool.bytes};
+    t->place[1] = (struct place){large, small, &b->small, b->small.bytes};
+    t->place[2] = (struct place){0, (int)(NEAR_BYTES / cls.bytes), &b->pool, NEAR_BYTES};
+    for (int round = 0; round < ROUNDS; round++)
+        run_round(t);
+    print_table(t);
+    fake_close(&t->gpu);
+    free(t);
+}
+
+/* Experts of other models, by the most threads. */
+static void bench_model(struct bench *b, const char *model, int width, int inner)
+{
+    static struct figure f;
     struct fake_gpu g;
     struct record_class cls = record_class_swiglu(DTYPE_BF16, width, inner);
-    int experts = (int)(b->arena_bytes / cls.bytes), next = 0;
-    if (experts < TOP_K)
+    int experts = (int)(b->pool.bytes / cls.bytes), threads = b->threads[b->n_threads - 1];
+    if (experts < 4)
         return;
-    fake_open_at(&g, b->arena, width, inner, 1, experts, 1, TOP_K);
-    struct misses *m = open_workers(b, &g, threads);
-    check_bits(b, &g, m);
-    for (int groups = 1; groups <= 8; groups *= 2)
-        for (int share = 0; share <= 256; share += 256) {
-            int cpu_inner = mailbox_cpu_outputs(inner, share);
-            int cpu_width = mailbox_cpu_outputs(width, share);
-            double bytes =
-                2.0 * groups * ((double)cpu_inner * 2 * width + (double)cpu_width * inner);
-            struct misses_stats before, after;
-            double end_us = 0;
-            misses_step_begin(m);
-            misses_stats(m, &before);
-            b->n = 0;
-            for (int i = -5; i < SAMPLES_MAX && (i < 10 || now_us() < end_us); i++) {
-                fill_job(&g, groups, next, cpu_inner, cpu_width);
-                next = (next + groups) % experts;
-                double us = timed_job(&g);
-                if (i < 0) {
-                    end_us = now_us() + b->seconds * 1e6;
-                    misses_stats(m, &before);
-                } else {
-                    b->sample_us[b->n++] = us;
-                }
-            }
-            misses_stats(m, &after);
-            misses_step_end(m);
-            double jobs = (double)(after.jobs - before.jobs) * 1e3;
-            char head[320];
-            snprintf(head, sizeof head,
-                     "\"model\": \"%s\", \"threads\": %d, \"groups\": %d, \"link_share\": %d, "
-                     "\"gate_up_us\": %.2f, \"down_us\": %.2f",
-                     model, threads, groups, share,
-                     (double)(after.gate_up_ns - before.gate_up_ns) / jobs,
-                     (double)(after.down_ns - before.down_ns) / jobs);
-            report(b, head, bytes);
+    fake_open_at(&g, b->pool.p, width, inner, 1, experts, 1, TOP_K);
+    struct misses *m = open_workers(b, &g, threads, 0);
+    check_bits(&g, m);
+    for (int groups = 1; groups <= 4; groups *= 4) {
+        char head[200];
+        f.n = 0;
+        misses_step_begin(m);
+        for (double end_us = now_us() + 4e6 * b->slice_seconds; now_us() < end_us;) {
+            fill_job(&g, groups, 0, experts, inner);
+            f.us[f.n++ % SAMPLES_MAX] = timed_job(&g);
         }
+        misses_step_end(m);
+        f.n = f.n < SAMPLES_MAX ? f.n : SAMPLES_MAX;
+        snprintf(head, sizeof head, "\"model\": \"%s\", \"threads\": %d, \"experts\": %d", model,
+                 threads, groups);
+        report(b, head, &f, (double)cls.bytes * groups);
+    }
     misses_close(&m);
     fake_close(&g);
 }
 
-/* Meetings of threads, three ways, apart from everything else. */
-enum meeting { COUNTER, GATHER, ALL_LOOK };
-static const char *const meeting_names[] = {"one counter", "one gathers, then releases",
-                                            "each looks at all"};
-
-struct meet {
-    _Alignas(128) _Atomic uint32_t count;
-    _Alignas(128) _Atomic uint32_t release;
-    struct {
-        _Alignas(128) _Atomic uint32_t at;
-    } line[MISSES_THREADS_MAX];
-    enum meeting kind;
-    int threads, rounds;
-};
-
-struct meeter {
-    struct meet *meet;
-    int index;
-};
-
-static void wait_at_least(_Atomic uint32_t *word, uint32_t value)
+static void parse(struct bench *b, int argc, char **argv)
 {
-    while (atomic_load_explicit(word, memory_order_acquire) < value)
-        __builtin_ia32_pause();
-}
-
-static void meet_once(struct meet *t, int self, uint32_t round)
-{
-    uint32_t n = (uint32_t)t->threads;
-    if (t->kind == COUNTER) {
-        if (atomic_fetch_add(&t->count, 1) == round * n - 1)
-            atomic_store_explicit(&t->release, round, memory_order_release);
-        wait_at_least(&t->release, round);
-        return;
-    }
-    atomic_store_explicit(&t->line[self].at, round, memory_order_release);
-    for (uint32_t missing = n; missing && (t->kind == ALL_LOOK || !self);) {
-        missing = 0;
-        for (uint32_t i = 0; i < n; i++)
-            missing += atomic_load_explicit(&t->line[i].at, memory_order_acquire) < round;
-        if (missing)
-            __builtin_ia32_pause();
-    }
-    if (t->kind == GATHER && !self)
-        atomic_store_explicit(&t->release, round, memory_order_release);
-    if (t->kind == GATHER)
-        wait_at_least(&t->release, round);
-}
-
-static void *meeter_main(void *arg)
-{
-    struct meeter *p = arg;
-    for (int r = 1; r <= p->meet->rounds; r++)
-        meet_once(p->meet, p->index, (uint32_t)r);
-    return NULL;
-}
-
-static void bench_meeting(struct bench *b, int threads)
-{
-    static struct meet t;
-    pthread_t thread[MISSES_THREADS_MAX];
-    struct meeter meeter[MISSES_THREADS_MAX];
-    if (dev_usable_cores() < threads)
-        return;
-    for (int kind = COUNTER; kind <= ALL_LOOK; kind++) {
-        memset(&t, 0, sizeof t);
-        t.kind = (enum meeting)kind, t.threads = threads, t.rounds = 2000 + SAMPLES_MAX * 10;
-        for (int i = 0; i < threads; i++)
-            meeter[i] = (struct meeter){&t, i};
-        for (int i = 1; i < threads; i++)
-            if (pthread_create(&thread[i], NULL, meeter_main, &meeter[i]))
-                die("no threads");
-        b->n = 0;
-        double last = 0;
-        for (int r = 1; r <= t.rounds; r++) {
-            meet_once(&t, 0, (uint32_t)r);
-            if (r % 10 == 0) { /* samples are means of ten */
-                double now = now_us();
-                if (r > 2000)
-                    b->sample_us[b->n++] = (now - last) / 10;
-                last = now;
-            }
-        }
-        for (int i = 1; i < threads; i++)
-            pthread_join(thread[i], NULL);
-        char head[120];
-        snprintf(head, sizeof head, "\"threads\": %d, \"kind\": \"%s\"", threads,
-                 meeting_names[kind]);
-        report(b, head, 0);
-    }
+    char counts[128] = "8,12,14";
+    double gib = 24;
+    int isa = KERN_ISA_AUTO, i = 1;
+    b->slice_seconds = 0.025;
+    for (; i + 1 < argc; i += 2)
+        if (!strcmp(argv[i], "--pool-gib"))
+            gib = atof(argv[i + 1]);
+        else if (!strcmp(argv[i], "--threads"))
+            snprintf(counts, sizeof counts, "%s", argv[i + 1]);
+        else if (!strcmp(argv[i], "--isa"))
+            isa = kern_isa_parse(argv[i + 1]);
+        else if (!strcmp(argv[i], "--slice-ms"))
+            b->slice_seconds = atof(argv[i + 1]) * 1e-3;
+        else
+            break;
+    for (char *p = strtok(counts, ","); p && b->n_threads < 8; p = strtok(NULL, ","))
+        b->threads[b->n_threads++] = atoi(p);
+    b->k = isa < 0 ? NULL : kern_cpu((enum kern_isa)isa);
+    if (i < argc || !b->k || !b->n_threads || gib < 0.25)
+        die("usage: bench_misses [--pool-gib GIB] [--threads N,...] [--isa NAME] [--slice-ms MS]");
+    size_t bytes = (size_t)(gib * 0x1p30), small = bytes / 4 < SMALL_MOST ? bytes / 4 : SMALL_MOST;
+    if (!pool_open(&b->pool, bytes, true) || !pool_open(&b->small, small, false))
+        die("no memory for the pool");
 }
 
 int main(int argc, char **argv)
 {
     static struct bench b;
-    static const struct {
-        const char *name;
-        int width, inner;
-    } model[] = {{"Qwen3-30B-A3B", 2048, 768},
-                 {"DeepSeek-V2-Lite", 2048, 1408},
-                 {"Mixtral-8x7B", 4096, 14336}};
-    int threads[16], n_threads = 0, isa = argc > 3 ? kern_isa_parse(argv[3]) : KERN_ISA_AUTO;
-    b.arena_bytes = (size_t)((argc > 1 ? atof(argv[1]) : 12) * (double)((size_t)1 << 30));
-    char counts[128];
-    snprintf(counts, sizeof counts, "%s", argc > 2 ? argv[2] : "8,12,14");
-    for (char *p = strtok(counts, ","); p && n_threads < 16; p = strtok(NULL, ","))
-        threads[n_threads++] = atoi(p);
-    b.k = isa < 0 ? NULL : kern_cpu((enum kern_isa)isa);
-    b.seconds = argc > 4 ? atof(argv[4]) : 0.2;
-    b.arena = mem_map(b.arena_bytes);
-    if (!b.k || !b.arena || !n_threads)
-        die("usage: bench_misses [GiB [threads,... [isa [seconds]]]]");
-    struct dev *dev;
-    struct moed_error err;
-    if (dev_cpu_open(&dev, &(struct dev_cpu_config){.isa = KERN_ISA_AUTO}, &err) < 0)
-        die(err.text);
-    struct fill fill = {(uint16_t *)(void *)b.arena, b.arena_bytes / 2};
-    dev_cpu_parallel(dev, fill_part, &fill, 64);
-    printf("{\"bench\": \"misses\", \"isa\": \"%s\", \"cores\": %d, \"arena_bytes\": %zu, "
-           "\"plain_read_gb_per_s\": %.1f",
-           b.k->name, dev_usable_cores(), b.arena_bytes,
-           dev_cpu_read_gb_per_s(dev, (size_t)1 << 30));
-    dev_close(&dev);
+    double begin = now_us();
+    pool_describe_machine(stderr);
+    parse(&b, argc, argv);
+    long long steal = pool_steal();
+    printf("{\"bench\": \"misses\", \"isa\": \"%s\", \"cores\": %d, \"pool_bytes\": %zu, "
+           "\"huge_bytes\": %lld",
+           b.k->name, dev_usable_cores(), b.pool.bytes, mem_huge_bytes(b.pool.p, b.pool.bytes));
+    bench_latency(&b.pool, NEAR_BYTES, "near");
+    bench_latency(&b.pool, (size_t)1 << 30, "1 GiB");
+    bench_latency(&b.pool, SIZE_MAX, "2M");
+    bench_latency(&b.small, SIZE_MAX, "4K");
+    bench_siblings(&b);
+    bench_reads(&b);
+    bench_regions(&b);
     begin_list(&b, "hand_off");
-    for (int t = 0; t < n_threads; t++)
-        bench_hand_off(&b, threads[t]);
+    for (int t = 0; t < b.n_threads; t++)
+        bench_hand_off(&b, b.threads[t]);
     printf("]");
     begin_list(&b, "wake");
-    for (int t = 0; t < n_threads; t++)
-        bench_wake(&b, threads[t]);
+    for (int t = 0; t < b.n_threads; t++)
+        bench_wake(&b, b.threads[t]);
     printf("]");
-    begin_list(&b, "meeting");
-    for (int t = 0; t < n_threads; t++)
-        bench_meeting(&b, threads[t]);
-    printf("]");
-    begin_list(&b, "rate");
-    for (int t = 0; t < n_threads; t++)
-        for (size_t i = 0; i < sizeof model / sizeof *model; i++)
-            bench_rate(&b, model[i].name, model[i].width, model[i].inner, threads[t]);
-    printf("]}\n");
-    mem_unmap(b.arena, b.arena_bytes);
+    bench_rate(&b);
+    begin_list(&b, "models");
+    bench_model(&b, "DeepSeek-V2-Lite", 2048, 1408);
+    bench_model(&b, "Mixtral-8x7B", 4096, 14336);
+    printf("],\n\"steal_centiseconds\": %lld}\n", pool_steal() - steal);
+    fprintf(stderr,
+            "taken by other machines of the host: %lld hundredths of a second; %.1f s in all\n",
+            pool_steal() - steal, (now_us() - begin) * 1e-6);
+    mem_unmap(b.pool.p, b.pool.bytes);
+    mem_unmap(b.small.p, b.small.bytes);
     return 0;
 }

@@ -1,85 +1,91 @@
 /*
  * How fast threads read the weights of missed experts, by how far ahead and into which cache they
- * prefetch: what the distance of the CPU kernels (ROW_AHEAD_BYTES) is to be chosen by. Pinned
- * threads share jobs of JOB_BYTES of cold bf16 weights evenly and multiply them with a row of x in
- * a cache, as the kernels do. Prints a line per case: threads, level, distance, GB/s.
+ * prefetch: what the distance of the CPU kernels (ROW_AHEAD_BYTES) is to be chosen by. Each pinned
+ * thread works on its own, without jobs: on a fourteenth of a random expert of Qwen3-30B-A3B, gate
+ * and up row by row in turns, or down; cold bf16 weights times a vector in a cache. Beside it the
+ * kernels themselves, and plain reads of the same rows. Rates are by the threads' own CPU time, so
+ * that a thread that lost its core does not count as slow. Under 30 seconds.
  *
- *   bench_rows [GiB of weights [thread counts, as 8,12,14 [seconds per case]]]
+ *   bench_rows [GiB of weights [thread counts, as 1,8,14 [milliseconds a case and round]]]
  */
-#include <stdio.h>
-#include <stdlib.h>
-
-#include "base/clock.h"
-#include "base/mem.h"
-#include "device/cores.h"
+#include "pool.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
-#include <pthread.h>
-#include <sched.h>
-#include <stdatomic.h>
-#include <string.h>
 
-#define JOB_BYTES   ((size_t)6 << 20) /* gate and up of an expert of Qwen3-30B-A3B */
-#define ROW_BYTES   ((size_t)4096)
-#define THREADS_MAX 256
-#define JOBS_MAX    4000
+#define WIDTH  2048
+#define INNER  768
+#define PARTS  14
+#define ROUNDS 3
 
-enum level { LEVEL_NONE, LEVEL_L1, LEVEL_L2, LEVEL_NTA, LEVELS };
-static const char *const level_names[] = {"none", "L1", "L2", "nta"};
+enum level { LEVEL_NONE, LEVEL_L1, LEVEL_L2, LEVEL_NTA, LEVEL_BOTH, LEVEL_KERNEL, LEVEL_PLAIN };
+static const char *const level_names[] = {
+    "none", "L1", "L2", "nta", "L2, L1 512 bytes ahead", "kernel", "plain reads"};
+
+static const struct variant {
+    enum level level;
+    size_t ahead_bytes; /* in the same matrix */
+} variants[] = {{LEVEL_PLAIN, 0},   {LEVEL_KERNEL, 0},  {LEVEL_NONE, 0},     {LEVEL_L1, 512},
+                {LEVEL_L1, 1024},   {LEVEL_L1, 2048},   {LEVEL_L1, 4096},    {LEVEL_L1, 8192},
+                {LEVEL_L1, 16384},  {LEVEL_L2, 1024},   {LEVEL_L2, 2048},    {LEVEL_L2, 4096},
+                {LEVEL_L2, 8192},   {LEVEL_L2, 16384},  {LEVEL_NTA, 1024},   {LEVEL_NTA, 4096},
+                {LEVEL_BOTH, 4096}, {LEVEL_BOTH, 8192}, {LEVEL_BOTH, 16384}, {LEVEL_BOTH, 32768}};
+enum { VARIANTS = sizeof variants / sizeof *variants, THREADS = 8 };
 
 struct bench {
-    _Alignas(128) _Atomic uint32_t job;
-    const uint8_t *weights;
-    size_t at;
-    enum level level;
-    size_t ahead;
-    int threads;
-    _Atomic int stop;
+    struct pool pool;
+    struct record_class cls;
+    const struct kern_cpu *k;
+    float x[WIDTH], hidden[INNER];
+    double seconds;
+    /* Of the case at hand. */
+    struct variant variant;
+    bool down;
+    uint64_t turn;
     struct {
-        _Alignas(128) _Atomic uint32_t done;
+        _Alignas(128) double gb_per_s;
         float sum;
-    } line[THREADS_MAX];
-    float x[ROW_BYTES / 2];
+    } line[POOL_THREADS_MAX];
+    double rate[2][THREADS][VARIANTS][ROUNDS];
 };
 
-struct reader {
-    struct bench *b;
-    int index, cpu;
-};
-
+/* As the kernels do it: 256 partial sums, a row after the other. */
 #define ROW_LOOP(prefetch)                                                                         \
-    for (size_t j = 0; j < ROW_BYTES / 2; j += 256) {                                              \
+    for (size_t j = 0; j < k; j += 256) {                                                          \
         _Pragma("GCC unroll 16") for (size_t i = 0; i < 512; i += 64)                              \
         {                                                                                          \
-            const char *p = (const char *)(w + j) + i + ahead;                                     \
+            const char *p = (const char *)(w + j) + i;                                             \
             (void)p;                                                                               \
             prefetch;                                                                              \
         }                                                                                          \
         _Pragma("GCC unroll 16") for (size_t i = 0; i < 16; i++)                                   \
         {                                                                                          \
             __m256i half = _mm256_loadu_si256((const __m256i *)(const void *)(w + j + i * 16));    \
-            __m512 v = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));    \
-            acc[i] = _mm512_fmadd_ps(v, _mm512_loadu_ps(x + j + i * 16), acc[i]);                  \
+            __m512 wide = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16)); \
+            acc[i] = _mm512_fmadd_ps(wide, _mm512_loadu_ps(x + j + i * 16), acc[i]);               \
         }                                                                                          \
     }
 
 __attribute__((target("avx512f,avx512bw,avx512vl"))) static float
-read_row(const uint16_t *w, const float *x, enum level level, size_t ahead)
+read_row(const uint16_t *w, const float *x, size_t k, const struct variant *v)
 {
     __m512 acc[16];
+    size_t ahead = v->ahead_bytes;
 #pragma GCC unroll 16
     for (int i = 0; i < 16; i++)
         acc[i] = _mm512_setzero_ps();
-    switch (level) {
+    switch (v->level) {
     case LEVEL_L1:
-        ROW_LOOP(_mm_prefetch(p, _MM_HINT_T0))
+        ROW_LOOP(_mm_prefetch(p + ahead, _MM_HINT_T0))
         break;
     case LEVEL_L2:
-        ROW_LOOP(_mm_prefetch(p, _MM_HINT_T1))
+        ROW_LOOP(_mm_prefetch(p + ahead, _MM_HINT_T1))
         break;
     case LEVEL_NTA:
-        ROW_LOOP(_mm_prefetch(p, _MM_HINT_NTA))
+        ROW_LOOP(_mm_prefetch(p + ahead, _MM_HINT_NTA))
+        break;
+    case LEVEL_BOTH:
+        ROW_LOOP(_mm_prefetch(p + ahead, _MM_HINT_T1); _mm_prefetch(p + 512, _MM_HINT_T0))
         break;
     default:
         ROW_LOOP((void)0)
@@ -91,40 +97,64 @@ read_row(const uint16_t *w, const float *x, enum level level, size_t ahead)
     return _mm512_reduce_add_ps(acc[0]);
 }
 
-static void read_part(struct bench *b, int index)
+static size_t rows_of(const struct bench *b, int part)
 {
-    size_t rows = JOB_BYTES / ROW_BYTES, n = (size_t)b->threads, i = (size_t)index;
-    float sum = 0;
-    for (size_t r = rows * i / n; r < rows * (i + 1) / n; r++)
-        sum += read_row((const uint16_t *)(const void *)(b->weights + b->at + r * ROW_BYTES), b->x,
-                        b->level, b->ahead);
-    b->line[index].sum = sum;
+    return (size_t)(b->down ? WIDTH : INNER) * (size_t)part / PARTS;
 }
 
-static void pin_to(int cpu)
+/* A part of one record; its bytes. */
+static size_t read_part(struct bench *b, const uint8_t *record, int part, float *sum)
 {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    CPU_SET((size_t)cpu % CPU_SETSIZE, &set);
-    sched_setaffinity(0, sizeof set, &set);
-}
-
-static void *reader_main(void *arg)
-{
-    struct reader *self = arg;
-    struct bench *b = self->b;
-    pin_to(self->cpu);
-    for (uint32_t seen = 0;;) {
-        uint32_t job;
-        while ((job = atomic_load_explicit(&b->job, memory_order_acquire)) == seen) {
-            if (atomic_load_explicit(&b->stop, memory_order_relaxed))
-                return NULL;
-            _mm_pause();
-        }
-        seen = job;
-        read_part(b, self->index);
-        atomic_store_explicit(&b->line[self->index].done, job, memory_order_release);
+    static const int32_t zero;
+    static _Thread_local float hidden[INNER], y[WIDTH];
+    size_t k = b->down ? INNER : WIDTH, row_bytes = k * 2, lo = rows_of(b, part);
+    size_t rows = rows_of(b, part + 1) - lo, bytes = rows * row_bytes * (b->down ? 1 : 2);
+    const uint8_t *at[2] = {record + (b->down ? b->cls.down_off : b->cls.gate_off) + lo * row_bytes,
+                            b->down ? NULL : record + b->cls.up_off + lo * row_bytes};
+    if (b->variant.level == LEVEL_KERNEL) {
+        struct kern_expert_group group = {record, &zero, &zero, 1};
+        struct kern_experts call = {&b->cls, &group, 1, b->x, b->down ? b->hidden : hidden, y};
+        (b->down ? b->k->experts_down : b->k->experts_gate_up)(&call,
+                                                               (struct kern_part){part, PARTS});
+        return bytes;
     }
+    for (int m = 0; m < 2 && at[m] && b->variant.level == LEVEL_PLAIN; m++)
+        *sum += (float)b->k->read(at[m], rows * row_bytes);
+    for (size_t r = 0; r < rows && b->variant.level != LEVEL_PLAIN; r++)
+        for (int m = 0; m < 2 && at[m]; m++)
+            *sum += read_row((const uint16_t *)(const void *)(at[m] + r * row_bytes),
+                             b->down ? b->hidden : b->x, k, &b->variant);
+    return bytes;
+}
+
+static void run_thread(void *arg, int index, int threads)
+{
+    struct bench *b = arg;
+    uint64_t random = (b->turn * POOL_THREADS_MAX + (uint64_t)index + 1) * 0x9e3779b97f4a7c15u;
+    size_t records = b->pool.bytes / b->cls.bytes, bytes = 0;
+    float sum = 0;
+    double begin_us = pool_thread_us(), us = 0;
+    for (; us < b->seconds * 1e6; us = pool_thread_us() - begin_us) {
+        random = random * 6364136223846793005u + 1442695040888963407u;
+        /* Not the last one: prefetches go beyond it. */
+        const uint8_t *record = b->pool.p + (random >> 33) % (records - 1) * b->cls.bytes;
+        bytes += read_part(b, record, (int)((random >> 20) % PARTS), &sum);
+    }
+    b->line[index].sum = sum;
+    b->line[index].gb_per_s = (double)bytes / us * 1e-3;
+    (void)threads;
+}
+
+static double run_case(struct bench *b, int threads, bool down, const struct variant *v)
+{
+    double all = 0;
+    b->variant = *v;
+    b->down = down;
+    b->turn++;
+    pool_run(threads, run_thread, b);
+    for (int i = 0; i < threads; i++)
+        all += b->line[i].gb_per_s;
+    return all;
 }
 
 static int by_value(const void *a, const void *b)
@@ -133,72 +163,56 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static void measure(struct bench *b, size_t bytes, double seconds)
+static void print_case(struct bench *b, int threads, bool down, int v, double *rate, bool *first)
 {
-    static double us[JOBS_MAX];
-    int n = 0;
-    double end = clock_seconds() + seconds;
-    while (n < JOBS_MAX && (n < 20 || clock_seconds() < end)) {
-        b->at = b->at + 2 * JOB_BYTES > bytes ? 0 : b->at + JOB_BYTES;
-        double begin = clock_seconds();
-        uint32_t job = atomic_fetch_add_explicit(&b->job, 1, memory_order_release) + 1;
-        for (int i = 0; i < b->threads; i++)
-            while (atomic_load_explicit(&b->line[i].done, memory_order_acquire) != job)
-                _mm_pause();
-        us[n++] = (clock_seconds() - begin) * 1e6;
-    }
-    qsort(us, (size_t)n, sizeof *us, by_value);
-    printf("threads %d, prefetch to %s, %5zu bytes ahead: median %.2f us, %.1f GB/s\n", b->threads,
-           level_names[b->level], b->ahead, us[n / 2], (double)JOB_BYTES / us[n / 2] * 1e-3);
-}
-
-static void run_threads(struct bench *b, size_t bytes, int threads, double seconds)
-{
-    static const size_t ahead[] = {1024, 2048, 4096, 8192, 16384};
-    static struct reader reader[THREADS_MAX];
-    pthread_t thread[THREADS_MAX];
-    int cpu[THREADS_MAX], cpus = cores_allowed(cpu, THREADS_MAX), started = 0;
-    if (threads < 1 || threads > cpus)
-        return;
-    cores_spread(cpu, cpus, threads, "/sys/devices/system/cpu");
-    memset(b->line, 0, sizeof b->line);
-    b->threads = threads;
-    b->job = 0;
-    b->stop = 0;
-    for (; started < threads; started++) {
-        reader[started] = (struct reader){b, started, cpu[started]};
-        if (pthread_create(&thread[started], NULL, reader_main, &reader[started]))
-            break;
-    }
-    for (int level = LEVEL_NONE; level < LEVELS && started == threads; level++)
-        for (size_t i = 0; i < sizeof ahead / sizeof *ahead && (level || !i); i++) {
-            b->level = (enum level)level;
-            b->ahead = level ? ahead[i] : 0;
-            measure(b, bytes, seconds);
-        }
-    b->stop = 1;
-    for (int i = 0; i < started; i++)
-        pthread_join(thread[i], NULL);
+    const char *half = down ? "down" : "gate, up", *level = level_names[variants[v].level];
+    printf("%s\n {\"half\": \"%s\", \"threads\": %d, \"prefetch\": \"%s\", \"ahead_bytes\": %zu, "
+           "\"gb_per_s\": [",
+           *first ? "" : ",", half, threads, level, variants[v].ahead_bytes);
+    *first = false;
+    for (int i = 0; i < ROUNDS; i++)
+        printf("%s%.2f", i ? ", " : "", rate[i]);
+    printf("]}");
+    qsort(rate, ROUNDS, sizeof *rate, by_value);
+    fprintf(stderr, "%s, %d threads, prefetch: %s, %zu bytes ahead: %.1f GB/s (%.1f to %.1f)\n",
+            half, threads, level, variants[v].ahead_bytes, rate[ROUNDS / 2], rate[0],
+            rate[ROUNDS - 1]);
 }
 
 int main(int argc, char **argv)
 {
-    static struct bench b;
-    size_t bytes = (size_t)((argc > 1 ? atof(argv[1]) : 8) * (double)((size_t)1 << 30));
+    static struct bench b = {.cls.bytes = 0};
+    double gib = argc > 1 ? atof(argv[1]) : 12;
+    int threads[THREADS], n_threads = 0, cpu[POOL_THREADS_MAX];
+    int cpus = cores_allowed(cpu, POOL_THREADS_MAX);
     char counts[128];
-    snprintf(counts, sizeof counts, "%s", argc > 2 ? argv[2] : "8,12,14");
-    uint8_t *weights = mem_map(bytes);
-    if (!weights || bytes < 4 * JOB_BYTES || !__builtin_cpu_supports("avx512bw")) {
-        fprintf(stderr, "bench_rows: needs AVX-512 and memory: [GiB [threads,... [seconds]]]\n");
+    bool first = true;
+    snprintf(counts, sizeof counts, "%s", argc > 2 ? argv[2] : "1,8,14");
+    b.seconds = (argc > 3 ? atof(argv[3]) : 25) * 1e-3;
+    b.cls = record_class_swiglu(DTYPE_BF16, WIDTH, INNER);
+    b.k = kern_cpu(KERN_ISA_AVX512);
+    for (char *p = strtok(counts, ","); p && n_threads < THREADS; p = strtok(NULL, ","))
+        if (atoi(p) > 0 && atoi(p) <= cpus)
+            threads[n_threads++] = atoi(p);
+    if (!b.k || gib < 0.25 || !pool_open(&b.pool, (size_t)(gib * 0x1p30), true)) {
+        fprintf(stderr, "bench_rows: needs AVX-512 and memory: [GiB [threads,... [ms]]]\n");
         return 1;
     }
-    memset(weights, 0x3c, bytes);
-    b.weights = weights;
-    for (size_t i = 0; i < sizeof b.x / sizeof *b.x; i++)
-        b.x[i] = 0.01f * (float)(i % 7);
-    for (char *p = strtok(counts, ","); p; p = strtok(NULL, ","))
-        run_threads(&b, bytes, atoi(p), argc > 3 ? atof(argv[3]) : 0.15);
-    mem_unmap(weights, bytes);
+    for (int i = 0; i < WIDTH; i++)
+        b.x[i] = b.hidden[i % INNER] = 0.01f * (float)(i % 7);
+    pool_describe_machine(stderr);
+    for (int round = 0; round < ROUNDS; round++)
+        for (int down = 0; down < 2; down++)
+            for (int t = 0; t < n_threads; t++)
+                for (int v = 0; v < VARIANTS; v++)
+                    b.rate[down][t][v][round] = run_case(&b, threads[t], down, &variants[v]);
+    printf("{\"bench\": \"rows\", \"pool_bytes\": %zu, \"rates\": [", b.pool.bytes);
+    for (int down = 0; down < 2; down++)
+        for (int t = 0; t < n_threads; t++)
+            for (int v = 0; v < VARIANTS; v++)
+                print_case(&b, threads[t], down, v, b.rate[down][t][v], &first);
+    printf("]}\n");
+    mem_unmap(b.pool.p, b.pool.bytes);
     return 0;
 }
 #else

@@ -95,8 +95,8 @@ CUresult CUDAAPI cuDeviceTotalMem(size_t *bytes, CUdevice device)
     return CUDA_SUCCESS;
 }
 
-/* One multiprocessor that holds one block: a grid that fills the device is one block, so that what
- * waits for all of its blocks works here. */
+/* Multiprocessors that hold one block each: a cooperative grid that fills the device has several,
+ * and runs them at the same time. */
 CUresult CUDAAPI cuDeviceGetAttribute(int *value, CUdevice_attribute attribute, CUdevice device)
 {
     static const struct {
@@ -108,7 +108,8 @@ CUresult CUDAAPI cuDeviceGetAttribute(int *value, CUdevice_attribute attribute, 
         {CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY, 1},
         {CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, 9},
         {CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, 0},
-        {CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, 1},
+        {CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, EMULATOR_MAX_BLOCKS},
+        {CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH, 1},
         {CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK, EMULATOR_MAX_THREADS},
         {CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR, EMULATOR_MAX_THREADS},
         {CU_DEVICE_ATTRIBUTE_MAX_BLOCKS_PER_MULTIPROCESSOR, 1},

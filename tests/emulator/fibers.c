@@ -71,16 +71,25 @@ struct barrier {
 static pthread_mutex_t one_kernel = PTHREAD_MUTEX_INITIALIZER;
 static struct emulator_kernel *kernels; /* complete before main */
 
-static struct fiber fibers[EMULATOR_MAX_THREADS];
-static struct warp warps[WARPS];
-static struct barrier barriers[EMULATOR_BARRIERS];
+/* A block that runs. */
+struct block {
+    struct emulator_index index;
+    struct fiber fiber[EMULATOR_MAX_THREADS];
+    struct warp warp[WARPS];
+    struct barrier barrier[EMULATOR_BARRIERS];
+    bool barriers_used;
+    unsigned n_alive;
+    void *shared; /* dynamic */
+};
+
+static struct block blocks[EMULATOR_MAX_BLOCKS]; /* the first alone, unless they run together */
+static struct block *block;                      /* of the fiber that runs */
+static unsigned current;                         /* its number in there */
+static unsigned n_threads;                       /* of each block */
 static struct stack scheduler;
 static const struct emulator_launch *launch;
 static void fiber_main(void);
-static unsigned n_threads, n_alive, current;
-static bool barriers_used; /* in this block */
-static bool progress;      /* a fiber has left for another reason than a spin */
-static void *shared;
+static bool progress; /* a fiber has left for another reason than a spin */
 static bool failed;
 static char fault_text[512];
 
@@ -107,7 +116,7 @@ unsigned emulator_lane(void)
 
 void *emulator_shared_dynamic(void)
 {
-    return shared;
+    return block->shared;
 }
 
 static struct emulator_index index_of(unsigned thread)
@@ -119,8 +128,8 @@ static struct emulator_index index_of(unsigned thread)
 /* Makes a fiber the one that runs next: the caller switches to its stack. */
 static struct stack *enter(unsigned thread)
 {
-    struct fiber *f = &fibers[thread];
-    warps[thread / 32].ready &= ~(1u << thread % 32);
+    struct fiber *f = &block->fiber[thread];
+    block->warp[thread / 32].ready &= ~(1u << thread % 32);
     if (f->state == NEW) {
         if (!f->stack.base) {
             uint8_t *p = mmap(NULL, GUARD_BYTES + STACK_BYTES, PROT_READ | PROT_WRITE,
@@ -141,7 +150,7 @@ static struct stack *enter(unsigned thread)
 static void go_on(struct fiber *from, enum state why)
 {
     const unsigned w = current / 32;
-    const uint32_t ready = failed ? 0 : warps[w].ready;
+    const uint32_t ready = failed ? 0 : block->warp[w].ready;
     from->state = why;
     progress = progress || why != SPINNING;
     stack_switch(&from->stack, ready ? enter(w * 32 + (unsigned)__builtin_ctz(ready)) : &scheduler,
@@ -151,7 +160,7 @@ static void go_on(struct fiber *from, enum state why)
 /* Until someone lets this fiber run on. */
 static void leave(enum state why)
 {
-    struct fiber *f = &fibers[current];
+    struct fiber *f = &block->fiber[current];
     go_on(f, why);
     f->state = READY;
 }
@@ -166,60 +175,60 @@ void emulator_fault(const char *format, ...)
     vsnprintf(fault_text + n, sizeof fault_text - (size_t)n, format, args);
     va_end(args);
     failed = true;
-    go_on(&fibers[current], ENDED);
+    go_on(&block->fiber[current], ENDED);
     abort();
 }
 
 static void let_run(unsigned thread)
 {
-    warps[thread / 32].ready |= 1u << thread % 32;
+    block->warp[thread / 32].ready |= 1u << thread % 32;
 }
 
 /* Ends the wait of these lanes of warp w if all are there for the same. */
 static void complete_lanes(unsigned w, uint32_t live)
 {
-    const struct fiber *f = &fibers[w * 32], *any = &f[__builtin_ctz(live)];
+    const struct fiber *f = &block->fiber[w * 32], *any = &f[__builtin_ctz(live)];
     void *lane[32];
     for (unsigned i = 0; i < 32; i++) {
         lane[i] = live >> i & 1 ? f[i].mine : NULL;
         if (live >> i & 1 && (f[i].mask != any->mask || f[i].complete != any->complete))
             return;
     }
-    warps[w].waiting &= ~live;
+    block->warp[w].waiting &= ~live;
     if (any->complete)
         any->complete(lane, live);
-    warps[w].ready |= live;
+    block->warp[w].ready |= live;
 }
 
 void emulator_collective(uint32_t mask, emulator_complete *complete, void *mine)
 {
     const unsigned self = current, w = self / 32, bit = 1u << self % 32;
-    struct fiber *f = &fibers[self];
+    struct fiber *f = &block->fiber[self];
     if (!(mask & bit))
         emulator_fault("a warp operation whose mask %08x does not name its own lane %u", mask,
                        self % 32);
     f->mask = mask;
     f->complete = complete;
     f->mine = mine;
-    const uint32_t live = mask & ~warps[w].ended;
-    warps[w].waiting |= bit;
-    if ((warps[w].waiting & live) == live)
+    const uint32_t live = mask & ~block->warp[w].ended;
+    block->warp[w].waiting |= bit;
+    if ((block->warp[w].waiting & live) == live)
         complete_lanes(w, live);
-    if (warps[w].waiting & bit)
+    if (block->warp[w].waiting & bit)
         leave(IN_WARP);
     else
-        warps[w].ready &= ~bit;
+        block->warp[w].ready &= ~bit;
 }
 
 static bool release_barrier(unsigned id)
 {
-    struct barrier *b = &barriers[id];
-    if (!b->arrived || b->arrived < (b->wanted ? b->wanted : n_alive))
+    struct barrier *b = &block->barrier[id];
+    if (!b->arrived || b->arrived < (b->wanted ? b->wanted : block->n_alive))
         return false;
     *b = (struct barrier){0, 0};
     for (unsigned i = 0; i < n_threads; i++)
-        if (fibers[i].state == AT_BARRIER && fibers[i].barrier == id) {
-            fibers[i].state = READY;
+        if (block->fiber[i].state == AT_BARRIER && block->fiber[i].barrier == id) {
+            block->fiber[i].state = READY;
             let_run(i);
         }
     return true;
@@ -227,29 +236,29 @@ static bool release_barrier(unsigned id)
 
 void emulator_barrier(unsigned id, unsigned threads)
 {
-    struct barrier *b = &barriers[id];
+    struct barrier *b = &block->barrier[id];
     const unsigned self = current;
     if (id >= EMULATOR_BARRIERS || threads % 32 || threads > n_threads ||
         (b->arrived && b->wanted != threads))
         emulator_fault("barrier %u for %u threads, in a block of %u with %u waiting for %u", id,
                        threads, n_threads, b->arrived, b->wanted);
-    barriers_used = true;
+    block->barriers_used = true;
     b->arrived++;
     b->wanted = threads;
-    fibers[self].barrier = id;
+    block->fiber[self].barrier = id;
     if (!release_barrier(id))
         leave(AT_BARRIER);
 }
 
 void emulator_spin(void)
 {
-    warps[current / 32].spinning |= 1u << current % 32;
+    block->warp[current / 32].spinning |= 1u << current % 32;
     leave(SPINNING);
 }
 
 void emulator_copy_later(void *to, const void *from, size_t bytes)
 {
-    struct fiber *f = &fibers[current];
+    struct fiber *f = &block->fiber[current];
     if (f->n_copies == f->room) {
         f->room = f->room ? f->room * 2 : 16;
         f->copies = realloc(f->copies, f->room * sizeof *f->copies);
@@ -260,12 +269,12 @@ void emulator_copy_later(void *to, const void *from, size_t bytes)
 
 void emulator_copy_commit(void)
 {
-    fibers[current].group++;
+    block->fiber[current].group++;
 }
 
 void emulator_copy_wait(unsigned groups_left)
 {
-    struct fiber *f = &fibers[current];
+    struct fiber *f = &block->fiber[current];
     size_t kept = 0;
     for (size_t i = 0; i < f->n_copies; i++) {
         struct late_copy c = f->copies[i];
@@ -286,15 +295,15 @@ static void fiber_main(void)
     stack_entered(scheduler.base ? NULL : &scheduler);
     launch->kernel->call(launch->params);
     unsigned self = current, w = self / 32;
-    struct fiber *f = &fibers[self];
-    warps[w].ended |= 1u << self % 32;
-    n_alive--;
-    for (unsigned i = 0; i < 32 && warps[w].waiting; i++) {
-        const uint32_t live = fibers[w * 32 + i].mask & ~warps[w].ended;
-        if (warps[w].waiting >> i & 1 && (warps[w].waiting & live) == live)
+    struct fiber *f = &block->fiber[self];
+    block->warp[w].ended |= 1u << self % 32;
+    block->n_alive--;
+    for (unsigned i = 0; i < 32 && block->warp[w].waiting; i++) {
+        const uint32_t live = block->fiber[w * 32 + i].mask & ~block->warp[w].ended;
+        if (block->warp[w].waiting >> i & 1 && (block->warp[w].waiting & live) == live)
             complete_lanes(w, live);
     }
-    for (unsigned id = 0; id < EMULATOR_BARRIERS && barriers_used; id++)
+    for (unsigned id = 0; id < EMULATOR_BARRIERS && block->barriers_used; id++)
         release_barrier(id);
     go_on(f, ENDED);
 }
@@ -306,7 +315,7 @@ static void report_deadlock(void)
     size_t at = 0;
     unsigned said = 0, waiting = 0;
     for (unsigned i = 0; i < n_threads; i++) {
-        const struct fiber *f = &fibers[i];
+        const struct fiber *f = &block->fiber[i];
         if (f->state == ENDED)
             continue;
         waiting++;
@@ -354,84 +363,129 @@ static void only_spins(unsigned turns, double *since)
             sched_yield();
         return;
     }
-    snprintf(fault_text, sizeof fault_text,
-             "kernel %s, block (%u, %u, %u) spins for %d s: for the host, or for a later block, "
-             "which never comes here",
-             launch->kernel->name, blockIdx.x, blockIdx.y, blockIdx.z, SPIN_SECONDS);
+    snprintf(
+        fault_text, sizeof fault_text,
+        "kernel %s, block (%u, %u, %u) spins for %d s: for the host, for a block that has ended, "
+        "or for a later one, which comes here in cooperative launches alone",
+        launch->kernel->name, blockIdx.x, blockIdx.y, blockIdx.z, SPIN_SECONDS);
     failed = true;
 }
 
-static void run_block(void)
+static void begin_block(uint64_t at)
 {
-    const unsigned n_warps = (n_threads + 31) / 32;
-    unsigned turns = 0;
-    double since = 0;
-    memset(barriers, 0, sizeof barriers);
-    barriers_used = false;
-    for (unsigned w = 0; w < n_warps; w++) {
+    const struct emulator_index *grid = &launch->grid;
+    memset(block->barrier, 0, sizeof block->barrier);
+    block->barriers_used = false;
+    block->index =
+        (struct emulator_index){(uint32_t)(at % grid->x), (uint32_t)(at / grid->x % grid->y),
+                                (uint32_t)(at / grid->x / grid->y)};
+    for (unsigned w = 0; w < (n_threads + 31) / 32; w++) {
         unsigned lanes = n_threads - w * 32 < 32 ? n_threads - w * 32 : 32;
         uint32_t there = lanes == 32 ? UINT32_MAX : (1u << lanes) - 1;
-        warps[w] = (struct warp){.ready = there, .ended = ~there};
+        block->warp[w] = (struct warp){.ready = there, .ended = ~there};
     }
     for (unsigned i = 0; i < n_threads; i++) {
-        fibers[i].state = NEW;
-        fibers[i].n_copies = 0;
-        fibers[i].group = 0;
+        block->fiber[i].state = NEW;
+        block->fiber[i].n_copies = 0;
+        block->fiber[i].group = 0;
     }
-    n_alive = n_threads;
-    while (n_alive && !failed) {
-        bool spins = false;
-        progress = false;
-        for (unsigned w = 0; w < n_warps; w++)
-            while (warps[w].ready && !failed)
-                stack_switch(&scheduler, enter(w * 32 + (unsigned)__builtin_ctz(warps[w].ready)),
-                             0);
-        for (unsigned w = 0; w < n_warps; w++) {
-            spins = spins || warps[w].spinning;
-            warps[w].ready |= warps[w].spinning;
-            warps[w].spinning = 0;
+    block->n_alive = n_threads;
+    /* No block may read what another has left: NaN as floats. */
+    memset(block->shared, 0xff, launch->shared_bytes);
+}
+
+/* Lets each of the block's threads run until it waits. */
+static void run_turn(void)
+{
+    const unsigned n_warps = (n_threads + 31) / 32;
+    uint32_t may_go_on = 0;
+    blockIdx = block->index;
+    for (unsigned w = 0; w < n_warps; w++)
+        while (block->warp[w].ready && !failed)
+            stack_switch(&scheduler, enter(w * 32 + (unsigned)__builtin_ctz(block->warp[w].ready)),
+                         0);
+    for (unsigned w = 0; w < n_warps; w++) {
+        may_go_on |= block->warp[w].ready |= block->warp[w].spinning;
+        block->warp[w].spinning = 0;
+    }
+    /* Only threads of the same block end the waits that are left. */
+    if (block->n_alive && !may_go_on && !failed)
+        report_deadlock();
+}
+
+/* Block `first` and those behind it, n at the same time: a turn of one, a turn of the next. */
+static void run_blocks(uint64_t first, unsigned n)
+{
+    unsigned turns = 0;
+    double since = 0;
+    for (unsigned i = 0; i < n; i++) {
+        block = &blocks[i];
+        begin_block(first + i);
+    }
+    for (bool left = true; left && !failed;) {
+        left = progress = false;
+        for (unsigned i = 0; i < n && !failed; i++) {
+            block = &blocks[i];
+            if (block->n_alive)
+                run_turn();
+            left = left || block->n_alive;
         }
         turns = progress ? 0 : turns + 1;
         since = progress ? 0 : since;
-        if (!progress && spins && !failed)
+        if (left && !progress && !failed)
             only_spins(turns, &since);
-        else if (!progress && !failed)
-            report_deadlock();
+    }
+}
+
+/* Memory that the blocks of a launch need, for n at a time. */
+static void open_blocks(unsigned n)
+{
+    const size_t bytes = (launch->shared_bytes + 255) / 128 * 128;
+    for (unsigned b = 0; b < n; b++) {
+        blocks[b].shared = aligned_alloc(128, bytes);
+        assert(blocks[b].shared);
+#ifdef __SANITIZE_ADDRESS__
+        __asan_poison_memory_region((uint8_t *)blocks[b].shared + launch->shared_bytes,
+                                    bytes - launch->shared_bytes);
+#endif
+        for (unsigned i = 0; i < n_threads; i++)
+            blocks[b].fiber[i].index = index_of(i);
+    }
+}
+
+static void close_blocks(unsigned n)
+{
+    for (unsigned b = 0; b < n; b++) {
+#ifdef __SANITIZE_ADDRESS__
+        __asan_unpoison_memory_region(blocks[b].shared, (launch->shared_bytes + 255) / 128 * 128);
+#endif
+        free(blocks[b].shared);
+        blocks[b].shared = NULL;
+        for (unsigned i = 0; failed && i < n_threads; i++)
+            if (blocks[b].fiber[i].stack.base)
+                stack_abandon(&blocks[b].fiber[i].stack);
     }
 }
 
 int emulator_run(const struct emulator_launch *l, char *text, size_t text_bytes)
 {
+    const uint64_t n_blocks = (uint64_t)l->grid.x * l->grid.y * l->grid.z;
+    const unsigned at_once = l->cooperative ? (unsigned)n_blocks : 1;
+    assert(n_blocks <= EMULATOR_MAX_BLOCKS || !l->cooperative);
     pthread_mutex_lock(&one_kernel);
     launch = l;
     gridDim = l->grid;
     blockDim = l->block;
     n_threads = l->block.x * l->block.y * l->block.z;
+    assert(n_threads <= EMULATOR_MAX_THREADS);
     failed = false;
-    shared = aligned_alloc(128, (l->shared_bytes + 255) / 128 * 128);
-    assert(shared && n_threads <= EMULATOR_MAX_THREADS);
-    for (unsigned i = 0; i < n_threads; i++)
-        fibers[i].index = index_of(i);
 #ifdef __SANITIZE_ADDRESS__
-    __asan_poison_memory_region((uint8_t *)shared + l->shared_bytes,
-                                (l->shared_bytes + 255) / 128 * 128 - l->shared_bytes);
     scheduler.base = NULL;
 #endif
-    for (uint32_t z = 0; z < l->grid.z && !failed; z++)
-        for (uint32_t y = 0; y < l->grid.y && !failed; y++)
-            for (uint32_t x = 0; x < l->grid.x && !failed; x++) {
-                blockIdx = (struct emulator_index){x, y, z};
-                /* No block may read what another has left: NaN as floats. */
-                memset(shared, 0xff, l->shared_bytes);
-                run_block();
-            }
-#ifdef __SANITIZE_ADDRESS__
-    __asan_unpoison_memory_region(shared, (l->shared_bytes + 255) / 128 * 128);
-#endif
-    free(shared);
-    for (unsigned i = 0; failed && i < n_threads; i++)
-        if (fibers[i].stack.base)
-            stack_abandon(&fibers[i].stack);
+    open_blocks(at_once);
+    for (uint64_t first = 0; first < n_blocks && !failed; first += at_once)
+        run_blocks(first, at_once);
+    close_blocks(at_once);
     snprintf(text, text_bytes, "%s", failed ? fault_text : "");
     launch = NULL;
     int rc = failed ? -1 : 0;

@@ -1,10 +1,11 @@
 /*
- * How emulated kernels run: one block at a time, each of its CUDA threads a fiber of the calling
- * thread. Plain C; the kernels see it through emulator.h.
+ * How emulated kernels run: each CUDA thread of a block is a fiber of the calling thread. Plain C;
+ * the kernels see it through emulator.h.
  *
  * Blocks run one after the other, x fastest, then y, then z: a block may wait for earlier blocks
- * and for threads of the host, never for later blocks. One kernel runs at a time in the process
- * (emulator_run takes a lock), so what stands below is global.
+ * and for threads of the host, never for later blocks. Those of a cooperative launch run together,
+ * in turns: where all threads of one wait or spin, the next goes on. One kernel runs at a time in
+ * the process (emulator_run takes a lock), so what stands below is global.
  */
 #ifndef MOED_TESTS_EMULATOR_FIBERS_H
 #define MOED_TESTS_EMULATOR_FIBERS_H
@@ -24,6 +25,7 @@ extern struct emulator_index threadIdx, blockIdx, blockDim, gridDim;
 
 #define EMULATOR_MAX_PARAMS  16
 #define EMULATOR_MAX_THREADS 1024
+#define EMULATOR_MAX_BLOCKS  3 /* of a cooperative launch: one on each multiprocessor */
 #define EMULATOR_BARRIERS    16
 
 /* A kernel, as list_kernels.py finds it and emulator.h describes it. */
@@ -44,6 +46,7 @@ struct emulator_launch {
     const struct emulator_kernel *kernel;
     struct emulator_index grid, block;
     size_t shared_bytes; /* dynamic */
+    int cooperative;     /* all blocks at the same time, EMULATOR_MAX_BLOCKS at most */
     void *const *params;
 };
 
@@ -61,7 +64,8 @@ typedef void emulator_complete(void *const lane[32], uint32_t mask);
 void emulator_collective(uint32_t mask, emulator_complete *complete, void *mine);
 /* Barrier `id` of the block for so many threads; 0: all that have not ended. */
 void emulator_barrier(unsigned id, unsigned threads);
-/* Lets the others of the block run, and other threads of the host from time to time: in spins. */
+/* Lets others run: of the block, of other blocks that run too, from time to time other threads of
+ * the host. In spins. */
 void emulator_spin(void);
 void *emulator_shared_dynamic(void);
 unsigned emulator_lane(void);

@@ -121,3 +121,58 @@ KERNEL __launch_bounds__(32) add(int *x, int by)
 {
     x[threadIdx.x] += by;
 }
+
+// Rounds of a cooperative grid: in each, every block adds to its own numbers, in shared memory, what
+// the next block had in the round before. data [2][blocks][threads].
+KERNEL __launch_bounds__(1024) rounds(uint32_t *arrived, int *data, int n)
+{
+    SHARED_DYNAMIC(int, mine);
+    const int t = (int)threadIdx.x, threads = (int)blockDim.x, blocks = (int)gridDim.x;
+    const int block = (int)blockIdx.x, next = (block + 1) % blocks;
+    mine[t] = 1000 * block + t;
+    data[block * threads + t] = mine[t];
+    for (int round = 0; round < n; round++) {
+        const uint32_t all = (uint32_t)((round + 1) * blocks);
+        __syncthreads();
+        if (t == 0) {
+            add_release(arrived, 1);
+            while (load_acquire(arrived) < all)
+                ;
+        }
+        __syncthreads();
+        int *const from = data + round % 2 * blocks * threads;
+        int *const to = data + (round + 1) % 2 * blocks * threads;
+        mine[t] += from[next * threads + threads - 1 - t];
+        to[block * threads + t] = mine[t];
+    }
+}
+
+// Two teams of a block, with barriers of their own, turn numbers around: out [2][64].
+KERNEL __launch_bounds__(160) teams(int *out)
+{
+    SHARED_DYNAMIC(int, x);
+    const int t = (int)threadIdx.x, team = t / 64, rounds = team ? 3 : 8;
+    if (team > 1)
+        return;
+    x[t] = t;
+    for (int i = 0; i < rounds; i++) {
+        team_sync((unsigned)team + 1, 64);
+        const int other = x[team * 64 + 63 - t % 64];
+        team_sync((unsigned)team + 1, 64);
+        x[t] = other + 1;
+    }
+    out[t] = x[t];
+}
+
+// The first block waits for the second, of which half a warp waits for the other half.
+KERNEL __launch_bounds__(64) stuck_grid(uint32_t *arrived)
+{
+    if (blockIdx.x == 0)
+        while (load_acquire(arrived) == 0)
+            ;
+    else if (threadIdx.x < 16)
+        __syncwarp();
+    __syncthreads();
+    if (threadIdx.x == 0)
+        add_release(arrived, 1);
+}

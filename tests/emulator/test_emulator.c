@@ -49,6 +49,15 @@ static CUresult launch(const char *name, unsigned blocks, unsigned threads, unsi
                           NULL);
 }
 
+static CUresult launch_together(const char *name, unsigned blocks, unsigned threads,
+                                unsigned shared, void **params)
+{
+    CUlaunchAttribute together = {.id = CU_LAUNCH_ATTRIBUTE_COOPERATIVE,
+                                  .value = {.cooperative = 1}};
+    CUlaunchConfig config = {blocks, 1, 1, threads, 1, 1, shared, stream, &together, 1};
+    return cuLaunchKernelEx(&config, function(name), params, NULL);
+}
+
 /* Pinned memory, zeroed: kernels take it as it is. */
 static void *pinned(size_t bytes)
 {
@@ -153,6 +162,78 @@ static void deadlocks_are_reported(void **state)
     OK(cuMemFreeHost(out));
 }
 
+static void compare_rounds(const int *data, int blocks, int threads, int rounds)
+{
+    const int n = blocks * threads;
+    int *mine = calloc((size_t)n, sizeof *mine), *before = calloc((size_t)n, sizeof *before);
+    for (int i = 0; i < n; i++)
+        mine[i] = before[i] = 1000 * (i / threads) + i % threads;
+    for (int round = 0; round < rounds; round++) {
+        for (int i = 0; i < n; i++)
+            mine[i] += before[(i / threads + 1) % blocks * threads + threads - 1 - i % threads];
+        memcpy(before, mine, (size_t)n * sizeof *mine);
+    }
+    assert_memory_equal(data + rounds % 2 * n, mine, (size_t)n * sizeof *mine);
+    free(mine);
+    free(before);
+}
+
+/* Blocks of a cooperative grid wait for each other, each with shared memory of its own; in a graph
+ * too. */
+static void cooperative_grids_run_together(void **state)
+{
+    enum { THREADS = 512, ROUNDS = 7 };
+    int blocks = 0, each = 0, cooperative = 0, n = ROUNDS;
+    uint32_t *arrived = pinned(4096);
+    CUgraph graph;
+    CUgraphExec exec;
+    OK(cuDeviceGetAttribute(&blocks, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, 0));
+    OK(cuDeviceGetAttribute(&cooperative, CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH, 0));
+    OK(cuOccupancyMaxActiveBlocksPerMultiprocessor(&each, function("rounds"), THREADS, 4096));
+    assert_true(blocks > 1 && each == 1 && cooperative == 1);
+    int *data = pinned((size_t)(2 * blocks * THREADS) * sizeof *data);
+    void *params[] = {&arrived, &data, &n};
+    OK(launch_together("rounds", (unsigned)blocks, THREADS, THREADS * sizeof(int), params));
+    OK(cuStreamSynchronize(stream));
+    compare_rounds(data, blocks, THREADS, n);
+    OK(cuMemFreeHost(data));
+    data = pinned((size_t)(2 * 2 * 1024) * sizeof *data);
+    n = 4;
+    OK(cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
+    OK(cuMemsetD32Async((CUdeviceptr)(uintptr_t)arrived, 0, 1, stream));
+    OK(launch_together("rounds", 2, 1024, 1024 * sizeof(int), params));
+    OK(cuStreamEndCapture(stream, &graph));
+    OK(cuGraphInstantiate(&exec, graph, 0));
+    OK(cuGraphDestroy(graph));
+    for (int replay = 0; replay < 3; replay++) {
+        memset(data, 0, (size_t)(2 * 2 * 1024) * sizeof *data);
+        OK(cuGraphLaunch(exec, stream));
+        OK(cuStreamSynchronize(stream));
+        compare_rounds(data, 2, 1024, n);
+    }
+    OK(cuGraphExecDestroy(exec));
+    OK(cuMemFreeHost(data));
+    OK(cuMemFreeHost(arrived));
+}
+
+static void teams_have_barriers_of_their_own(void **state)
+{
+    int *out = pinned(128 * sizeof *out);
+    OK(launch("teams", 1, 160, 160 * sizeof(int), (void *[]){&out}));
+    OK(cuStreamSynchronize(stream));
+    for (int t = 0; t < 128; t++) /* after an odd number of rounds the team is turned around */
+        assert_int_equal(out[t], t < 64 ? t + 8 : 64 + 63 - t % 64 + 3);
+    OK(cuMemFreeHost(out));
+}
+
+static void a_stuck_block_ends_its_grid(void **state)
+{
+    uint32_t *arrived = pinned(4096);
+    OK(launch_together("stuck_grid", 2, 64, 0, (void *[]){&arrived}));
+    assert_int_equal(cuStreamSynchronize(stream), CUDA_ERROR_LAUNCH_FAILED);
+    cuMemFreeHost(arrived);
+}
+
 static void *answer(void *arg)
 {
     uint32_t *word = arg;
@@ -191,9 +272,6 @@ static void launches_have_limits(void **state)
     int *out = pinned(4096), by = 1;
     void *params[] = {&out, &by};
     CUfunction f = function("add"), none;
-    CUlaunchAttribute together = {.id = CU_LAUNCH_ATTRIBUTE_COOPERATIVE,
-                                  .value = {.cooperative = 1}};
-    CUlaunchConfig config = {2, 1, 1, 32, 1, 1, 0, stream, &together, 1};
     assert_int_equal(cuLaunchKernel(f, 1, 1, 1, 64, 1, 1, 0, stream, params, NULL),
                      CUDA_ERROR_INVALID_VALUE); /* more threads than its launch bounds */
     assert_int_equal(cuLaunchKernel(f, 1, 65536, 1, 32, 1, 1, 0, stream, params, NULL),
@@ -204,10 +282,9 @@ static void launches_have_limits(void **state)
                      CUDA_ERROR_INVALID_VALUE);
     OK(cuFuncSetAttribute(f, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 64 << 10));
     OK(cuLaunchKernel(f, 1, 1, 1, 32, 1, 1, 64 << 10, stream, params, NULL));
-    assert_int_equal(cuLaunchKernelEx(&config, f, params, NULL),
+    assert_int_equal(launch_together("add", 4, 32, 0, params),
                      CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE);
-    config.gridDimX = 1;
-    OK(cuLaunchKernelEx(&config, f, params, NULL));
+    OK(launch_together("add", 1, 32, 0, params));
     assert_int_equal(cuModuleGetFunction(&none, module, "no_such_kernel"), CUDA_ERROR_NOT_FOUND);
     OK(cuStreamSynchronize(stream));
     assert_int_equal(out[0], 2);
@@ -363,6 +440,9 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup_teardown(barriers_and_shared_memory, begin, end),
     cmocka_unit_test_setup_teardown(numbers, begin, end),
     cmocka_unit_test_setup_teardown(deadlocks_are_reported, begin, end),
+    cmocka_unit_test_setup_teardown(cooperative_grids_run_together, begin, end),
+    cmocka_unit_test_setup_teardown(teams_have_barriers_of_their_own, begin, end),
+    cmocka_unit_test_setup_teardown(a_stuck_block_ends_its_grid, begin, end),
     cmocka_unit_test_setup_teardown(kernels_wait_for_the_host_and_each_other, begin, end),
     cmocka_unit_test_setup_teardown(launches_have_limits, begin, end),
     cmocka_unit_test_setup_teardown(copies_are_checked_and_ordered, begin, end),

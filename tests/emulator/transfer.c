@@ -52,6 +52,8 @@ static CUresult launch(CUfunction f, struct emulator_launch *l, CUstream stream,
         bytes += f->kernel->param_bytes[i];
     if (!launch_fits(f, l) || (f->kernel->n_params && !params) || bytes > MAX_PARAM_BYTES)
         return CUDA_ERROR_INVALID_VALUE;
+    if (l->cooperative && (uint64_t)l->grid.x * l->grid.y * l->grid.z > EMULATOR_MAX_BLOCKS)
+        return CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
     if (!stream_captures(stream)) {
         pthread_mutex_lock(&driver.lock);
         if (driver_fault(&driver.fail_launch))
@@ -81,10 +83,8 @@ CUresult CUDAAPI cuLaunchKernelEx(const CUlaunchConfig *c, CUfunction f, void **
         const CUlaunchAttribute *a = &c->attrs[i];
         if (a->id == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION)
             return CUDA_ERROR_NOT_SUPPORTED;
-        /* The device holds one block (cuDeviceGetAttribute). */
-        if (a->id == CU_LAUNCH_ATTRIBUTE_COOPERATIVE && a->value.cooperative &&
-            (uint64_t)l.grid.x * l.grid.y * l.grid.z > 1)
-            return CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
+        if (a->id == CU_LAUNCH_ATTRIBUTE_COOPERATIVE)
+            l.cooperative = a->value.cooperative != 0;
     }
     return extra ? CUDA_ERROR_NOT_SUPPORTED : launch(f, &l, c->hStream, params);
 }
@@ -94,10 +94,11 @@ CUresult CUDAAPI cuLaunchCooperativeKernel(CUfunction f, unsigned grid_x, unsign
                                            unsigned block_z, unsigned shared_bytes, CUstream stream,
                                            void **params)
 {
-    if ((uint64_t)grid_x * grid_y * grid_z > 1)
-        return CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
-    return cuLaunchKernel(f, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes,
-                          stream, params, NULL);
+    struct emulator_launch l = {.grid = {grid_x, grid_y, grid_z},
+                                .block = {block_x, block_y, block_z},
+                                .shared_bytes = shared_bytes,
+                                .cooperative = 1};
+    return launch(f, &l, stream, params);
 }
 
 /* Copies. An end in memory that the driver knows must lie there whole; the device's end must be

@@ -100,6 +100,8 @@ static void lay_out(struct cu_attention *args, struct shape *s, size_t elem_byte
     size_t dim = (size_t)args->kv.head_dim, at = 0, row_bytes = dim * elem_bytes;
     size_t heads = s->heads ? (size_t)s->heads : 1, depth = (size_t)s->wait;
     size_t items = s->heads ? heads * dim / 8 : CU_ATTENTION_SLICE, width = s->heads ? 8 : 1;
+    /* Kernels that know the width of a head may take smaller items, a thread each. */
+    size_t sums = 2 * (items > CU_ATTENTION_THREADS ? items : CU_ATTENTION_THREADS);
     if (s->heads) {
         /* Rows 32 bytes beyond a multiple of 64: 4 of them meet no bank twice. */
         args->k_stride = (int32_t)((row_bytes + 31) / 64 * 64 + 32);
@@ -107,7 +109,7 @@ static void lay_out(struct cu_attention *args, struct shape *s, size_t elem_byte
         args->v = take(&at, KV_CHUNK_TOKENS * row_bytes / sizeof(float));
         args->part = take(&at, 4 * heads * dim);
         args->join_sums = (int32_t)((size_t)s->join * items * width);
-        size_t join = (size_t)s->join * items * (width + 2);
+        size_t join = (size_t)s->join * (items * width + sums);
         at = at > join ? at : join;
     } else if (s->join > s->wait) {
         depth = (size_t)s->join;
@@ -117,7 +119,7 @@ static void lay_out(struct cu_attention *args, struct shape *s, size_t elem_byte
     args->weight = take(&at, heads * KV_CHUNK_TOKENS);
     args->head_sums = take(&at, heads * 2);
     args->wait = take(&at, depth * items * width);
-    args->wait_sums = take(&at, depth * items * 2);
+    args->wait_sums = take(&at, depth * sums);
     args->node_floats = (int32_t)((items * width + heads * 2 + 3) / 4 * 4);
     s->shared_floats = at;
 }

@@ -32,7 +32,25 @@ static void huge_pages_are_told(void **state)
     mem_unmap(b, 2 * MIB);
 }
 
+/* A block that was filled with small pages keeps its bytes, on pages no smaller than before. */
+static void small_pages_become_huge(void **state)
+{
+    size_t bytes = (size_t)16 << 20;
+    uint8_t *p = mem_map(bytes);
+    assert_int_equal(madvise(p, bytes, MADV_NOHUGEPAGE), 0);
+    for (size_t i = 0; i < bytes; i++)
+        p[i] = (uint8_t)(i * 7 >> 8);
+    long long before = mem_huge_bytes(p, bytes);
+    assert_int_equal(madvise(p, bytes, MADV_HUGEPAGE), 0);
+    mem_make_huge(p, bytes);
+    assert_true(mem_huge_bytes(p, bytes) >= before);
+    for (size_t i = 0; i < bytes; i++)
+        assert_int_equal(p[i], (uint8_t)(i * 7 >> 8));
+    mem_unmap(p, bytes);
+}
+
 static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(small_pages_become_huge),
     cmocka_unit_test(huge_pages_are_told),
 };
 

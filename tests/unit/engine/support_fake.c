@@ -85,6 +85,8 @@ static int begin(void *self, enum model_lane lane, const struct model_batch *bat
     assert(!l->open && batch->n_rows > 0 && batch->n_rows <= l->max_rows);
     if (f->pass_us)
         usleep((useconds_t)f->pass_us);
+    while (lane == MODEL_STEP && f->hold_at && f->passes + 1 >= f->hold_at)
+        usleep(100);
     if (lane == MODEL_STEP) {
         int n = ++f->passes, times = f->fail_times ? f->fail_times : 1;
         if (f->fail_at && n >= f->fail_at && n < f->fail_at + times)

@@ -45,6 +45,7 @@ struct fake {
     atomic_int end_fail_at;              /* as fail_at, but told at the end of the pass, once */
     int fail_code;
     atomic_int pass_us; /* each pass takes this long */
+    atomic_int hold_at; /* this pass of the step lane and later ones wait for 0; 0: none does */
     atomic_bool nan_logits;
     atomic_int sampled; /* rows that it has sampled itself; from the fail_sampled-th on it fails */
     atomic_int fail_sampled;

@@ -59,7 +59,7 @@ static struct answer *answers(size_t n)
 /* Waits until a token of the answer has come. */
 static void first_token(struct rig *g, struct answer *a)
 {
-    int64_t until = clock_us() + 10000000;
+    int64_t until = clock_us() + 120000000;
     while (a->n[0] == 0 && clock_us() < until) {
         struct moed_event *e = moed_outbox_next(g->box);
         if (e)
@@ -73,18 +73,20 @@ static void first_token(struct rig *g, struct answer *a)
 
 static void a_canceled_request_ends_within_a_step(void **state)
 {
-    struct rig g = rig_open(&(struct fake_config){.no_eos = true}, 2000);
+    struct rig g = rig_open(&(struct fake_config){.no_eos = true}, 0);
     struct answer *a = answers(2);
     uint64_t handle;
+    g.fake->hold_at = 2;
     assert_int_equal(submit(&g, &a[0], 300, 0, &handle), 0);
     assert_int_equal(submit(&g, &a[1], 30, 0, NULL), 0);
     first_token(&g, &a[0]);
     moed_cancel(g.e, handle);
     moed_cancel(g.e, handle);
     moed_cancel(g.e, 12345);
+    g.fake->hold_at = 0;
     assert_true(answers_wait(g.box, 2));
     assert_int_equal(a[0].error.code, MOED_ECANCELED);
-    assert_true(a[0].n[0] < 100);
+    assert_true(a[0].n[0] <= 2);
     assert_int_equal(a[1].error.code, 0);
     assert_int_equal(a[1].n[0], 30);
     struct moed_engine_stats st;
@@ -96,16 +98,23 @@ static void a_canceled_request_ends_within_a_step(void **state)
 
 static void a_deadline_ends_what_runs_and_what_waits(void **state)
 {
-    struct rig g = rig_open(&(struct fake_config){.no_eos = true, .max_seqs = 1}, 2000);
+    struct rig g = rig_open(&(struct fake_config){.no_eos = true, .max_seqs = 1}, 0);
     struct answer *a = answers(3);
-    int64_t start = clock_us(), deadline = start + 60000;
-    assert_int_equal(submit(&g, &a[0], 300, deadline, NULL), 0);
-    assert_int_equal(submit(&g, &a[1], 300, deadline, NULL), 0);
-    assert_true(answers_wait(g.box, 2));
-    assert_int_equal(a[0].error.code, MOED_EDEADLINE);
-    assert_int_equal(a[1].error.code, MOED_EDEADLINE);
-    assert_true(a[0].n[0] > 0 && a[1].n[0] == 0);
-    assert_true(clock_us() - start >= 60000 && clock_us() - start < 2000000);
+    /* One runs and stands still until its time is over; a machine with more to do gets more. */
+    for (int64_t time_us = 60000; a[0].n[0] == 0; time_us *= 2) {
+        int64_t deadline = clock_us() + time_us;
+        memset(a, 0, 2 * sizeof *a);
+        g.fake->hold_at = g.fake->passes + 2;
+        assert_int_equal(submit(&g, &a[0], 300, deadline, NULL), 0);
+        assert_int_equal(submit(&g, &a[1], 300, deadline, NULL), 0);
+        while (clock_us() <= deadline)
+            usleep(1000);
+        g.fake->hold_at = 0;
+        assert_true(answers_wait(g.box, 2));
+        assert_int_equal(a[0].error.code, MOED_EDEADLINE);
+        assert_int_equal(a[1].error.code, MOED_EDEADLINE);
+        assert_true(a[0].n[0] <= 2 && a[1].n[0] == 0);
+    }
     assert_int_equal(submit(&g, &a[2], 5, 0, NULL), 0);
     assert_true(answers_wait(g.box, 1));
     assert_int_equal(a[2].n[0], 5);
@@ -115,16 +124,18 @@ static void a_deadline_ends_what_runs_and_what_waits(void **state)
 
 static void a_closed_outbox_frees_its_requests(void **state)
 {
-    struct rig g = rig_open(&(struct fake_config){.no_eos = true}, 1000);
+    struct rig g = rig_open(&(struct fake_config){.no_eos = true}, 0);
     struct answer *a = answers(2);
+    g.fake->hold_at = 2;
     for (int i = 0; i < 2; i++)
         assert_int_equal(submit(&g, &a[i], 390, 0, NULL), 0);
     first_token(&g, &a[0]);
     moed_outbox_close(&g.box);
+    g.fake->hold_at = 0;
     struct moed_engine_stats st;
     settled(g.e, &st);
     assert_int_equal(st.requests_canceled, 2);
-    assert_true(g.fake->passes < 300);
+    assert_true(g.fake->passes < 5);
     rig_close(&g);
     free(a);
 }
@@ -132,8 +143,9 @@ static void a_closed_outbox_frees_its_requests(void **state)
 static void a_full_queue_says_so(void **state)
 {
     struct rig g =
-        rig_open(&(struct fake_config){.no_eos = true, .max_seqs = 1, .max_queue = 3}, 3000);
+        rig_open(&(struct fake_config){.no_eos = true, .max_seqs = 1, .max_queue = 3}, 0);
     struct answer *a = answers(12);
+    g.fake->hold_at = 1;
     int taken = 0, busy = 0;
     for (int i = 0; i < 12; i++) {
         int rc = submit(&g, &a[i], 10, 0, NULL);
@@ -145,6 +157,7 @@ static void a_full_queue_says_so(void **state)
     struct moed_engine_stats st;
     moed_engine_stats(g.e, &st);
     assert_true(st.waiting >= 2);
+    g.fake->hold_at = 0;
     assert_true(answers_wait(g.box, taken));
     memset(a, 0, 12 * sizeof *a);
     assert_int_equal(submit(&g, &a[0], 10, 0, NULL), 0);
@@ -217,11 +230,14 @@ static void draining_refuses_and_finishes(void **state)
 
 static void closing_gives_each_request_its_end(void **state)
 {
-    struct rig g = rig_open(&(struct fake_config){.no_eos = true, .max_seqs = 2}, 1000);
+    struct rig g = rig_open(&(struct fake_config){.no_eos = true, .max_seqs = 2}, 0);
     struct answer *a = answers(6);
+    g.fake->hold_at = 2;
     for (int i = 0; i < 6; i++)
         assert_int_equal(submit(&g, &a[i], 300, 0, NULL), 0);
     first_token(&g, &a[0]);
+    g.fake->pass_us = 200000; /* all of it would take a minute */
+    g.fake->hold_at = 0;
     moed_engine_close(&g.e);
     int left = 0;
     for (int i = 0; i < 6; i++)
@@ -250,7 +266,7 @@ static void an_idle_engine_takes_no_cpu(void **state)
     int passes = g.fake->passes;
     int64_t before = cpu_us();
     usleep(200000);
-    assert_true(cpu_us() - before < 10000);
+    assert_true(cpu_us() - before < 50000); /* looking all the time takes all of the time */
     assert_int_equal(g.fake->passes, passes);
     rig_close(&g);
     free(a);

@@ -72,10 +72,11 @@ static void expect(const struct rig *g, int which, int32_t n_prompt, int32_t max
     assert_memory_equal(a->tokens[0], want, n * sizeof *want);
 }
 
-/* A stream decodes slowly on the wall clock, so that what is asked for next meets it. */
+/* A stream has its first token and stands still until let_go, so that what is asked for meanwhile
+ * meets it. */
 static void start_stream(struct rig *g)
 {
-    g->fake->pass_us = 500;
+    g->fake->hold_at = 2;
     ask_for(g, 0, 4, STREAM);
     while (g->a[0].n[0] == 0) {
         struct moed_event *e = moed_outbox_next(g->box);
@@ -85,6 +86,11 @@ static void start_stream(struct rig *g)
             usleep(200);
         moed_event_free(e);
     }
+}
+
+static void let_go(struct rig *g)
+{
+    g->fake->hold_at = 0;
 }
 
 static int count(const struct fake *f, int kind)
@@ -101,6 +107,7 @@ static void streams_keep_their_target(void **state)
     open_rig(&g, &paced);
     start_stream(&g);
     ask_for(&g, 1, 300, 5);
+    let_go(&g);
     assert_true(answers_wait(g.box, 2));
     expect(&g, 0, 4, STREAM);
     expect(&g, 1, 300, 5);
@@ -152,6 +159,7 @@ static void a_layer_beyond_the_target_runs_alone(void **state)
     open_rig(&g, &cfg);
     start_stream(&g);
     ask_for(&g, 1, 300, 5);
+    let_go(&g);
     assert_true(answers_wait(g.box, 2));
     expect(&g, 1, 300, 5);
     struct moed_engine_stats st;
@@ -201,12 +209,9 @@ static void what_is_canceled_in_a_pause_leaves_the_pass(void **state)
         g.cancel[g.n_cancel++] = 1;
         start_stream(&g);
         /* Both wait for the same pass while the stream's step runs. */
-        g.fake->pass_us = 20000;
-        usleep(2000);
         ask_for(&g, 1, 150, 5);
         ask_for(&g, 2, 200, 30);
-        usleep(20000);
-        g.fake->pass_us = 500;
+        let_go(&g);
         assert_true(answers_wait(g.box, 3));
         assert_int_equal(g.a[1].error.code, MOED_ECANCELED);
         expect(&g, 0, 4, STREAM);
@@ -236,6 +241,7 @@ static void a_pass_whose_requests_are_gone_is_given_up(void **state)
     g.cancel[g.n_cancel++] = 1;
     start_stream(&g);
     ask_for(&g, 1, 300, 5);
+    let_go(&g);
     assert_true(answers_wait(g.box, 2));
     assert_int_equal(g.a[1].error.code, MOED_ECANCELED);
     expect(&g, 0, 4, STREAM);
@@ -246,15 +252,24 @@ static void a_pass_whose_requests_are_gone_is_given_up(void **state)
     close_rig(&g);
 }
 
+/* From the third pause on the stream would take a minute. */
+static void slow_down(void *user)
+{
+    struct fake *f = user;
+    f->pass_us = f->long_runs < 3 ? 0 : 200000;
+}
+
 static void closing_ends_a_paused_pass(void **state)
 {
     struct rig g;
     struct fake_config cfg = paced;
     cfg.layer_us = TARGET_US;
     open_rig(&g, &cfg);
+    g.fake->on_pause = slow_down;
+    g.fake->user = g.fake;
     start_stream(&g);
-    g.fake->pass_us = 5000;
     ask_for(&g, 1, 300, 5);
+    let_go(&g);
     while (g.fake->long_runs < 3)
         usleep(200);
     moed_engine_close(&g.e);
@@ -273,6 +288,7 @@ static void fail_long(struct rig *g, int code, int times)
     g->fake->long_fail_at = 3;
     start_stream(g);
     ask_for(g, 1, 300, 5);
+    let_go(g);
     assert_true(answers_wait(g->box, 2));
 }
 
@@ -336,6 +352,7 @@ static void a_step_is_tried_again(void **state)
         g.fake->fail_at = 12;
         start_stream(&g);
         ask_for(&g, 1, 300, 5);
+        let_go(&g);
         assert_true(answers_wait(g.box, 2));
         /* The long pass that was open beside the step is not touched. */
         expect(&g, 1, 300, 5);
@@ -365,6 +382,7 @@ static void what_the_end_of_a_pass_tells_is_heard(void **state)
         start_stream(&g);
         g.fake->end_fail_at = g.fake->passes + 5;
         ask_for(&g, 1, 300, 5);
+        let_go(&g);
         assert_true(answers_wait(g.box, 2));
         expect(&g, 0, 4, STREAM);
         expect(&g, 1, 300, 5);
@@ -385,6 +403,7 @@ static void a_failed_device_ends_a_paused_pass_too(void **state)
     g.fake->fail_at = 14;
     start_stream(&g);
     ask_for(&g, 1, 300, 5);
+    let_go(&g);
     assert_true(answers_wait(g.box, 2));
     assert_int_equal(g.a[0].error.code, MOED_EDEVICE);
     assert_int_equal(g.a[1].error.code, MOED_EDEVICE);
@@ -407,6 +426,7 @@ static void preemption_takes_blocks_from_a_paused_pass(void **state)
     open_rig(&g, &cfg);
     start_stream(&g);
     ask_for(&g, 1, 330, 5);
+    let_go(&g);
     assert_true(answers_wait(g.box, 2));
     expect(&g, 0, 4, STREAM);
     expect(&g, 1, 330, 5);
