@@ -277,8 +277,8 @@ struct cu_norm_linear cuda_norm_linear_args(const struct kern_norm_linear *a);
 int cuda_turn_args(struct dev_cuda *d, const struct kern_turn *a, struct cu_turn *out);
 struct cu_paged cuda_paged_args(const struct dev_cuda *d, const struct kern_paged_experts *a,
                                 int rows_per_item);
-/* Attention of CU_FUSED_HEADS heads a unit, cut into about `units`; *out_units of them, with so much
- * shared memory each. False where they do not fit. */
+/* Attention of CU_FUSED_HEADS heads a unit, cut into about `units`; *out_units of them, with so
+ * much shared memory each. False where they do not fit. */
 bool cuda_attention_units(struct dev_cuda *d, const struct kern_attention *a, int units,
                           struct cu_attention *out, int *out_units, size_t *shared_bytes);
 /* Whether all matrices have one dtype, and rows for loads of 16 bytes. */
