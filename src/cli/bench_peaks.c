@@ -1,6 +1,7 @@
 /* Yardsticks: what plain reads and plain copies reach on this machine, now. */
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,14 +9,17 @@
 #include "base/mem.h"
 #include "cli/bench.h"
 
-/* Several times the last-level cache of current machines, so that plain reads come from memory. */
-#define READ_BYTES    ((size_t)512 << 20)
-#define READ_PASSES   3
-#define READ_SHARES   4 /* parts for each thread: even out cores of different speed */
-#define LINK_BYTES    ((size_t)16 << 20)
-#define DEVICE_BYTES  ((size_t)512 << 20)
-#define DEVICE_COPIES 8
-#define PEAK_SECONDS  0.25
+/* Plain reads come from memory: of so much at least, and so many times the last-level cache. One
+ * that holds a part of what is read again and again makes memory look faster than it is. */
+#define READ_BYTES     ((size_t)512 << 20)
+#define READ_CACHES    8
+#define CACHE_MOST_KIB ((size_t)1 << 20) /* a file that says more is not believed */
+#define READ_PASSES    3
+#define READ_SHARES    4 /* parts for each thread: even out cores of different speed */
+#define LINK_BYTES     ((size_t)16 << 20)
+#define DEVICE_BYTES   ((size_t)512 << 20)
+#define DEVICE_COPIES  8
+#define PEAK_SECONDS   0.25
 /* A link so slow that few of these copies end within that is given more, and not for ever. */
 #define PEAK_COPIES       4
 #define PEAK_MOST_SECONDS 5
@@ -24,14 +28,15 @@ struct bench_yardstick {
     struct dev *cpu;
     const struct kern_cpu *kern;
     int parts;
-    uint8_t *data;        /* READ_BYTES */
+    uint8_t *data; /* [bytes] */
+    size_t bytes;
     _Atomic uint32_t sum; /* keeps the reads alive */
 };
 
 static void read_part(void *arg, int part, int parts)
 {
     struct bench_yardstick *y = arg;
-    size_t lines = READ_BYTES / 64, lo = lines * (size_t)part / (size_t)parts;
+    size_t lines = y->bytes / 64, lo = lines * (size_t)part / (size_t)parts;
     size_t hi = lines * ((size_t)part + 1) / (size_t)parts;
     y->sum += y->kern->read(y->data + lo * 64, (hi - lo) * 64);
 }
@@ -39,9 +44,21 @@ static void read_part(void *arg, int part, int parts)
 static void touch_part(void *arg, int part, int parts)
 {
     struct bench_yardstick *y = arg;
-    size_t lo = READ_BYTES * (size_t)part / (size_t)parts;
-    size_t hi = READ_BYTES * ((size_t)part + 1) / (size_t)parts;
+    size_t lo = y->bytes * (size_t)part / (size_t)parts;
+    size_t hi = y->bytes * ((size_t)part + 1) / (size_t)parts;
     memset(y->data + lo, 1, hi - lo);
+}
+
+static size_t read_bytes(void)
+{
+    FILE *f = fopen("/sys/devices/system/cpu/cpu0/cache/index3/size", "re");
+    size_t cache_kib = 0;
+    if (f && fscanf(f, "%zuK", &cache_kib) != 1)
+        cache_kib = 0;
+    if (f)
+        fclose(f);
+    size_t bytes = cache_kib < CACHE_MOST_KIB ? cache_kib * 1024 * READ_CACHES : 0;
+    return bytes > READ_BYTES ? bytes : READ_BYTES;
 }
 
 int bench_yardstick_open(struct bench_yardstick **out, struct dev *cpu, struct moed_error *err)
@@ -51,7 +68,8 @@ int bench_yardstick_open(struct bench_yardstick **out, struct dev *cpu, struct m
     y->cpu = cpu;
     y->kern = kern_cpu((enum kern_isa)kern_isa_parse(info.isa));
     y->parts = info.threads * READ_SHARES;
-    y->data = mem_map(READ_BYTES);
+    y->bytes = read_bytes();
+    y->data = mem_map(y->bytes);
     *out = y;
     if (!y->data) {
         bench_yardstick_close(out);
@@ -67,7 +85,7 @@ void bench_yardstick_close(struct bench_yardstick **y)
     if (!*y)
         return;
     if ((*y)->data)
-        mem_unmap((*y)->data, READ_BYTES);
+        mem_unmap((*y)->data, (*y)->bytes);
     free(*y);
     *y = NULL;
 }
@@ -78,7 +96,7 @@ double bench_yardstick_reads(struct bench_yardstick *y)
     for (int pass = 0; pass < READ_PASSES; pass++) {
         double start = clock_seconds();
         dev_cpu_parallel(y->cpu, read_part, y, y->parts);
-        double rate = (double)READ_BYTES / (clock_seconds() - start) / 1e9;
+        double rate = (double)y->bytes / (clock_seconds() - start) / 1e9;
         best = rate > best ? rate : best;
     }
     return best;
@@ -133,7 +151,7 @@ static int measure_link(struct bench_yardstick *y, struct feeder *f, bool reads,
                                                      seconds < PEAK_MOST_SECONDS))) {
         if (reads) {
             dev_cpu_parallel(y->cpu, read_part, y, y->parts);
-            read += READ_BYTES;
+            read += y->bytes;
         } else {
             nanosleep(&(struct timespec){0, 1000000}, NULL);
         }

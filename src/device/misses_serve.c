@@ -20,12 +20,12 @@
 #define LOOKS 64
 /* A sleep while dozing or while a stalled worker is awaited; the kernel adds 50 us of slack. */
 #define NAP_NS 50000
-/* Weights of the down half that a worker asks for while it waits for hidden: a part of its
- * second-level cache. */
+/* Weights of the down half that a worker asks for while it waits for hidden, the CPU's or the
+ * link's: a part of its second-level cache. */
 #define FETCH_BYTES ((size_t)256 << 10)
 /* So many at a time, between two looks: what a core has under way to memory. */
 #define FETCH_STEP_BYTES ((size_t)1 << 10)
-/* Activations that a worker asks for before it reads the lists. */
+/* Activations, of the first row, that a worker asks for before it reads the lists. */
 #define FETCH_X_BYTES ((size_t)16 << 10)
 
 enum outcome { ARRIVED, GIVEN_UP, STOPPED };
@@ -103,7 +103,8 @@ static bool any_broken(const struct misses *m, uint32_t seq)
 /* A job as a worker sees it. */
 struct job {
     uint32_t seq;
-    bool entered; /* it has claimed a piece */
+    bool entered;   /* it has claimed a piece */
+    size_t fetched; /* bytes of its part of down asked for ahead */
     int n_groups, n_pairs, cpu_inner, cpu_width;
     struct kern_experts call;
     uint32_t claimed[HALVES];                      /* of a job that is off; worker 0 */
@@ -217,15 +218,28 @@ static enum outcome enter(struct miss_worker *self, struct job *j)
     return mail_load(&m->cfg.mailbox->abandon) == j->seq || !read_job(self, j) ? GIVEN_UP : ARRIVED;
 }
 
-static enum outcome wait_for_link(struct miss_worker *self, const struct job *j)
+/* Asks for the next weights of this worker's part of down. */
+static void fetch_down(struct miss_worker *self, struct job *j)
+{
+    if (!j->entered || !j->cpu_width || j->fetched >= FETCH_BYTES)
+        return;
+    struct kern_part part = part_of(self, j, &(struct claim){self->index, 0, self->m->pieces});
+    kern_experts_fetch_down(&j->call, part, j->fetched, j->fetched + FETCH_STEP_BYTES);
+    j->fetched += FETCH_STEP_BYTES;
+}
+
+static enum outcome wait_for_link(struct miss_worker *self, struct job *j)
 {
     struct misses *m = self->m;
     struct wait w = {0};
     enum outcome r = ARRIVED;
-    if (j->cpu_width && j->cpu_inner < m->cfg.layout.inner)
-        while (mail_load(&m->cfg.mailbox->link_hidden) != j->seq)
-            if ((r = wait_more(m, &w, j->seq)) != ARRIVED)
-                return r;
+    if (!j->cpu_width || j->cpu_inner == m->cfg.layout.inner)
+        return ARRIVED;
+    while (mail_load(&m->cfg.mailbox->link_hidden) != j->seq) {
+        if ((r = wait_more(m, &w, j->seq)) != ARRIVED)
+            return r;
+        fetch_down(self, j);
+    }
     return ARRIVED;
 }
 
@@ -268,16 +282,6 @@ static enum outcome work(struct miss_worker *self, struct job *j, int half)
     return r;
 }
 
-/* Asks for the next weights of this worker's part of down; *fetched counts them. */
-static void fetch_down(struct miss_worker *self, struct job *j, size_t *fetched)
-{
-    if (!j->entered || !j->cpu_width || *fetched >= FETCH_BYTES)
-        return;
-    struct kern_part part = part_of(self, j, &(struct claim){self->index, 0, self->m->pieces});
-    kern_experts_fetch_down(&j->call, part, *fetched, *fetched + FETCH_STEP_BYTES);
-    *fetched += FETCH_STEP_BYTES;
-}
-
 static bool reached(_Atomic uint32_t *word, uint32_t seq)
 {
     return (int32_t)(atomic_load_explicit(word, memory_order_acquire) - seq) >= 0;
@@ -290,20 +294,19 @@ static enum outcome meet(struct miss_worker *self, struct job *j)
     struct misses *m = self->m;
     struct wait w = {0};
     enum outcome r = ARRIVED;
-    size_t fetched = 0;
     while (self->index && !reached(&m->released, j->seq)) {
         if (reached(&m->over, j->seq))
             return GIVEN_UP;
         if ((r = wait_more(m, &w, j->seq)) != ARRIVED)
             return r;
-        fetch_down(self, j, &fetched);
+        fetch_down(self, j);
     }
     if (self->index)
         return ARRIVED;
     while (pieces_done(m, j->seq, GATE_UP) != pieces_of(m)) {
         if ((r = wait_more(m, &w, j->seq)) != ARRIVED)
             return r;
-        fetch_down(self, j, &fetched);
+        fetch_down(self, j);
     }
     if (any_broken(m, j->seq))
         return GIVEN_UP;
@@ -433,7 +436,7 @@ static bool serve(struct miss_worker *self, uint32_t seq)
 {
     const struct misses *m = self->m;
     struct job j = {.seq = seq};
-    size_t x_bytes = (size_t)m->cfg.layout.max_rows * (size_t)m->cfg.layout.width * sizeof(float);
+    size_t x_bytes = (size_t)m->cfg.layout.width * sizeof(float);
     const char *x = (const char *)m->cfg.mailbox + m->cfg.layout.x_off;
     for (size_t i = 0; i < x_bytes && i < FETCH_X_BYTES; i += 64)
         __builtin_prefetch(x + i, 0, 3);
