@@ -30,6 +30,9 @@ static inline size_t kern_paged_bytes(const struct mailbox_layout *l)
            (size_t)16 * 8 * (size_t)l->inner * sizeof(float);
 }
 
+/* Device memory of a fused step beside that, at most, per layer. */
+#define STEP_FUSED_LAYER_BYTES 2048
+
 /* A weight matrix [out][in] with its bias [out] or NULL. */
 struct kern_matrix {
     const void *w, *bias;
@@ -96,6 +99,15 @@ struct kern_paged_experts {
     float *x;      /* [n][hidden] residual, in place */
     int n, experts, top_k, layer;
     int renormalize;
+};
+
+/* All ops of a layer with experts, in their order. */
+struct kern_layer {
+    struct kern_norm_linear project;
+    struct kern_turn turn;
+    struct kern_attention attention;
+    struct kern_norm_linear out, router;
+    struct kern_paged_experts experts;
 };
 
 #endif

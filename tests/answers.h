@@ -126,7 +126,7 @@ static inline void settled(struct moed_engine *e, struct moed_engine_stats *st)
     do {
         usleep(500);
         moed_engine_stats(e, st);
-    } while ((st->running || st->waiting ||
+    } while ((st->running || st->waiting || st->kv_blocks_used ||
               st->requests != st->requests_ok + st->requests_failed + st->requests_canceled) &&
              clock_us() < until);
     assert_int_equal(st->running, 0);

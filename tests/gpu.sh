@@ -285,6 +285,7 @@ kernels)
     run_test test.kernels.cpu.ops_cuda
     run_test test.kernels.cpu.attention_cuda
     run_test test.kernels.cpu.sample_cuda
+    run_test test.kernels.cpu.tensor_cuda
     ;;
 models)
     run_test test.model.model.recorded_cuda 90

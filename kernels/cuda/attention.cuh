@@ -476,7 +476,7 @@ __device__ __forceinline__ void turn_heads(const cu_attention &a, const cu_turn 
     const int lane = team_thread() & 31, warp = team_thread() / 32;
     const int dim = width_of<DIM>(a), half = dim / 2;
     const float *near = shared + a.part;
-    float eight[EACH][8], lo[EACH][PAIRS], hi[EACH][PAIRS], inverse[EACH];
+    float eight[EACH][8], lo[EACH][PAIRS], hi[EACH][PAIRS], inverse[EACH] = {};
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
         const int item = warp + 4 * i, kv_heads = a.kv.kv_heads;

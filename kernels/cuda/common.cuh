@@ -64,15 +64,21 @@ __device__ __forceinline__ float silu_mul_1(float gate, float up)
     return __fmul_rn(__fdiv_rn(gate, __fadd_rn(1.0f, exp_fixed(-gate))), up);
 }
 
-// The weights of a row's chosen experts (kern_router): e holds the exponentials of all [experts]. One
-// thread, since the sum is taken in ascending order.
-__device__ __forceinline__ void weigh_chosen(const float *e, int experts, const int32_t *chosen,
-                                             int top_k, int renormalize, float *weight)
+// Of a row's exponentials e [experts], in ascending order: by one thread.
+__device__ __forceinline__ float sum_ascending(const float *e, int experts)
 {
-    float sum = 0, all = 0;
+    float sum = 0;
 #pragma unroll 16
     for (int i = 0; i < experts; i++)
         sum = __fadd_rn(sum, e[i]);
+    return sum;
+}
+
+// The weights of a row's chosen experts (kern_router), by one thread.
+__device__ __forceinline__ void weigh_chosen(const float *e, float sum, const int32_t *chosen,
+                                             int top_k, int renormalize, float *weight)
+{
+    float all = 0;
     for (int k = 0; k < top_k; k++) {
         const float w = __fdiv_rn(e[chosen[k]], sum);
         weight[k] = w;
@@ -157,7 +163,7 @@ __device__ __forceinline__ void dots(const uint8_t *const (&w)[R], const float *
 #pragma unroll
             for (int e = 0; e < 8; e++)
                 acc[r][b][e] = 0;
-    const int unrolled = NB == 1 ? 4 : NB <= 4 ? 2 : 1;
+    const int unrolled = NB == 1 ? (NEAR && R > 2 ? 2 : 4) : NB <= 4 ? 2 : 1;
 #pragma unroll unrolled
     for (int k = (threadIdx.x & 31) * 8; k < in; k += 256) {
         if (VEC) {

@@ -165,6 +165,6 @@ KERNEL __launch_bounds__(CU_ROUTER_ROWS * 32) router_select(const __grid_constan
         logit[e] = exp_fixed(__fsub_rn(logit[e], max));
     __syncwarp();
     if (lane == 0)
-        weigh_chosen(logit, a.experts, id, a.top_k, a.renormalize,
+        weigh_chosen(logit, sum_ascending(logit, a.experts), id, a.top_k, a.renormalize,
                      a.weight + (int64_t)row * a.top_k);
 }

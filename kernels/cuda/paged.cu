@@ -1,19 +1,9 @@
 // Experts of a recorded step: the choice of each row, residency, the GPU's part of the work, and the
 // hand-over of the rest to the miss workers (mailbox.h).
-#include "common.cuh"
+#include "choice.cuh"
 #include "step.h"
 
-// Larger numbers first, NaN last, -0 as +0.
-__device__ __forceinline__ uint32_t order_of(float v)
-{
-    if (isnan(v))
-        return 0;
-    const uint32_t u = __float_as_uint(__fadd_rn(v, 0.0f));
-    return u >> 31 ? ~u : u | 0x80000000u;
-}
-
-// A warp chooses for one row, as router_select does: top_k times the largest, ties to the lower id.
-// e holds the row's exponentials [experts], of this warp alone.
+// A warp chooses for one row; e holds the row's exponentials [experts], of this warp alone.
 __device__ __forceinline__ void choose(const cu_paged &a, int row, int live, float *e)
 {
     const int lane = threadIdx.x & 31;
@@ -21,34 +11,16 @@ __device__ __forceinline__ void choose(const cu_paged &a, int row, int live, flo
     const int32_t *forced =
         *a.forced_on ? a.forced + ((int64_t)a.layer * live + row) * a.top_k : nullptr;
     int32_t *chosen = a.chosen + row * a.top_k;
-    uint64_t taken = 0;
-    float max = 0;
-    for (int k = 0; k < (forced ? 1 : a.top_k); k++) {
-        uint32_t best = 0;
-        int best_e = 0x7fffffff;
-        for (int i = lane, n = 0; i < a.experts; i += 32, n++) {
-            const uint32_t o = order_of(logit[i]);
-            if (!(taken >> n & 1) && (best_e == 0x7fffffff || o > best))
-                best = o, best_e = i;
-        }
-        const uint32_t top = __reduce_max_sync(0xffffffffu, best);
-        const bool mine = best == top && best_e != 0x7fffffff;
-        const int id = __reduce_min_sync(0xffffffffu, mine ? best_e : 0x7fffffff);
-        if (id % 32 == lane)
-            taken |= (uint64_t)1 << id / 32;
-        if (lane == 0)
-            chosen[k] = a.id[row * a.top_k + k] = id;
-        if (k == 0)
-            max = logit[id];
+    const float max = choose_experts(logit, a.experts, forced ? 1 : a.top_k, chosen);
+    for (int k = lane; k < a.top_k; k += 32) {
+        const int32_t id = forced ? forced[k] : chosen[k];
+        a.id[row * a.top_k + k] = id;
+        if (forced)
+            chosen[k] = id;
     }
-    for (int k = lane; k < a.top_k && forced; k += 32)
-        chosen[k] = a.id[row * a.top_k + k] = forced[k];
-    __syncwarp();
-    for (int i = lane; i < a.experts; i += 32)
-        e[i] = exp_fixed(__fsub_rn(logit[i], max));
-    __syncwarp();
+    exponentiate(logit, a.experts, max, e);
     if (lane == 0)
-        weigh_chosen(e, a.experts, chosen, a.top_k, a.renormalize, a.weight + row * a.top_k);
+        weigh_chosen(e, sum_ascending(e, a.experts), chosen, a.top_k, a.renormalize, a.weight + row * a.top_k);
 }
 
 struct resolved {
@@ -137,26 +109,6 @@ KERNEL __launch_bounds__(CU_RESOLVE_ROWS * 32) resolve(const __grid_constant__ c
     a.box->posted_ns = global_timer_ns();
     __threadfence_system();
     store_system(&a.box->posted, s->seq);
-}
-
-// Waits for the miss workers' word to reach this layer's job. False: they failed or took too long.
-__device__ bool await(const cu_paged &a, const uint32_t *word)
-{
-    cu_paged_state *s = a.state;
-    const uint32_t job = s->job;
-    const uint64_t begin = global_timer_ns();
-    for (;;) {
-        if (load_system(word) == job)
-            return true;
-        if (atomicAdd(&s->gave_up, 0))
-            return false;
-        const bool failed = load_system(&a.box->failed) == job || load_system(&a.box->stop);
-        if (failed || global_timer_ns() - begin > a.patience_ns) {
-            atomicExch(&s->gave_up, 1);
-            store_system(&a.box->abandon, job);
-            return false;
-        }
-    }
 }
 
 // The last of the link's blocks says that all have done their part.
@@ -267,7 +219,7 @@ template <int DT, int NB> __device__ __forceinline__ void down_over_link(const c
         return;
     if (a.state->job) {
         if (threadIdx.x == 0)
-            await(a, &a.box->cpu_hidden);
+            await(a.state, a.box, a.state->job, a.patience_ns, &a.box->cpu_hidden);
         __syncthreads();
     }
     for (int i = 0; i < n; i++) {
@@ -334,7 +286,7 @@ KERNEL __launch_bounds__(CU_THREADS) paged_combine(const __grid_constant__ cu_pa
     const bool job = a.state->job && a.state->cpu_width > 0;
     if (job) {
         if (threadIdx.x == 0) {
-            await(a, &a.box->done);
+            await(a.state, a.box, a.state->job, a.patience_ns, &a.box->done);
             if (blockIdx.x == 0 && blockIdx.y == 0)
                 a.box->ended_ns = global_timer_ns();
         }

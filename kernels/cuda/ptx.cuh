@@ -159,6 +159,16 @@ __device__ __forceinline__ uint32_t add_acquire_release(uint32_t *p, uint32_t v)
 #endif
 }
 
+// Of this multiprocessor's clock; nanoseconds in the emulator.
+__device__ __forceinline__ uint64_t cycles_now()
+{
+#ifdef MOED_EMULATED
+    return emulator_ns();
+#else
+    return (uint64_t)clock64();
+#endif
+}
+
 __device__ __forceinline__ uint64_t global_timer_ns()
 {
 #ifdef MOED_EMULATED

@@ -87,6 +87,10 @@ struct bench_case {
     /* Of the median run: differences, not totals. */
     struct model_stats stages;
     struct pager_counters experts;
+    /* Where steps were fused: microseconds of the parts of a layer, of one launch after the runs.
+     */
+    bool fused;
+    double fused_us[DEV_FUSED_PARTS];
 };
 
 struct bench_result {

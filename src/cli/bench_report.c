@@ -64,6 +64,28 @@ static void print_experts(const struct bench_case *c, const struct bench_numbers
             n->link_gb_per_s, 100 * n->link_part, n->host_gb_per_s, 100 * n->host_part);
 }
 
+/* Parts of a fused step, with the waits of the grid. */
+static const char *const fused_parts[DEV_FUSED_PARTS] = {"project", "attention", "out",
+                                                         "router",  "gate_up",   "down"};
+
+static void print_fused(const struct bench_case *c, FILE *out)
+{
+    if (!c->fused)
+        return;
+    fputs("    a layer of a fused step, us:", out);
+    for (int i = 0; i < DEV_FUSED_PARTS; i++)
+        fprintf(out, " %s %.1f", fused_parts[i], c->fused_us[i]);
+    fputc('\n', out);
+}
+
+static json_t *fused_json(const struct bench_case *c)
+{
+    json_t *parts = json_object();
+    for (int i = 0; i < DEV_FUSED_PARTS && c->fused; i++)
+        json_object_set_new(parts, fused_parts[i], json_real(c->fused_us[i]));
+    return parts;
+}
+
 static void print_case(const struct bench_result *r, const struct bench_case *c, FILE *out)
 {
     struct bench_numbers n;
@@ -96,6 +118,7 @@ static void print_case(const struct bench_result *r, const struct bench_case *c,
     if (n.first_token_ms > 0)
         fprintf(out, "    time to first token %.1f ms\n", n.first_token_ms);
     print_experts(c, &n, out);
+    print_fused(c, out);
     print_stages(c, r->apart ? r->peaks.device : reads, out);
     fprintf(out, "    plain reads by the CPU's threads: %.2f GB/s (median; after each run:", reads);
     print_samples(out, 1, c->read_gb_per_s, c->n_runs);
@@ -188,15 +211,15 @@ static json_t *case_json(const struct bench_result *r, const struct bench_case *
     bench_numbers(&n, r, c);
     json_t *all = numbers_json(&n);
     json_t *more = json_pack(
-        "{s:s, s:s, s:i, s:f, s:i, s:i, s:i, s:I, s:b, s:i, s:I, s:o, s:o, s:o, s:o, s:o}", "kind",
-        bench_kind_names[c->kind], "routing", c->routing, "warmup_steps", (int)c->warmup_steps,
-        "target_itl_ms", c->target_itl_ms, "batch", (int)c->batch, "context", (int)c->context,
-        "steps", (int)c->steps, "tokens", (json_int_t)c->tokens, "in_place", (int)c->in_place,
-        "slots", (int)c->slots, "cache_bytes", (json_int_t)c->cache_bytes, "runs_seconds",
-        array_json(c->seconds, c->n_runs, 1), "steps_ms",
+        "{s:s, s:s, s:i, s:f, s:i, s:i, s:i, s:I, s:b, s:i, s:I, s:o, s:o, s:o, s:o, s:o, s:o}",
+        "kind", bench_kind_names[c->kind], "routing", c->routing, "warmup_steps",
+        (int)c->warmup_steps, "target_itl_ms", c->target_itl_ms, "batch", (int)c->batch, "context",
+        (int)c->context, "steps", (int)c->steps, "tokens", (json_int_t)c->tokens, "in_place",
+        (int)c->in_place, "slots", (int)c->slots, "cache_bytes", (json_int_t)c->cache_bytes,
+        "runs_seconds", array_json(c->seconds, c->n_runs, 1), "steps_ms",
         array_json(c->step_seconds, (int)c->n_step_seconds, 1e3), "read_gb_per_s",
-        array_json(c->read_gb_per_s, c->n_runs, 1), "stages", stages_json(&c->stages), "pager",
-        experts);
+        array_json(c->read_gb_per_s, c->n_runs, 1), "stages", stages_json(&c->stages), "fused_us",
+        fused_json(c), "pager", experts);
     json_object_update(all, more);
     json_decref(more);
     return all;

@@ -469,5 +469,8 @@ int bench_measure(struct bench *b, struct bench_case *c, struct moed_error *err)
         return 0;
     c->stages = stages[median_run(c)];
     c->experts = experts[median_run(c)];
-    return 0;
+    c->fused = c->kind == BENCH_DECODE && c->batch == 1 &&
+               c->context + c->steps <= model_fused_context(b->model);
+    rc = c->fused ? model_fused_times(b->model, c->fused_us) : 0;
+    return rc < 0 ? moed_fail(err, rc, "the device failed in timing a fused step") : 0;
 }

@@ -46,6 +46,7 @@ struct moed_engine_config cli_engine_config(const struct options *o, const char 
         .link_bytes_per_s = options_bytes(o, "link-speed"),
         .miss_threads = (int32_t)options_int(o, "miss-threads"),
         .miss_link_share = options_string(o, "miss-link-share"),
+        .one_row_step = options_string(o, "one-row-step"),
         .stage_min_rows = (int32_t)options_int(o, "stage-min-rows"),
         .threads = (int32_t)options_int(o, "threads"),
         .max_model_len = (int32_t)options_int(o, "max-model-len"),

@@ -93,6 +93,10 @@ struct dev_kern {
     int (*sync)(struct dev *);
 };
 
+struct dev_fused;
+/* Norm and Q, K, V; attention; its output; norm and router; gate and up; down. */
+#define DEV_FUSED_PARTS 6
+
 /*
  * Steps recorded once and replayed: a CUDA graph each. Engine thread. Between record_begin and
  * record_end the ops of dev_kern and of this table are recorded, not run; memory they use must stay
@@ -124,6 +128,16 @@ struct dev_step {
     int (*norm_linear)(struct dev *, const struct kern_norm_linear *);
     int (*turn)(struct dev *, const struct kern_turn *); /* also outside of recordings */
     int (*paged_experts)(struct dev *, const struct kern_paged_experts *);
+    /* One row through all layers in one launch, with the bits of the ops in turn. Not while
+     * recording; what the layers point to stays in place, as for a recording. *out is NULL and *why
+     * says why where the device or the shapes do not allow it. The plan's one row is live. */
+    int (*fused_open)(struct dev *, const struct kern_layer *layers, int n_layers,
+                      struct dev_fused **out, const char **why, struct moed_error *err);
+    void (*fused_close)(struct dev *, struct dev_fused *);
+    int (*fused)(struct dev *, const struct dev_fused *);
+    /* Runs it once by itself and waits: microseconds that the parts of a layer take with the wait
+     * for the slowest block, medians over layers [DEV_FUSED_PARTS]. */
+    int (*fused_times)(struct dev *, const struct dev_fused *, double *us);
     /* Whether paged_experts can work on records of this class. */
     bool (*can_page)(struct dev *, const struct record_class *cls, int experts, int top_k);
 };

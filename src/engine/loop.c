@@ -82,6 +82,7 @@ void request_end(struct moed_engine *e, struct request *r, const struct moed_err
         error = &lost;
     }
     count_end(e, r, error);
+    stats_show(e); /* who reads the end finds it counted */
     request_push(r, &(struct event_parts){.kind = error ? MOED_EVENT_ERROR : MOED_EVENT_DONE,
                                           .stop_token = -1,
                                           .usage = request_usage(r),

@@ -243,6 +243,16 @@ int model_set_cache(struct model *m, const struct pager_config *cfg, struct moed
     return rc < 0 ? rc : recorded_record(m->recorded, m, err);
 }
 
+int32_t model_fused_context(const struct model *m)
+{
+    return recorded_fused_context(m->recorded);
+}
+
+int model_fused_times(struct model *m, double *us)
+{
+    return model_fused_context(m) ? recorded_fused_times(m->recorded, m, us) : MOED_EUNSUPPORTED;
+}
+
 const struct misses *model_misses(const struct model *m)
 {
     return recorded_misses(m->recorded);

@@ -33,6 +33,8 @@ struct model_options {
      * instruction set. */
     int32_t miss_threads, link_share;
     int64_t miss_wait_us;
+    /* Where the device can: a step of one row runs all layers in one launch. */
+    bool fused_step;
     enum kern_isa miss_isa;
     /* For tests: how long the device waits for these threads (0: a default), and what each of them
      * calls as it begins a job (device/misses.h). */
@@ -82,6 +84,11 @@ struct pager *model_pager(struct model *m); /* NULL for a model without experts 
 /* The workers that compute what a device does not hold; NULL where there are none. Their statistics
  * are for any thread. */
 const struct misses *model_misses(const struct model *m);
+/* Steps of one row with at most so many positions run in one launch; 0: none do. */
+int32_t model_fused_context(const struct model *m);
+/* Between passes, after a step of one row: runs the launch of that step once more and tells the
+ * microseconds of the parts of a layer (device.h) [DEV_FUSED_PARTS]. For benches. */
+int model_fused_times(struct model *m, double *us);
 /* Between passes: another pager over the same records, with nothing resident; for measuring several
  * cache sizes without loading again. After a failure the model takes nothing but model_close. Does
  * nothing to a model without experts. */

@@ -44,6 +44,9 @@ int recorded_timed_out(struct moed_error *err);
 int recorded_settle(struct recorded *r, struct model *m, int rc);
 /* Bytes of experts that the miss workers read since open. r may be NULL. */
 uint64_t recorded_cpu_bytes(const struct recorded *r);
+/* Positions up to which a step of one row is one launch; 0: none. r may be NULL. */
+int32_t recorded_fused_context(const struct recorded *r);
+int recorded_fused_times(struct recorded *r, struct model *m, double *us);
 /* A step was queued that is not settled. */
 bool recorded_pending(const struct recorded *r);
 

@@ -17,6 +17,8 @@ import pytest
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 MODEL = ROOT / "tests" / "data" / "server"
+# For all that must come: no machine is so busy that it takes this long.
+PATIENCE_S = 120
 
 
 def pytest_addoption(parser):
@@ -39,7 +41,7 @@ class Server:
         for pipe in (self.process.stdout, self.process.stderr):
             threading.Thread(target=self._read, args=(pipe, ports), daemon=True).start()
         try:
-            self.port = ports.get(timeout=30)
+            self.port = ports.get(timeout=PATIENCE_S)
         except queue.Empty:
             self.process.kill()
             raise RuntimeError("the server does not listen: " + "".join(self.log)) from None
@@ -54,20 +56,20 @@ class Server:
             if found:
                 ports.put(int(found.group(1)))
 
-    def wait_ready(self, seconds=60):
-        end = time.monotonic() + seconds
+    def wait_ready(self):
+        end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end:
             assert self.process.poll() is None, "".join(self.log)
-            if httpx.get(self.url + "/health").status_code == 200:
+            if self.get("/health").status_code == 200:
                 return self
             time.sleep(0.02)
         raise TimeoutError("not ready: " + "".join(self.log))
 
     def post(self, path, body, **kwargs):
-        return httpx.post(self.url + path, json=body, timeout=60, **kwargs)
+        return httpx.post(self.url + path, json=body, timeout=PATIENCE_S, **kwargs)
 
     def get(self, path, **kwargs):
-        return httpx.get(self.url + path, timeout=60, **kwargs)
+        return httpx.get(self.url + path, timeout=PATIENCE_S, **kwargs)
 
     def metrics(self):
         """name (with labels) -> value"""
@@ -78,13 +80,31 @@ class Server:
                 values[name] = float(value)
         return values
 
-    def wait_metric(self, name, value, seconds=10):
-        end = time.monotonic() + seconds
+    def wait_metric(self, name, value):
+        end = time.monotonic() + PATIENCE_S
         while True:
-            seen = self.metrics()[name]
+            seen = self.metrics().get(name)
             if seen == value:
                 return
             assert time.monotonic() < end, f"{name} is {seen}, not {value}"
+            time.sleep(0.01)
+
+    def wait_log(self, text, count=1):
+        """Waits until so many lines with the text were said."""
+        end = time.monotonic() + PATIENCE_S
+        while sum(text in line for line in self.log) < count:
+            assert time.monotonic() < end, f"no {text!r} in " + "".join(self.log)
+            time.sleep(0.01)
+
+    def wait_draining(self):
+        """Waits until the first signal was heard: two that come together are one."""
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                self.connect().close()
+            except ConnectionError:
+                return
+            assert time.monotonic() < end, "".join(self.log)
             time.sleep(0.01)
 
     def connect(self, receive_bytes=None):
@@ -92,7 +112,7 @@ class Server:
         sock = socket.socket(family, socket.SOCK_STREAM)
         if receive_bytes:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-        sock.settimeout(30)
+        sock.settimeout(PATIENCE_S)
         sock.connect((self.host, self.port))
         return sock
 
@@ -110,7 +130,7 @@ class Server:
             time.sleep(0.05)
             self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(timeout=60)
+            return self.process.wait(timeout=PATIENCE_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise

@@ -6,6 +6,8 @@ import time
 import httpx
 import pytest
 
+from conftest import PATIENCE_S, raw_post
+
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "hi"}]
 
@@ -143,7 +145,7 @@ def test_unknown_model(fake):
     ],
 )
 def test_bodies_that_are_no_request(fake, body, words):
-    reply = httpx.post(fake.url + COMPLETIONS, content=body, headers={"content-type": "application/json"})
+    reply = httpx.post(fake.url + COMPLETIONS, content=body, headers={"content-type": "application/json"}, timeout=PATIENCE_S)
     assert reply.status_code == 400 and words in reply.json()["error"]["message"], reply.text
 
 
@@ -154,16 +156,16 @@ def test_zero_characters_in_text_are_text(fake):
 def test_media_type(fake):
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""):
         headers = {"content-type": kind} if kind else {}
-        reply = httpx.post(fake.url + COMPLETIONS, content=b'{"prompt":"x"}', headers=headers)
+        reply = httpx.post(fake.url + COMPLETIONS, content=b'{"prompt":"x"}', headers=headers, timeout=PATIENCE_S)
         assert reply.status_code == 415 and reply.json()["error"]["code"] == "unsupported_media_type"
     for kind in ("application/json; charset=utf-8", "Application/JSON", "application/vnd.api+json"):
-        reply = httpx.post(fake.url + COMPLETIONS, content=b'{"prompt":"x"}', headers={"content-type": kind})
+        reply = httpx.post(fake.url + COMPLETIONS, content=b'{"prompt":"x"}', headers={"content-type": kind}, timeout=PATIENCE_S)
         assert reply.status_code == 200
 
 
 def test_content_encoding(fake):
     headers = {"content-type": "application/json", "content-encoding": "gzip"}
-    reply = httpx.post(fake.url + COMPLETIONS, content=b"x", headers=headers)
+    reply = httpx.post(fake.url + COMPLETIONS, content=b"x", headers=headers, timeout=PATIENCE_S)
     assert reply.status_code == 415 and reply.json()["error"]["code"] == "unsupported_content_encoding"
 
 
@@ -220,13 +222,14 @@ def test_deadlines(start):
 
 
 def test_before_the_model_is_loaded(start):
-    server = start("--load", 1.5, ready=False)
+    server = start("--load", 10 * PATIENCE_S, ready=False)  # or until a signal
     reply = server.get("/health")
     assert reply.status_code == 503 and reply.json()["status"] == "loading"
     error = refused(server, COMPLETIONS, {"prompt": "x"}, status=503)
     assert error["code"] == "model_loading"
     assert server.get("/v1/models").status_code == 503
     assert server.get("/metrics").status_code == 200 and server.get("/version").status_code == 200
+    server.signal(signal.SIGHUP)
     server.wait_ready()
     assert server.post(COMPLETIONS, {"prompt": "x"}).status_code == 200
 
@@ -238,7 +241,7 @@ def test_api_keys(start, tmp_path):
 
     def status(key, path="/v1/models"):
         headers = {"authorization": key} if key else {}
-        return httpx.get(server.url + path, headers=headers)
+        return httpx.get(server.url + path, headers=headers, timeout=PATIENCE_S)
 
     for key in ("Bearer alpha", "bearer beta", "Bearer gamma"):
         assert status(key).status_code == 200
@@ -252,7 +255,7 @@ def test_api_keys(start, tmp_path):
         assert server.get(path).status_code == 200
     keys.write_text("delta\n")
     server.signal(signal.SIGHUP)
-    end = time.monotonic() + 5
+    end = time.monotonic() + PATIENCE_S
     while status("Bearer delta").status_code != 200:
         assert time.monotonic() < end
     assert status("Bearer alpha").status_code == 401 and status("Bearer gamma").status_code == 200
@@ -264,12 +267,16 @@ def test_api_keys(start, tmp_path):
 
 def test_a_full_queue(start):
     server = start("--max-num-seqs", 1, "--max-queue", 2)
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(server.post, COMPLETIONS, {"prompt": "@slow=20", "max_tokens": 20}) for _ in range(8)]
-        replies = [f.result() for f in asked]
-    codes = sorted(r.status_code for r in replies)
-    assert set(codes) == {200, 429} and codes.count(200) >= 3
-    full = next(r for r in replies if r.status_code == 429)
+    running = server.connect()
+    running.sendall(raw_post(COMPLETIONS, {"prompt": "@slow=50", "max_tokens": 4000, "stream": True}))
+    server.wait_metric("moed_sequences_running", 1)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(server.post, COMPLETIONS, {"prompt": "x", "max_tokens": 2}) for _ in range(2)]
+        server.wait_metric("moed_requests_waiting", 2)
+        full = server.post(COMPLETIONS, {"prompt": "x", "max_tokens": 2})
+        running.close()
+        assert [w.result().status_code for w in waiting] == [200, 200]
+    assert full.status_code == 429
     assert int(full.headers["retry-after"]) >= 1
     assert full.json()["error"]["code"] == "queue_full" and full.json()["error"]["type"] == "rate_limit_error"
     assert server.post(COMPLETIONS, {"prompt": "x"}).status_code == 200

@@ -7,7 +7,8 @@ import time
 
 from conftest import raw_post, read_reply
 
-LONG = {"prompt": "@slow=5", "max_tokens": 4000, "stream": True}
+# Three minutes.
+LONG = {"prompt": "@slow=50", "max_tokens": 4000, "stream": True}
 
 
 def abort(sock):
@@ -33,7 +34,6 @@ def test_a_killed_client_frees_its_place(start):
                     pass
             socks.append(sock)
         assert server.metrics()["moed_sequences_running"] == 8
-        began = time.monotonic()
         for sock in socks:
             if how == "close":
                 sock.close()
@@ -42,8 +42,6 @@ def test_a_killed_client_frees_its_place(start):
             else:
                 sock.shutdown(socket.SHUT_WR)
         server.wait_metric("moed_sequences_running", 0)
-        # A step of the fake engine takes a millisecond; the rest is this test's own time.
-        assert time.monotonic() - began < 2
     assert server.metrics()["moed_requests_canceled_total"] == 24
     good(server)
 
@@ -94,7 +92,7 @@ def test_a_client_that_leaves_while_its_prompt_is_tokenized(start):
         sock.sendall(raw_post("/v1/completions", {"prompt": "word " * 400000, "max_tokens": 1000}))
         sock.close()
     server.wait_metric("moed_http_connections", 1)
-    server.wait_metric("moed_http_inflight_bytes", 0, seconds=60)
+    server.wait_metric("moed_http_inflight_bytes", 0)
     server.wait_metric("moed_sequences_running", 0)
     good(server)
 
@@ -106,7 +104,7 @@ def test_a_slow_reader_is_canceled(start):
     slow.sendall(raw_post("/v1/completions", body))
     fast = server.connect()
     fast.sendall(raw_post("/v1/completions", {"prompt": "@slow=3", "max_tokens": 300, "stream": True}))
-    server.wait_metric("moed_http_slow_readers_total", 1, seconds=30)
+    server.wait_metric("moed_http_slow_readers_total", 1)
     with fast.makefile("rb") as stream:
         reply = read_reply(stream)
     assert reply.body.endswith(b"data: [DONE]\n\n")
@@ -118,8 +116,8 @@ def test_a_reader_that_stalls_on_a_whole_reply_is_dropped(start):
     server = start("--write-timeout", 0.5, "--max-model-len", 10000000)
     sock = server.connect(receive_bytes=4096)
     sock.sendall(raw_post("/tokenize", {"prompt": "x" * 3000000}))
-    server.wait_metric("moed_http_connections", 2)
-    server.wait_metric("moed_http_connections", 1, seconds=20)
+    server.wait_metric('moed_http_requests_total{path="/tokenize",status="200"}', 1)
+    server.wait_metric("moed_http_connections", 1)
     good(server)
 
 

@@ -8,7 +8,7 @@ import time
 import openai
 import pytest
 
-from conftest import MODEL, ROOT, Server, events, raw_post
+from conftest import MODEL, PATIENCE_S, ROOT, Server, events, raw_post
 from test_lm_eval import loglikelihoods
 
 CONFIG = {
@@ -143,7 +143,7 @@ def test_a_gone_client_frees_its_place(server):
         assert sock.recv(1)
     for sock in socks:
         sock.close()
-    server.wait_metric("moed_sequences_running", 0, seconds=5)
+    server.wait_metric("moed_sequences_running", 0)
 
 
 def test_metrics_of_the_pager(server):
@@ -161,6 +161,14 @@ def test_long_prompts_beside_streams_change_nothing(moed, folder):
     chunks, passes = serve(moed, folder), serve(moed, folder, *LONG_PASSES)
     prompts = [[256] + [(i * i + n) % 256 for i in range(900)] for n in range(4)]
     alone = [complete(chunks, prompt=p, logprobs=0)["choices"][0] for p in prompts]
+    # A prompt meets a stream, and its pass is paused: again and again until they have met.
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        while not passes.metrics()["moed_long_pass_pauses_total"]:
+            stream = pool.submit(complete, passes, prompt="stream 0", max_tokens=1500)
+            while passes.metrics()["moed_sequences_running"] == 0 and not stream.done():
+                pass
+            complete(passes, prompt=prompts[0], cache_salt=str(time.monotonic()))
+            stream.result()
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         streams = [pool.submit(complete, passes, prompt=f"stream {i}", max_tokens=1500) for i in range(2)]
         # A client that goes while its prompt is read leaves the others alone.
@@ -173,7 +181,7 @@ def test_long_prompts_beside_streams_change_nothing(moed, folder):
     assert texts == [complete(chunks, prompt=f"stream {i}", max_tokens=1500)["choices"][0]["text"] for i in range(2)]
     values = passes.metrics()
     assert values["moed_long_passes_total"] >= 4 and values["moed_long_pass_layers_total"] >= 8
-    assert values["moed_long_pass_pauses_total"] > 0 and values["moed_pass_timeouts_total"] == values["moed_pass_retries_total"] == 0
+    assert values["moed_pass_timeouts_total"] == values["moed_pass_retries_total"] == 0
     assert chunks.metrics()["moed_long_passes_total"] == 0
     assert chunks.stop() == 0 and passes.stop() == 0
 
@@ -187,11 +195,17 @@ def test_stop_strings_and_tokens(server):
 
 def test_deadline_and_queue(moed, folder):
     server = serve(moed, folder, "--max-num-seqs", 1, "--max-queue", 1)
+    seen = set()
+    end = time.monotonic() + PATIENCE_S
+
+    def ask(_):
+        """Until one of six that ask came when one ran and one waited."""
+        while not {200, 429} <= seen and time.monotonic() < end:
+            seen.add(server.post("/v1/completions", {"prompt": "x", "max_tokens": 500, "ignore_eos": True}).status_code)
+
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
-        body = {"prompt": "x", "max_tokens": 500, "ignore_eos": True}
-        replies = list(pool.map(lambda _: server.post("/v1/completions", body), range(6)))
-    codes = [r.status_code for r in replies]
-    assert 200 in codes and 429 in codes and set(codes) == {200, 429}
+        list(pool.map(ask, range(6)))
+    assert seen == {200, 429}
     late = server.post("/v1/completions", {"prompt": "x", "max_tokens": 2000, "ignore_eos": True, "timeout": 0.05})
     assert late.status_code == 504 and late.json()["error"]["code"] == "deadline_exceeded"
     assert server.stop() == 0
@@ -205,7 +219,7 @@ def test_sigterm_lets_a_stream_finish(moed, folder):
             pass
         server.signal(signal.SIGTERM)
         assert stream.read().endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
-    assert server.process.wait(20) == 0, "".join(server.log)
+    assert server.process.wait(PATIENCE_S) == 0, "".join(server.log)
 
 
 def test_loading_is_told(moed, folder):
@@ -213,7 +227,7 @@ def test_loading_is_told(moed, folder):
         pytest.skip(f"{moed} is not built")
     server = Server([moed, "serve", folder, "--load-format", "dummy", "--port", "0"])
     seen = set()
-    end = time.monotonic() + 30
+    end = time.monotonic() + PATIENCE_S
     while 200 not in seen and time.monotonic() < end:
         seen.add(server.get("/health").status_code)
     assert 200 in seen and seen <= {200, 503}
@@ -248,7 +262,7 @@ def test_keys_that_are_reread_and_kept_apart(moed, folder, tmp_path):
     assert cached("one") >= 16 and cached("two") >= 16 and cached("three") == 401
     keys.write_text("three\n")
     server.signal(signal.SIGHUP)
-    end = time.monotonic() + 5
+    end = time.monotonic() + PATIENCE_S
     while cached("three") == 401:
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -263,10 +277,10 @@ def test_a_second_signal_ends_streams_at_once(moed, folder):
         sock.sendall(raw_post("/v1/completions", body))
         assert sock.recv(100)
         server.signal(signal.SIGTERM)
-        time.sleep(0.1)
+        server.wait_draining()
         server.signal(signal.SIGTERM)
         rest = b""
         while piece := sock.recv(65536):
             rest += piece
-    assert server.process.wait(10) == 0
+    assert server.process.wait(PATIENCE_S) == 0
     assert rest.endswith(b"0\r\n\r\n")

@@ -14,6 +14,7 @@
 #include <cuda.h>
 
 #include "cuda/args.h"
+#include "cuda/fused_args.h"
 #include "device/device.h"
 
 /* Every wait ends after this: what has not come by then never will. */
@@ -43,7 +44,8 @@
     TENSOR_FUNCTIONS(X)                                                                    \
     X(step, turn) STEPPED(X, step, norm_linear)                                            \
     X(paged, resolve) X(paged, paged_combine)                                              \
-    STEPPED(X, paged, paged_gate_up) STEPPED(X, paged, paged_down)
+    STEPPED(X, paged, paged_gate_up) STEPPED(X, paged, paged_down)                         \
+    X(fused, fused_bf16)
 #define STEPPED(X, image, name)                                                            \
     X(image, name##_bf16_1) X(image, name##_bf16_2) X(image, name##_bf16_4)                \
     X(image, name##_f16_1) X(image, name##_f16_4)                                          \
@@ -58,7 +60,7 @@
     X(flash, flash_64) X(flash, flash_128)
 #define IMAGES(X)                                                                          \
     X(elementwise) X(attention) X(linear) X(experts) X(tensor) X(flash) X(step) X(paged) \
-    X(sample)
+    X(sample) X(fused)
 /* clang-format on */
 
 enum function {
@@ -270,6 +272,23 @@ int cuda_sample(struct dev *dev, const struct kern_sample *a);
 int cuda_norm_linear(struct dev *dev, const struct kern_norm_linear *a);
 int cuda_turn(struct dev *dev, const struct kern_turn *a);
 int cuda_paged_experts(struct dev *dev, const struct kern_paged_experts *a);
+/* What these ops hand to their kernels. */
+struct cu_norm_linear cuda_norm_linear_args(const struct kern_norm_linear *a);
+int cuda_turn_args(struct dev_cuda *d, const struct kern_turn *a, struct cu_turn *out);
+struct cu_paged cuda_paged_args(const struct dev_cuda *d, const struct kern_paged_experts *a,
+                                int rows_per_item);
+/* Attention of CU_FUSED_HEADS heads a unit, cut into about `units`; *out_units of them, with so
+ * much shared memory each. False where they do not fit. */
+bool cuda_attention_units(struct dev_cuda *d, const struct kern_attention *a, int units,
+                          struct cu_attention *out, int *out_units, size_t *shared_bytes);
+/* Whether all matrices have one dtype, and rows for loads of 16 bytes. */
+bool cuda_alike(const struct kern_norm_linear *a);
+/* The fused step (ops_fused.c). */
+int cuda_fused_open(struct dev *dev, const struct kern_layer *layers, int n_layers,
+                    struct dev_fused **out, const char **why, struct moed_error *err);
+void cuda_fused_close(struct dev *dev, struct dev_fused *);
+int cuda_fused(struct dev *dev, const struct dev_fused *);
+int cuda_fused_times(struct dev *dev, const struct dev_fused *, double *us);
 bool cuda_can_page(struct dev *dev, const struct record_class *cls, int experts, int top_k);
 int cuda_mailbox_open(struct dev *dev, const struct mailbox_layout *l, int64_t patience_us,
                       struct mailbox **out, struct moed_error *err);

@@ -122,4 +122,8 @@ const struct dev_step cuda_step = {
     .turn = cuda_turn,
     .paged_experts = cuda_paged_experts,
     .can_page = cuda_can_page,
+    .fused_open = cuda_fused_open,
+    .fused_close = cuda_fused_close,
+    .fused = cuda_fused,
+    .fused_times = cuda_fused_times,
 };

@@ -82,6 +82,7 @@ static int ceil_log2(int n)
 
 /* How a launch is cut. `heads` per block: 0 for the kernels that take any shape. */
 struct shape {
+    int blocks; /* of the launch, at most */
     int heads, splits;
     int wait, join; /* nodes that may wait within a piece, and while pieces are joined */
     size_t shared_floats;
@@ -130,7 +131,7 @@ static void cut(const struct dev_cuda *d, const struct kern_attention *a, struct
 {
     size_t owners = (size_t)a->n * (size_t)a->kv.kv_heads * (size_t)args->head_blocks;
     size_t room = d->attention.node_bytes / sizeof(float) / node_floats;
-    size_t blocks = (size_t)d->attention.blocks < room ? (size_t)d->attention.blocks : room;
+    size_t blocks = (size_t)s->blocks < room ? (size_t)s->blocks : room;
     bool windowed = a->window > 0 && a->window < a->max_context;
     int seen = windowed ? a->window : a->max_context;
     /* A window may begin and end within chunks, and within pieces: one more of each. */
@@ -164,19 +165,24 @@ static bool fit(const struct dev_cuda *d, const struct kern_attention *a, struct
     return s->shared_floats * sizeof(float) <= (size_t)d->max_shared_bytes;
 }
 
+/* Whether the kernels for whole words can take it. */
+static bool wide(const struct kern_attention *a)
+{
+    return a->kv.head_dim % 8 == 0 && cuda_aligned(a->kv.blocks) &&
+           a->kv.block_bytes % CUDA_WORDS_ALIGN == 0 && cuda_aligned(a->out) &&
+           a->out_stride % 4 == 0;
+}
+
 static enum function choose(const struct dev_cuda *d, const struct kern_attention *a,
                             struct cu_attention *args, struct shape *s)
 {
     bool bf16 = a->kv.dtype == DTYPE_BF16;
     int group = a->heads / a->kv.kv_heads;
-    bool wide = a->kv.head_dim % 8 == 0 && cuda_aligned(a->kv.blocks) &&
-                a->kv.block_bytes % CUDA_WORDS_ALIGN == 0 && cuda_aligned(a->out) &&
-                a->out_stride % 4 == 0;
     /* Few rows would leave most of the GPU idle at a short context; at a long one there are pieces
      * enough, and each group of heads reads K and V again. */
     bool few = a->n * a->kv.kv_heads < FEW_BLOCKS;
     int most = !bf16 || (few && a->max_context > FEW_CONTEXT) ? 4 : few ? 2 : FAST_HEADS;
-    for (int heads = most; wide && heads; heads /= 2) {
+    for (int heads = most; wide(a) && heads; heads /= 2) {
         if (bf16 && heads > 1 && heads / 2 >= group)
             continue;
         if (fit(d, a, args, s, heads))
@@ -192,37 +198,60 @@ static enum function choose(const struct dev_cuda *d, const struct kern_attentio
     return bf16 ? FN_attention_bf16_any : FN_attention_f32_any;
 }
 
-int cuda_attention(struct dev *dev, const struct kern_attention *a)
+/* All but how it is cut. */
+static int fill_args(struct dev_cuda *d, const struct kern_attention *a, struct cu_attention *out)
 {
-    struct dev_cuda *d = cuda_of(dev);
     const void *pos, *seq, *table;
     size_t n = (size_t)a->n, stride;
     int rc;
-    if (a->kv.dtype != DTYPE_F32 && a->kv.dtype != DTYPE_BF16)
-        return cuda_check(d, CUDA_ERROR_INVALID_VALUE, "attention over such a KV cache");
-    if ((rc = cuda_enter(d)) < 0 || n == 0 ||
-        (rc = cuda_plan_array(d, MIRROR_POS, a->pos, n * sizeof *a->pos, &pos)) < 0 ||
+    if ((rc = cuda_plan_array(d, MIRROR_POS, a->pos, n * sizeof *a->pos, &pos)) < 0 ||
         (rc = cuda_plan_array(d, MIRROR_SEQ, a->seq, n * sizeof *a->seq, &seq)) < 0 ||
         (rc = flat_tables(d, a, &table, &stride)) < 0)
         return rc;
-    struct cu_attention args = {.kv = cuda_kv_args(&a->kv),
-                                .q = a->q,
-                                .out = a->out,
-                                .q_stride = (int64_t)a->q_stride,
-                                .out_stride = (int64_t)a->out_stride,
-                                .pos = pos,
-                                .seq = seq,
-                                .table = table,
-                                .live = d->live,
-                                .table_stride = (int64_t)stride,
-                                .node = (float *)(uintptr_t)d->attention.node,
-                                .ended = (uint32_t *)(uintptr_t)d->attention.ended,
-                                .heads = a->heads,
-                                .window = a->window,
-                                .scale = a->scale};
-    struct shape s;
+    *out = (struct cu_attention){.kv = cuda_kv_args(&a->kv),
+                                 .q = a->q,
+                                 .out = a->out,
+                                 .q_stride = (int64_t)a->q_stride,
+                                 .out_stride = (int64_t)a->out_stride,
+                                 .pos = pos,
+                                 .seq = seq,
+                                 .table = table,
+                                 .live = d->live,
+                                 .table_stride = (int64_t)stride,
+                                 .node = (float *)(uintptr_t)d->attention.node,
+                                 .ended = (uint32_t *)(uintptr_t)d->attention.ended,
+                                 .heads = a->heads,
+                                 .window = a->window,
+                                 .scale = a->scale};
+    return 0;
+}
+
+int cuda_attention(struct dev *dev, const struct kern_attention *a)
+{
+    struct dev_cuda *d = cuda_of(dev);
+    struct cu_attention args;
+    int rc;
+    if (a->kv.dtype != DTYPE_F32 && a->kv.dtype != DTYPE_BF16)
+        return cuda_check(d, CUDA_ERROR_INVALID_VALUE, "attention over such a KV cache");
+    if ((rc = cuda_enter(d)) < 0 || a->n == 0 || (rc = fill_args(d, a, &args)) < 0)
+        return rc;
+    struct shape s = {.blocks = d->attention.blocks};
     enum function f = choose(d, a, &args, &s);
     size_t head_blocks = (size_t)a->kv.kv_heads * (size_t)args.head_blocks;
-    return cuda_launch(d, f, n, head_blocks * (size_t)args.splits, CU_ATTENTION_THREADS,
+    return cuda_launch(d, f, (size_t)a->n, head_blocks * (size_t)args.splits, CU_ATTENTION_THREADS,
                        s.shared_floats * sizeof(float), &args);
+}
+
+bool cuda_attention_units(struct dev_cuda *d, const struct kern_attention *a, int units,
+                          struct cu_attention *out, int *out_units, size_t *shared_bytes)
+{
+    struct shape s = {.blocks = units};
+    size_t most = d->attention.node_bytes / sizeof(float);
+    if (a->kv.dtype != DTYPE_BF16 || !wide(a) || fill_args(d, a, out) < 0 ||
+        !fit(d, a, out, &s, CU_FUSED_HEADS))
+        return false;
+    *out_units = a->kv.kv_heads * out->head_blocks * s.splits;
+    *shared_bytes = s.shared_floats * sizeof(float);
+    return (size_t)*out_units * (size_t)out->node_floats <= most &&
+           *out_units <= d->attention.blocks;
 }

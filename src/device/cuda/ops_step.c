@@ -156,7 +156,7 @@ static int norm_then_linear(struct dev *dev, const struct kern_norm_linear *a)
     return rc;
 }
 
-static bool one_launch(const struct kern_norm_linear *a)
+bool cuda_alike(const struct kern_norm_linear *a)
 {
     bool alike = a->in % 8 == 0;
     for (int i = 0; i < a->n_matrices; i++)
@@ -166,7 +166,7 @@ static bool one_launch(const struct kern_norm_linear *a)
     return alike && cuda_aligned(a->x) && cuda_aligned(a->h);
 }
 
-static struct cu_norm_linear norm_linear_args(const struct kern_norm_linear *a)
+struct cu_norm_linear cuda_norm_linear_args(const struct kern_norm_linear *a)
 {
     struct cu_norm_linear args = {.x = a->x,
                                   .residual = a->residual,
@@ -201,14 +201,14 @@ int cuda_norm_linear(struct dev *dev, const struct kern_norm_linear *a)
     struct dev_cuda *d = cuda_of(dev);
     enum dtype dtype = a->matrix[0].w_dtype;
     struct stepped_size s = stepped_for(sizes, dtype, a->n);
-    struct cu_norm_linear args = norm_linear_args(a);
+    struct cu_norm_linear args = cuda_norm_linear_args(a);
     size_t row_bytes = (size_t)a->in * dtype_bytes(dtype);
     /* A block that normalises more rows than one takes longer than a launch more. */
     bool apart = a->norm && a->n > 1;
     size_t shared = a->norm && !apart ? (size_t)a->in * sizeof(float) : 0;
     if (dtype != DTYPE_F32)
         shared += CU_BLOCK_OUTS * row_bytes;
-    if (!one_launch(a) || shared > (size_t)d->max_shared_bytes ||
+    if (!cuda_alike(a) || shared > (size_t)d->max_shared_bytes ||
         (size_t)args.outs * row_bytes > NEAR_BYTES)
         return norm_then_linear(dev, a);
     int rc = cuda_enter(d);
@@ -224,38 +224,45 @@ int cuda_norm_linear(struct dev *dev, const struct kern_norm_linear *a)
                                 &args);
 }
 
+int cuda_turn_args(struct dev_cuda *d, const struct kern_turn *a, struct cu_turn *out)
+{
+    const void *pos, *slot;
+    int rc;
+    if ((rc = cuda_plan_array(d, MIRROR_POS, a->pos, (size_t)a->n * sizeof *a->pos, &pos)) < 0 ||
+        (rc = cuda_plan_array(d, MIRROR_SLOT, a->slot, (size_t)a->n * sizeof *a->slot, &slot)) < 0)
+        return rc;
+    *out = (struct cu_turn){.kv = cuda_kv_args(&a->kv),
+                            .q = a->q,
+                            .k = a->k,
+                            .v = a->v,
+                            .cos = a->cos,
+                            .sin = a->sin,
+                            .q_norm = a->q_norm,
+                            .k_norm = a->k_norm,
+                            .pos = pos,
+                            .live = d->live,
+                            .slot = slot,
+                            .n = a->n,
+                            .heads = a->heads,
+                            .norm_dtype = (int32_t)a->norm_dtype,
+                            .eps = a->eps};
+    return 0;
+}
+
 int cuda_turn(struct dev *dev, const struct kern_turn *a)
 {
     struct dev_cuda *d = cuda_of(dev);
-    const void *pos, *slot;
-    int rc;
-    if ((rc = cuda_enter(d)) < 0 ||
-        (rc = cuda_plan_array(d, MIRROR_POS, a->pos, (size_t)a->n * sizeof *a->pos, &pos)) < 0 ||
-        (rc = cuda_plan_array(d, MIRROR_SLOT, a->slot, (size_t)a->n * sizeof *a->slot, &slot)) < 0)
+    struct cu_turn args;
+    int rc = cuda_enter(d);
+    if (rc < 0 || (rc = cuda_turn_args(d, a, &args)) < 0)
         return rc;
-    struct cu_turn args = {.kv = {a->kv.blocks, (int64_t)a->kv.block_bytes, (int32_t)a->kv.dtype,
-                                  a->kv.kv_heads, a->kv.head_dim},
-                           .q = a->q,
-                           .k = a->k,
-                           .v = a->v,
-                           .cos = a->cos,
-                           .sin = a->sin,
-                           .q_norm = a->q_norm,
-                           .k_norm = a->k_norm,
-                           .pos = pos,
-                           .live = d->live,
-                           .slot = slot,
-                           .n = a->n,
-                           .heads = a->heads,
-                           .norm_dtype = (int32_t)a->norm_dtype,
-                           .eps = a->eps};
     return cuda_launch(d, FN_turn, (size_t)a->n,
                        cuda_blocks((size_t)(a->heads + 2 * a->kv.kv_heads), CU_WARPS), CU_THREADS,
                        0, &args);
 }
 
-static struct cu_paged paged_args(const struct dev_cuda *d, const struct kern_paged_experts *a,
-                                  int rows_per_item)
+struct cu_paged cuda_paged_args(const struct dev_cuda *d, const struct kern_paged_experts *a,
+                                int rows_per_item)
 {
     struct cu_paged args = d->paged.args;
     args.logit = a->logit;
@@ -300,7 +307,7 @@ int cuda_paged_experts(struct dev *dev, const struct kern_paged_experts *a)
     /* Up to 16 rows most experts have one or two of them. */
     const int size = a->n > 1 && a->n <= 16 ? 2 : a->n;
     const struct stepped_size up = stepped_for(gate_up, a->cls->dtype, size);
-    const struct cu_paged args = paged_args(d, a, up.rows);
+    const struct cu_paged args = cuda_paged_args(d, a, up.rows);
     if (!args.live || !args.slot_of || !args.link_share || !args.forced_on || !d->paged.box ||
         a->n * a->top_k > d->paged.layout.max_pairs)
         return cuda_check(d, CUDA_ERROR_INVALID_VALUE, "experts of a step without its plan");

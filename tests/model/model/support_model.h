@@ -20,6 +20,7 @@ struct rig_options {
     int32_t long_rows;                /* 0: no long lane */
     struct pager_config pager;        /* in place by default */
     void (*alter)(struct dev *dev);   /* before the model is opened on it; may be NULL */
+    bool fused;                       /* steps of one row in one launch */
     int32_t miss_threads, link_share; /* of recorded steps */
     int64_t miss_patience_us;
     void (*on_miss)(void *arg, int thread, uint32_t job);

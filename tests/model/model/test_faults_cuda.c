@@ -58,7 +58,8 @@ static void stall(void *arg, int thread, uint32_t job)
     atomic_fetch_add(&s->done, 1);
 }
 
-/* stalls NULL: nobody stalls, and the device waits as long as it does elsewhere. */
+/* stalls NULL: nobody stalls, and the device waits as long as it does elsewhere. Steps of one row
+ * are fused where all layers have experts. */
 static void open_rig(struct rig *r, struct model_config *c, struct stalls *stalls)
 {
     struct dev_choice choice;
@@ -67,6 +68,7 @@ static void open_rig(struct rig *r, struct model_config *c, struct stalls *stall
     rig_open(r, &(struct rig_options){.dummy = c,
                                       .kv_dtype = DTYPE_BF16,
                                       .cuda = true,
+                                      .fused = c->moe_layer[1],
                                       .max_rows = LONG_ROWS,
                                       .long_rows = LONG_ROWS,
                                       .pager = {.mode = PAGER_CACHED, .staging_slots = 3},
@@ -74,6 +76,7 @@ static void open_rig(struct rig *r, struct model_config *c, struct stalls *stall
                                       .miss_patience_us = stalls ? patience_us : 0,
                                       .on_miss = stalls ? stall : NULL,
                                       .on_miss_arg = stalls});
+    assert_true(!c->moe_layer[1] || model_fused_context(r->m) > 0);
 }
 
 /* No launch of a real device fails when it is told to: skipped there. */
@@ -133,35 +136,46 @@ static int run_pass(struct rig *r, struct pass *p, enum model_lane lane, bool sa
     return rc < 0 ? rc : end;
 }
 
+static void stalled_worker(struct model_config *c, int32_t rows)
+{
+    struct stalls stalls = {0};
+    struct moed_error err = {0};
+    struct pass want, got;
+    struct rig r;
+    make_pass(&want, rows);
+    open_rig(&r, c, NULL);
+    assert_ok(run_pass(&r, &want, MODEL_STEP, false, &err), &err);
+    rig_close(&r);
+    make_pass(&got, rows);
+    open_rig(&r, c, &stalls);
+    for (int round = 0; round < 2; round++) {
+        atomic_store(&stalls.ordered, 1);
+        assert_int_equal(run_pass(&r, &got, MODEL_STEP, false, &err), MOED_ETIMEDOUT);
+        assert_int_equal(err.code, MOED_ETIMEDOUT);
+        assert_int_equal(atomic_load(&stalls.done), round + 1);
+        int rc = MOED_ETIMEDOUT;
+        /* A machine with more to do may be late once more, of itself. */
+        for (int again = 0; again < 5 && rc == MOED_ETIMEDOUT; again++)
+            rc = run_pass(&r, &got, MODEL_STEP, false, &err);
+        assert_ok(rc, &err);
+        assert_memory_equal(got.logits, want.logits, sizeof want.logits);
+    }
+    rig_close(&r);
+}
+
 static void a_stalled_worker_costs_a_step_and_no_bit_cuda(void **state)
 {
-    static const int32_t sizes[] = {1, 5};
     struct model_config c = config();
-    for (int i = 0; i < 2; i++) {
-        struct stalls stalls = {0};
-        struct moed_error err = {0};
-        struct pass want, got;
-        struct rig r;
-        make_pass(&want, sizes[i]);
-        open_rig(&r, &c, NULL);
-        assert_ok(run_pass(&r, &want, MODEL_STEP, false, &err), &err);
-        rig_close(&r);
-        make_pass(&got, sizes[i]);
-        open_rig(&r, &c, &stalls);
-        for (int round = 0; round < 2; round++) {
-            atomic_store(&stalls.ordered, 1);
-            assert_int_equal(run_pass(&r, &got, MODEL_STEP, false, &err), MOED_ETIMEDOUT);
-            assert_int_equal(err.code, MOED_ETIMEDOUT);
-            assert_int_equal(atomic_load(&stalls.done), round + 1);
-            int rc = MOED_ETIMEDOUT;
-            /* A machine with more to do may be late once more, of itself. */
-            for (int again = 0; again < 5 && rc == MOED_ETIMEDOUT; again++)
-                rc = run_pass(&r, &got, MODEL_STEP, false, &err);
-            assert_ok(rc, &err);
-            assert_memory_equal(got.logits, want.logits, sizeof want.logits);
-        }
-        rig_close(&r);
-    }
+    stalled_worker(&c, 1);
+    stalled_worker(&c, 5);
+}
+
+static void a_stalled_worker_costs_a_fused_step_and_no_bit_cuda(void **state)
+{
+    struct model_config c = config();
+    c.head_dim = 128;
+    c.moe_layer[1] = true;
+    stalled_worker(&c, 1);
 }
 
 /* What every later call of a device that has failed must say. */
@@ -395,6 +409,7 @@ static void a_failed_device_is_told_to_every_request_once_cuda(void **state)
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(a_stalled_worker_costs_a_step_and_no_bit_cuda),
+    cmocka_unit_test(a_stalled_worker_costs_a_fused_step_and_no_bit_cuda),
     cmocka_unit_test(a_launch_fails_in_a_recorded_step_cuda),
     cmocka_unit_test(a_launch_fails_in_a_long_pass_cuda),
     cmocka_unit_test(a_launch_fails_in_sampling_cuda),

@@ -1,0 +1,176 @@
+/*
+ * Steps of one row in one launch: the same bits as the CPU's portable kernels, whatever is
+ * resident, whoever computes the rest, at contexts of one chunk and of several, with a window and
+ * without.
+ */
+#include "check.h"
+
+#include "device/misses.h"
+#include "gpu.h"
+#include "support_model.h"
+
+#define VOCAB   101
+#define TOKENS  140
+#define ALONE   3 /* the last tokens of a sequence, each a step of one row */
+#define EXPERTS 12
+
+/* Two groups of three heads with norms of their own; rows of odd multiples of 8. */
+static const struct model_config grouped = {.family = MODEL_QWEN3_MOE,
+                                            .architecture = "Qwen3MoeForCausalLM",
+                                            .vocab_size = VOCAB,
+                                            .hidden = 136,
+                                            .n_layers = 2,
+                                            .n_heads = 6,
+                                            .n_kv_heads = 2,
+                                            .head_dim = 128,
+                                            .max_position = 256,
+                                            .rms_eps = 1e-6f,
+                                            .rope_theta = 1e4,
+                                            .qk_norm = true,
+                                            .n_experts = EXPERTS,
+                                            .top_k = 3,
+                                            .moe_intermediate = 72,
+                                            .norm_topk = true,
+                                            .moe_layer = {true, true},
+                                            .dtype = DTYPE_BF16,
+                                            .bos = -1};
+
+/* A window that ends within a chunk; as many KV heads as heads; experts wider than rows. */
+static const struct model_config windowed = {.family = MODEL_MIXTRAL,
+                                             .architecture = "MixtralForCausalLM",
+                                             .vocab_size = VOCAB,
+                                             .hidden = 128,
+                                             .n_layers = 2,
+                                             .n_heads = 2,
+                                             .n_kv_heads = 2,
+                                             .head_dim = 128,
+                                             .max_position = 256,
+                                             .rms_eps = 1e-5f,
+                                             .rope_theta = 1e4,
+                                             .window = {0, 70},
+                                             .n_experts = EXPERTS,
+                                             .top_k = 2,
+                                             .moe_intermediate = 328,
+                                             .norm_topk = true,
+                                             .moe_layer = {true, true},
+                                             .dtype = DTYPE_BF16,
+                                             .bos = -1};
+
+static int32_t token[TOKENS];
+
+static void add_sequences(struct rig *r)
+{
+    rig_add(r, token, TOKENS);
+    rig_add(r, token + 60, ALONE + 1);
+}
+
+static uint64_t hash_on_cpu(const struct model_config *c)
+{
+    struct rig r;
+    rig_open(&r, &(struct rig_options){
+                     .dummy = c, .kv_dtype = DTYPE_BF16, .threads = 1, .isa = KERN_ISA_SCALAR});
+    add_sequences(&r);
+    rig_run_alone(&r, 64);
+    uint64_t hash = rig_hash(&r);
+    rig_close(&r);
+    return hash;
+}
+
+/* All but the last tokens in passes of many rows, then one row at a time, sequences by turns. */
+static void run(struct rig *r)
+{
+    for (int s = 0; s < r->n_seqs; s++)
+        while (r->seq[s].n - r->seq[s].done > ALONE) {
+            int32_t count[RIG_MAX_SEQS] = {0}, left = r->seq[s].n - r->seq[s].done - ALONE;
+            count[s] = left > 64 ? 64 : left;
+            rig_pass(r, count);
+        }
+    for (int i = 0; i < ALONE; i++)
+        for (int s = 0; s < r->n_seqs; s++) {
+            int32_t count[RIG_MAX_SEQS] = {0};
+            count[s] = 1;
+            rig_pass(r, count);
+        }
+}
+
+static struct rig_options options(const struct model_config *c, uint64_t cache_bytes, int turn)
+{
+    static const int shares[] = {0, MAILBOX_SHARE_ONE, MAILBOX_SHARE_ONE / 3,
+                                 MISSES_SHARE_ADAPTIVE};
+    return (struct rig_options){.dummy = c,
+                                .kv_dtype = DTYPE_BF16,
+                                .cuda = true,
+                                .fused = true,
+                                .pager = {.mode = PAGER_CACHED,
+                                          .cache_bytes = cache_bytes,
+                                          .policy = "steady",
+                                          .synchronous = turn % 2 == 0},
+                                .miss_threads = 1 + turn % 2,
+                                .link_share = shares[turn % 4]};
+}
+
+static void same_bits(const struct model_config *c)
+{
+    const int records = c->n_layers * EXPERTS, slots[] = {0, 2, records / 2, records};
+    struct dev_choice choice;
+    struct model_memory memory;
+    cuda_or_skip(&choice);
+    model_memory(c, c->dtype, &(struct model_options){.kv_blocks = 1, .max_rows = 1}, &memory);
+    for (int i = 0; i < TOKENS; i++)
+        token[i] = (i * 37 + 5) % VOCAB;
+    uint64_t hash = hash_on_cpu(c);
+    for (int s = 0, turn = 0; s < 4; s++)
+        for (int share = 0; share < 4; share++, turn++) {
+            struct rig r;
+            struct rig_options o = options(c, slots[s] * memory.expert_record_bytes, turn);
+            if (cuda_emulated(&choice) && share != (s + 1) % 4)
+                continue;
+            rig_open(&r, &o);
+            assert_true(model_fused_context(r.m) >= TOKENS);
+            for (int round = 0; round < (cuda_emulated(&choice) ? 1 : 2); round++) {
+                rig_reset(&r);
+                add_sequences(&r);
+                run(&r);
+                if (rig_hash(&r) != hash)
+                    fail_msg("%d slots, share of the link %d, round %d: other bits", slots[s],
+                             o.link_share, round);
+            }
+            rig_close(&r);
+        }
+}
+
+static void one_row_has_the_same_bits_cuda(void **state)
+{
+    same_bits(&grouped);
+}
+
+static void one_row_in_a_window_has_the_same_bits_cuda(void **state)
+{
+    same_bits(&windowed);
+}
+
+/* What it cannot do is done op by op. */
+static void shapes_it_cannot_take_run_op_by_op_cuda(void **state)
+{
+    struct model_config c = grouped;
+    struct dev_choice choice;
+    struct rig r;
+    cuda_or_skip(&choice);
+    c.moe_layer[1] = false;
+    c.intermediate = 64;
+    uint64_t hash = hash_on_cpu(&c);
+    struct rig_options o = options(&c, 1 << 20, 0);
+    rig_open(&r, &o);
+    assert_int_equal(model_fused_context(r.m), 0);
+    add_sequences(&r);
+    run(&r);
+    assert_true(rig_hash(&r) == hash);
+    rig_close(&r);
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(one_row_has_the_same_bits_cuda),
+    cmocka_unit_test(one_row_in_a_window_has_the_same_bits_cuda),
+    cmocka_unit_test(shapes_it_cannot_take_run_op_by_op_cuda),
+};
+CHECK_MAIN(tests)
