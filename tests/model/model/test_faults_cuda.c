@@ -7,15 +7,17 @@
 #include <unistd.h>
 
 #include "answers.h"
+#include "device/misses_int.h"
 #include "engine/backend.h"
 #include "gpu.h"
 #include "support_model.h"
 
-#define STALL_US 3000000
-/* A third of that; the emulator's clock takes 16 times as long (tests/emulator/emulator.h). */
-#define PATIENCE_US(emulated) ((emulated) ? 1000000 / 16 : 1000000)
-#define LONG_ROWS             96
-#define VOCAB                 101
+/* The emulator's clock takes 16 times as long (tests/emulator/emulator.h). */
+#define PATIENCE_US(emulated) ((emulated) ? 3000000 / 16 : 3000000)
+/* What a stalled worker stays away for after the device has given its job up. */
+#define LATE_US   100000
+#define LONG_ROWS 96
+#define VOCAB     101
 
 static struct model_config config(void)
 {
@@ -41,9 +43,10 @@ static struct model_config config(void)
                                  .bos = -1};
 }
 
-/* The next jobs stall, one for each that is ordered. */
+/* The next jobs stall until the device gives them up, one for each that is ordered. */
 struct stalls {
     _Atomic int ordered, done;
+    const struct mailbox *mailbox;
 };
 
 static void stall(void *arg, int thread, uint32_t job)
@@ -54,7 +57,9 @@ static void stall(void *arg, int thread, uint32_t job)
         ;
     if (left <= 0)
         return;
-    usleep(STALL_US);
+    while (__atomic_load_n(&s->mailbox->abandon, __ATOMIC_ACQUIRE) != job)
+        usleep(1000);
+    usleep(LATE_US);
     atomic_fetch_add(&s->done, 1);
 }
 
@@ -76,6 +81,8 @@ static void open_rig(struct rig *r, struct model_config *c, struct stalls *stall
                                       .miss_patience_us = stalls ? patience_us : 0,
                                       .on_miss = stalls ? stall : NULL,
                                       .on_miss_arg = stalls});
+    if (stalls)
+        stalls->mailbox = model_misses(r->m)->cfg.mailbox;
     assert_true(!c->moe_layer[1] || model_fused_context(r->m) > 0);
 }
 
@@ -343,6 +350,8 @@ static struct answer *run_engine(struct model_config *c, struct stalls *stalls,
     struct moed_error err;
     struct rig r;
     open_rig(&r, c, stalls);
+    if (stalls)
+        atomic_store(&stalls->ordered, 1);
     struct moed_engine *e = start(&r);
     assert_ok(moed_outbox_open(&box, &err), &err);
     submit(e, box, answer, NEW_TOKENS);
@@ -357,7 +366,7 @@ static struct answer *run_engine(struct model_config *c, struct stalls *stalls,
 static void a_request_outlives_a_stalled_worker_cuda(void **state)
 {
     struct model_config c = config();
-    struct stalls stalls = {.ordered = 1};
+    struct stalls stalls = {0};
     struct moed_engine_stats calm, st;
     struct answer *want = run_engine(&c, NULL, &calm), *got = run_engine(&c, &stalls, &st);
     assert_int_equal(calm.pass_timeouts, 0);

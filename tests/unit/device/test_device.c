@@ -202,7 +202,7 @@ static void parallel_runs_each_part(void **state)
     _Atomic int sum = 0;
     dev_cpu_parallel(dev, add_part, (void *)&sum, 100);
     assert_int_equal(sum, 5050);
-    assert_true(dev_cpu_read_gb_per_s(dev, (size_t)8 << 20) > 0.01);
+    assert_true(dev_cpu_read_gb_per_s(dev, (size_t)8 << 20) > 0);
     dev_close(&dev);
 }
 
@@ -274,21 +274,23 @@ static void a_full_queue_is_busy_and_close_fails_the_rest(void **state)
 {
     struct moed_error err;
     struct link *link;
-    assert_ok(link_open(&link, 1000000, &err), &err); /* 1 MB/s: a copy takes 50 ms */
+    assert_ok(link_open(&link, 200000, &err), &err); /* 200 KB/s: a copy takes 250 ms */
     static uint8_t src[50000], dst[50000];
-    struct dev_event ev[LINK_QUEUE_COPIES + 1] = {0};
-    for (int i = 0; i < LINK_QUEUE_COPIES; i++)
-        assert_int_equal(link_copy(link, dst, src, sizeof src, &ev[i]), 0);
-    assert_int_equal(link_copy(link, dst, src, sizeof src, &ev[LINK_QUEUE_COPIES]), MOED_EBUSY);
-    assert_int_equal(atomic_load(&ev[LINK_QUEUE_COPIES].state), 0);
+    static struct dev_event ev[1000];
+    int n = 0, rc;
+    while ((rc = link_copy(link, dst, src, sizeof src, &ev[n])) == 0)
+        assert_true(++n < 1000);
+    assert_int_equal(rc, MOED_EBUSY);
+    assert_int_equal(atomic_load(&ev[n].state), 0);
+    assert_true(n >= LINK_QUEUE_COPIES);
     link_close(&link);
     int failed = 0;
-    for (int i = 0; i < LINK_QUEUE_COPIES; i++) {
+    for (int i = 0; i < n; i++) { /* the first ones were copied */
         int end = atomic_load(&ev[i].state);
-        assert_in_range(end, 2, 3);
+        assert_in_range(end, failed ? 3 : 2, 3);
         failed += end == 3;
     }
-    assert_in_range(failed, LINK_QUEUE_COPIES / 2, LINK_QUEUE_COPIES);
+    assert_in_range(failed, 1, LINK_QUEUE_COPIES);
 }
 
 /* A made-up /proc/self/cgroup and /sys/fs/cgroup in a temporary folder. */
