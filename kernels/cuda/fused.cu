@@ -41,13 +41,6 @@ struct progress {
     int layer;
 };
 
-struct team {
-    __device__ __forceinline__ void operator()() const
-    {
-        team_sync(1, CU_ATTENTION_THREADS);
-    }
-};
-
 __device__ __forceinline__ int lane_of()
 {
     return (int)threadIdx.x & 31;
@@ -99,32 +92,33 @@ struct share {
     int from, step, count;
 };
 
-__device__ __forceinline__ share every_so_many(int count)
+// By turns of the warps from `first` on.
+__device__ __forceinline__ share every_so_many(int count, int first = 0)
 {
-    const int w = warp_of();
-    return {w, WARPS, count > w ? (count - w + WARPS - 1) / WARPS : 0};
+    const int w = warp_of() - first, step = WARPS - first;
+    return {w, step, count > w ? (count - w + step - 1) / step : 0};
 }
 
 // How many of a warp's rows have a place in the block's near memory.
-__device__ __forceinline__ int near_rows(const cu_fused &f, const share &s, int row_bytes)
+__device__ __forceinline__ int near_rows(const cu_near &near, const share &s, int row_bytes)
 {
-    const int places = f.near_bytes / row_bytes;
+    const int places = near.bytes / row_bytes;
     return places <= s.from ? 0 : min(s.count, (places - s.from + s.step - 1) / s.step);
 }
 
 // Sets a warp's rows on their way to their places; those without a place to the second-level cache.
 template <class Row>
-__device__ __forceinline__ void bring(const cu_fused &f, const share &s, int row_bytes,
+__device__ __forceinline__ void bring(const cu_near &place, const share &s, int row_bytes,
                                       const Row &row)
 {
     SHARED_DYNAMIC(uint8_t, shared);
-    const int near = near_rows(f, s, row_bytes);
+    const int near = near_rows(place, s, row_bytes);
 #pragma unroll 1
     for (int j = 0; j < near; j++) {
         const int i = s.from + j * s.step;
         const uint8_t *from = row(i);
         for (int at = lane_of() * 16; at < row_bytes; at += 512)
-            cp_async_16(shared_address(shared + f.near_at + i * row_bytes + at), from + at, 16);
+            cp_async_16(shared_address(shared + place.at + i * row_bytes + at), from + at, 16);
     }
 #pragma unroll 1
     for (int j = near + lane_of(); j < s.count; j += 32)
@@ -182,12 +176,12 @@ __device__ __forceinline__ void put_out(const dotted<R> &d, int count, int i, in
 
 // All of a warp's rows times what lies at x_at.
 template <class Row, class Out>
-__device__ __forceinline__ void dot_rows(const cu_fused &f, const share &s, int in, int x_at,
+__device__ __forceinline__ void dot_rows(const cu_near &place, const share &s, int in, int x_at,
                                          const Row &row, const Out &out)
 {
-    const int row_bytes = in * 2, near = near_rows(f, s, row_bytes);
+    const int row_bytes = in * 2, near = near_rows(place, s, row_bytes);
     for (int j = 0; j < near; j += 4) {
-        const int i = s.from + j * s.step, at = f.near_at + i * row_bytes, n = min(near - j, 4);
+        const int i = s.from + j * s.step, at = place.at + i * row_bytes, n = min(near - j, 4);
         if (n > 2)
             put_out(near_dots<4>(at, s.step * row_bytes, n, in, x_at), n, i, s.step, out);
         else
@@ -225,12 +219,19 @@ __device__ __forceinline__ const cu_norm_linear &matrix_of(const block &b, int l
     return w == PROJECT ? l.project : w == OUT ? l.out : l.router;
 }
 
-__device__ __noinline__ void bring_matrix(const cu_fused &f, int layer, which w)
+__device__ __forceinline__ const cu_near &near_of(const cu_fused &f, which w)
+{
+    return w == OUT ? f.near_out : f.near;
+}
+
+// By the warps from `first` on, all of the block's rows; the others may have copies of their own
+// under way, for which a wait would be one for these too.
+__device__ __noinline__ void bring_matrix(const cu_fused &f, int layer, which w, int first)
 {
     const block b = block_of(f);
     const cu_norm_linear &a = matrix_of(b, layer, w);
     const run mine(a.outs);
-    bring(f, every_so_many(mine.count), a.in * 2, matrix_rows{a, mine.first});
+    bring(near_of(f, w), every_so_many(mine.count, first), a.in * 2, matrix_rows{a, mine.first});
     if (a.norm && blockIdx.x == 0 && threadIdx.x == CU_FUSED_THREADS - 1)
         prefetch_row(a.norm, (uint32_t)a.in * (a.norm_dtype == DTYPE_F32 ? 4 : 2));
 }
@@ -241,7 +242,7 @@ __device__ __noinline__ void multiply(const cu_fused &f, int layer, which w)
     const cu_norm_linear &a = matrix_of(b, layer, w);
     const run mine(a.outs);
     const matrix_rows rows{a, mine.first};
-    dot_rows(f, every_so_many(mine.count), a.in, f.work_at, rows, [&](int i, float v) {
+    dot_rows(near_of(f, w), every_so_many(mine.count), a.in, f.work_at, rows, [&](int i, float v) {
         const cu_matrix &m = rows.matrix(i);
         const int out = mine.first + i - m.first;
         if (m.bias)
@@ -445,7 +446,7 @@ __device__ __forceinline__ void gate_up(const cu_fused &f, const control &c, con
         }
         // Behind the loads that are needed first.
         if (turn == 0)
-            bring(f, part_of(c.n_hits * outs.count), a.inner * 2,
+            bring(f.near, part_of(c.n_hits * outs.count), a.inner * 2,
                   down_rows{a, c.hit, outs.first, outs.count});
     }
     if (warp_of() >= warps)
@@ -462,7 +463,7 @@ __device__ __forceinline__ void down_resident(const cu_fused &f, const block &b,
     for (int at = 0; at < mine.count;) {
         const int i = mine.from + at, expert = i / outs.count;
         const int n = min(mine.count - at, (expert + 1) * outs.count - i);
-        dot_rows(f, {i, 1, n}, a.inner, f.work_at + expert * a.inner * 4, rows,
+        dot_rows(f.near, {i, 1, n}, a.inner, f.work_at + expert * a.inner * 4, rows,
                  [&](int row, float v) { b.y[c.hit_at[expert] * f.outs + row % outs.count] = v; });
         at += n;
     }
@@ -566,16 +567,17 @@ __device__ __forceinline__ void load_layer(const cu_fused &f, const block &b, in
 }
 
 // Attention, by the first warps of a block: a unit or more, what needs no other block before the
-// barrier. The other warps bring their rows of the next matrix meanwhile; these bring theirs when
-// they are done, since a wait for attention's own copies would be one for those too.
+// barrier. The other warps bring the rows of the next matrix meanwhile.
 __device__ __forceinline__ void attend_part(const cu_fused &f, const block &b, const progress &p,
                                             const cu_layer &l)
 {
-    const bool mine = threadIdx.x < CU_ATTENTION_THREADS;
-    attn::unit<DT, CU_FUSED_HEADS, CU_FUSED_DIM> u;
+    enum { ATTENDING = CU_FUSED_TEAMS * CU_ATTENTION_THREADS };
+    const bool mine = threadIdx.x < ATTENDING;
+    const attn::team_barriers<CU_FUSED_TEAMS> sync = {1};
+    attn::unit<DT, CU_FUSED_HEADS, CU_FUSED_DIM, CU_FUSED_TEAMS> u;
     bool there = false;
     if (!mine)
-        bring_matrix(f, p.layer, OUT);
+        bring_matrix(f, p.layer, OUT, ATTENDING / 32);
     else if ((int)blockIdx.x < l.units)
         there = attn::turn_begin(l.attention, l.turn, 0, (int)blockIdx.x, b.work, u);
     await_all(f, p);
@@ -584,15 +586,14 @@ __device__ __forceinline__ void attend_part(const cu_fused &f, const block &b, c
         return;
     for (int y = (int)blockIdx.x;;) {
         if (there)
-            attn::turn_end(l.attention, l.turn, u, b.work, team());
+            attn::turn_end(l.attention, l.turn, u, b.work, sync);
         y += (int)gridDim.x;
         if (y >= l.units)
             break;
-        team()();
+        sync.all();
         there = attn::turn_begin(l.attention, l.turn, 0, y, b.work, u);
-        team()();
+        sync.all();
     }
-    bring_matrix(f, p.layer, OUT);
 }
 
 __device__ __forceinline__ void run_layer(const cu_fused &f, progress &p)
@@ -616,7 +617,7 @@ __device__ __forceinline__ void run_layer(const cu_fused &f, progress &p)
     __syncthreads();
     multiply(f, p.layer, OUT);
     arrive(f, p);
-    bring_matrix(f, p.layer, ROUTER);
+    bring_matrix(f, p.layer, ROUTER, 0);
     for (int i = (int)threadIdx.x; i < e.experts; i += CU_FUSED_THREADS)
         b.slot[i] = e.slot_of[i];
     await_all(f, p);
@@ -640,7 +641,7 @@ __device__ __forceinline__ void run_layer(const cu_fused &f, progress &p)
     down(f, b, e);
     arrive(f, p);
     if (!last)
-        bring_matrix(f, p.layer + 1, PROJECT);
+        bring_matrix(f, p.layer + 1, PROJECT, 0);
     await_all(f, p);
     mark(f, p, CU_FUSED_PARTS);
 }
@@ -654,7 +655,7 @@ KERNEL __launch_bounds__(CU_FUSED_THREADS, 1) fused_bf16(const __grid_constant__
         b.c->seq = state->seq;
     load_layer(f, b, 0);
     __syncthreads();
-    bring_matrix(f, 0, PROJECT);
+    bring_matrix(f, 0, PROJECT, 0);
     for (; p.layer < f.n_layers; p.layer++)
         run_layer(f, p);
     if (blockIdx.x == 0 && threadIdx.x == 0) {

@@ -8,10 +8,11 @@
 
 #include "args.h"
 
-#define CU_FUSED_THREADS 384 /* more would leave too few registers for attention */
+#define CU_FUSED_THREADS 512
 #define CU_FUSED_WARPS   (CU_FUSED_THREADS / 32)
 #define CU_FUSED_TOP_K   32
 #define CU_FUSED_HEADS   2 /* of a unit of attention */
+#define CU_FUSED_TEAMS   2 /* of a block, that share a unit of attention */
 #define CU_FUSED_DIM     128
 
 /* A layer, as the ops of a recorded step would get it for one row. All matrices are bf16. */
@@ -60,6 +61,11 @@ struct cu_grid {
     uint32_t cpu_hidden, done;
 };
 
+/* Shared memory for weights on their way, bytes. */
+struct cu_near {
+    int32_t at, bytes;
+};
+
 struct cu_fused {
     const struct cu_layer *layer; /* [n_layers] */
     struct cu_grid *grid;
@@ -68,10 +74,11 @@ struct cu_fused {
     uint64_t *cycles;
     int32_t n_layers;
     /* Shared memory, bytes from its start: logits, their exponentials and slots of all experts;
-     * outputs of the chosen experts [top_k][outs]; what a part works on; weights on their way. */
-    int32_t logit_at, exponential_at, slot_at, y_at, work_at, near_at;
+     * outputs of the chosen experts [top_k][outs]; what a part works on; weights on their way,
+     * those of attention's output behind what attention works on. */
+    int32_t logit_at, exponential_at, slot_at, y_at, work_at;
+    struct cu_near near, near_out;
     int32_t outs; /* outputs of a block's down at most */
-    int32_t near_bytes;
 };
 
 #endif

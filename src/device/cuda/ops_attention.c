@@ -252,7 +252,7 @@ bool cuda_attention_units(struct dev_cuda *d, const struct kern_attention *a, in
         !fit(d, a, out, &s, CU_FUSED_HEADS))
         return false;
     *out_units = a->kv.kv_heads * out->head_blocks * s.splits;
-    *shared_bytes = s.shared_floats * sizeof(float);
+    *shared_bytes = CU_FUSED_TEAMS * s.shared_floats * sizeof(float);
     return (size_t)*out_units * (size_t)out->node_floats <= most &&
            *out_units <= d->attention.blocks;
 }

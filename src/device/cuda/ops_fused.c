@@ -49,6 +49,11 @@ static int32_t cut(size_t *used, size_t bytes)
     return (int32_t)at;
 }
 
+static struct cu_near near_from(size_t at, size_t end)
+{
+    return (struct cu_near){(int32_t)at, (int32_t)((end - at) / 16 * 16)};
+}
+
 /* Cuts shared memory; what is left is for weights on their way. False where it is too little. */
 static bool lay_out(struct dev_fused *f, const struct kern_layer *l, size_t attention_bytes,
                     size_t most)
@@ -64,11 +69,13 @@ static bool lay_out(struct dev_fused *f, const struct kern_layer *l, size_t atte
     a->exponential_at = cut(&used, experts);
     a->slot_at = cut(&used, experts);
     a->y_at = cut(&used, (size_t)l->experts.top_k * (size_t)a->outs * sizeof(float));
-    a->work_at = cut(&used, larger(work, attention_bytes));
-    a->near_at = (int32_t)used;
-    if (used >= most)
+    size_t attending = used + (attention_bytes + 127) / 128 * 128;
+    a->work_at = cut(&used, work);
+    attending = larger(attending, used);
+    if (attending >= most)
         return false;
-    a->near_bytes = (int32_t)((most - used) / 16 * 16);
+    a->near = near_from(used, most);
+    a->near_out = near_from(attending, most);
     f->shared_bytes = most;
     return true;
 }
