@@ -7,6 +7,7 @@
 #   sh tests/gpu.sh server         a server on the GPU and one on the CPU give the same tokens
 #   sh tests/gpu.sh bench ROW [OPTIONS]   one row of measurements, or several by name; options go to moed bench
 #       qwen3-25 qwen3-0 qwen3-50-100 qwen3-uniform   Qwen3-30B-A3B, decode, batch 1, so many percent of the experts resident
+#       fused      Qwen3, decode, batch 1, 25, 0, 50 and 100 %, with --one-row-step fused
 #       streams    Qwen3 at 25 %, 2 to 32 streams
 #       prefill    Qwen3 at 25 % and with no expert resident, prompts of 4K and 16K tokens in one pass
 #       mixed      Qwen3 at 25 %, a prompt of 16K tokens beside 4 and 8 streams, 100 and 200 ms between their tokens as the target
@@ -35,7 +36,7 @@ export MOED_SOURCE LD_LIBRARY_PATH
 programs="test.kernels.cpu.ops_cuda test.kernels.cpu.tensor_cuda test.kernels.cpu.sample_cuda test.kernels.cpu.attention_cuda
     test.model.model.cuda test.model.model.long_cuda
     test.model.model.recorded_cuda test.model.model.sample_cuda test.model.engine.sampling_cuda
-    test.model.model.faults_cuda test.model.model.replay_cuda
+    test.model.model.faults_cuda test.model.model.replay_cuda test.model.model.fused_cuda
     bench_misses bench_cuda_tensor bench_cuda_sample bench_cuda_step bench_cuda_attention bench_cuda_plan"
 
 # record PART STATUS LOG SECONDS: one line of results, with what the part printed and logged.
@@ -159,7 +160,8 @@ for c in said["cases"]:
           f"{c['host_bytes_per_token'] / 1e6:.1f} MB and {c['admissions_per_token']:.2f} admissions a token, "
           f"link {c['link_gb_per_s']:.1f} GB/s = {100 * c['link_part']:.0f} %, "
           f"host {c['host_gb_per_s']:.1f} GB/s = {100 * c['host_part']:.0f} %, "
-          f"runs s {[round(s, 4) for s in c['runs_seconds']]}, stages ms {ms}")
+          f"runs s {[round(s, 4) for s in c['runs_seconds']]}, stages ms {ms}"
+          + (f", fused us {({k: round(v, 1) for k, v in c['fused_us'].items()})}" if c["fused_us"] else ""))
 PY
 }
 
@@ -199,6 +201,7 @@ bench_row() {
     case $row in
     qwen3) bench_qwen3 "$row" 300 "$qwen3_25; $streams; $qwen3_uniform; $qwen3_0; $qwen3_50_100" "$@" ;;
     prompts) bench_qwen3 "$row" 240 "$qwen3_25; $mixed; $prefill; $qwen3_100" "$@" ;;
+    fused) bench_qwen3 "$row" 240 "$qwen3_25; $qwen3_0; $qwen3_50_100" --one-row-step fused "$@" ;;
     qwen3-25) bench_qwen3 "$row" 90 "$qwen3_25" "$@" ;;
     qwen3-0) bench_qwen3 "$row" 90 "$qwen3_0" "$@" ;;
     qwen3-50-100) bench_qwen3 "$row" 120 "$qwen3_50_100" "$@" ;;
@@ -257,12 +260,14 @@ sanitize() {
         memcheck)
             sanitized memcheck 90 test.kernels.cpu.ops_cuda
             sanitized memcheck 45 test.model.model.replay_cuda plans_give_the_same_bits_cuda
+            sanitized memcheck 45 test.model.model.fused_cuda one_row_has_the_same_bits_cuda
             sanitized memcheck 30 test.kernels.cpu.attention_cuda shapes_cuda
             sanitized memcheck 30 test.kernels.cpu.sample_cuda
             sanitized memcheck 45 test.kernels.cpu.tensor_cuda
             ;;
         racecheck | initcheck)
             sanitized "$tool" 60 test.model.model.replay_cuda plans_give_the_same_bits_cuda
+            sanitized "$tool" 45 test.model.model.fused_cuda one_row_has_the_same_bits_cuda
             sanitized "$tool" 30 test.kernels.cpu.attention_cuda shapes_cuda
             sanitized "$tool" 30 test.kernels.cpu.sample_cuda
             ;;
@@ -295,6 +300,7 @@ models)
     run_test test.model.model.long_cuda
     run_test test.model.model.faults_cuda
     run_test test.model.model.replay_cuda 90
+    run_test test.model.model.fused_cuda 90
     ;;
 server)
     part server 180 python3 tests/gpu_server.py "$build/moed"

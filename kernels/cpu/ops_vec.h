@@ -183,13 +183,16 @@ static void router(const struct kern_router *a, struct kern_part part)
  */
 struct row_run {
     const char *rows, *next;
-    size_t hi, row_bytes, ahead; /* ahead: rows */
+    size_t hi, row_bytes, ahead_bytes, ahead; /* ahead: rows */
 };
 
-static struct row_run row_run_of(const void *matrix, const void *next, size_t hi, size_t row_bytes)
+/* matrices: that take turns. What is ahead of each adds up: a single one looks twice as far. */
+static struct row_run row_run_of(const void *matrix, const void *next, size_t hi, size_t row_bytes,
+                                 int matrices)
 {
-    size_t ahead = (ROW_AHEAD_BYTES + row_bytes - 1) / row_bytes;
-    return (struct row_run){matrix, next, hi, row_bytes, ahead};
+    size_t ahead_bytes = matrices > 1 ? ROW_AHEAD_BYTES : 2 * ROW_AHEAD_BYTES;
+    size_t ahead = (ahead_bytes + row_bytes - 1) / row_bytes;
+    return (struct row_run){matrix, next, hi, row_bytes, ahead_bytes, ahead};
 }
 
 /* What to prefetch while row o is read: nothing beyond the run (a row that is here anyway) but the
@@ -197,7 +200,7 @@ static struct row_run row_run_of(const void *matrix, const void *next, size_t hi
 static const void *row_run_ahead(const struct row_run *r, size_t o)
 {
     size_t at = o + r->ahead;
-    if (r->row_bytes > ROW_AHEAD_BYTES)
+    if (r->row_bytes > r->ahead_bytes)
         return r->rows + o * r->row_bytes + ROW_AHEAD_BYTES;
     if (at < r->hi)
         return r->rows + at * r->row_bytes;
@@ -221,7 +224,7 @@ static void dots_few_of_two(const struct pack *p, enum dtype dtype, const struct
                             const struct row_run *b, size_t o, size_t outs, float *dots_a,
                             float *dots_b)
 {
-    size_t step = a->row_bytes > ROW_AHEAD_BYTES ? outs : 1;
+    size_t step = a->row_bytes > a->ahead_bytes ? outs : 1;
     for (size_t j = 0; j < outs; j += step) {
         dots_few(p, dtype, a, o + j, step, dots_a + j);
         dots_few(p, dtype, b, o + j, step, dots_b + j);
@@ -243,9 +246,9 @@ static void gate_up_share(const struct kern_experts *a, const struct expert_shar
     const char *gate_w = (const char *)s->group->record + c->gate_off;
     const char *up_w = (const char *)s->group->record + c->up_off;
     struct row_run gate_run =
-        row_run_of(gate_w, share_rows(next, c->gate_off, c->dtype, hidden), s->more, row_bytes);
+        row_run_of(gate_w, share_rows(next, c->gate_off, c->dtype, hidden), s->more, row_bytes, 2);
     struct row_run up_run =
-        row_run_of(up_w, share_rows(next, c->up_off, c->dtype, hidden), s->more, row_bytes);
+        row_run_of(up_w, share_rows(next, c->up_off, c->dtype, hidden), s->more, row_bytes, 2);
     struct pack p = pack_begin(hidden, n, part.scratch, part.scratch_bytes);
     float gate[ROWS_AT_ONCE * PANEL], up[ROWS_AT_ONCE * PANEL];
     for (size_t first = 0; first < n; first += rows) {
@@ -277,7 +280,7 @@ static void down_share(const struct kern_experts *a, const struct expert_share *
            rows;
     const char *down = (const char *)s->group->record + c->down_off;
     struct row_run run = row_run_of(down, share_rows(next, c->down_off, c->dtype, wide), s->more,
-                                    wide * dtype_bytes(c->dtype));
+                                    wide * dtype_bytes(c->dtype), 1);
     struct pack p = pack_begin(wide, n, part.scratch, part.scratch_bytes);
     float dots[ROWS_AT_ONCE * PANEL];
     for (size_t first = 0; first < n; first += rows) {

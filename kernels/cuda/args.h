@@ -93,6 +93,7 @@ struct cu_attention {
     float scale;
     /* Shared memory: where things begin, in floats; k_stride in bytes. */
     int32_t k_stride, k, v, part, q_at, score, weight, head_sums, wait, wait_sums, join_sums;
+    int32_t team_floats; /* all of it, of one team of threads */
 };
 
 struct cu_silu_mul {

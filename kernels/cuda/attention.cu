@@ -114,7 +114,7 @@ template <int DT> __device__ __forceinline__ void attention_any(const cu_attenti
 }
 
 #define ATTENTION(name, body)                                                                      \
-    KERNEL __launch_bounds__(CU_ATTENTION_THREADS, 4) name(const __grid_constant__ cu_attention a)    \
+    KERNEL __launch_bounds__(CU_ATTENTION_THREADS, 4) name(const __grid_constant__ cu_attention a) \
     {                                                                                              \
         body(a);                                                                                   \
     }

@@ -237,11 +237,40 @@ __device__ __forceinline__ void write_out(const cu_attention &a, const work &w, 
     put(a.out + w.row * a.out_stride + (int64_t)(w.head + h) * dim + d, out);
 }
 
+// An item's node over the whole piece to where it belongs.
+template <int W>
+__device__ __forceinline__ void end_piece(const cu_attention &a, const work &w, int dim, int items,
+                                          int item, const node<W> &n)
+{
+    const int each = dim / W, h = item / each;
+    if (w.pieces == 1)
+        write_out(a, w, h, dim, item % each * W, n);
+    else
+        store_piece(a, w, items, item, h, item % each == 0, n);
+}
+
+// A team's node for the team that joins them, in place of the item's parts.
+template <int W>
+__device__ __forceinline__ void keep_node(float *part, int items, int item, const node<W> &n)
+{
+    put(part + item * W, n.x);
+    part[(items + item) * W] = n.max;
+    part[(2 * items + item) * W] = n.sum;
+}
+
+template <int W>
+__device__ __forceinline__ void take_node(const float *part, int items, int item, node<W> &n)
+{
+    get(part + item * W, n.x);
+    n.max = part[(items + item) * W];
+    n.sum = part[(2 * items + item) * W];
+}
+
 // The parts of chunk c to nodes, up the tree, and after the last chunk to where they belong.
 // Returns the levels on which nodes wait from then on.
-template <int W, int GB>
+template <int W, int GB, int TEAMS>
 __device__ __forceinline__ uint32_t end_chunk(const cu_attention &a, const work &w, int c, int dim,
-                                              const float *part, const float *head_sums,
+                                              float *part, const float *head_sums,
                                               const waiting &stack, uint32_t waits)
 {
     const int each = dim / W, items = GB * each; // of a head
@@ -259,12 +288,38 @@ __device__ __forceinline__ uint32_t end_chunk(const cu_attention &a, const work 
         n.max = head_sums[2 * h];
         n.sum = head_sums[2 * h + 1];
         after = add_node(n, c, c == w.hi, waits, stack, item);
-        if (c == w.hi && w.pieces == 1)
-            write_out(a, w, h, dim, item % each * W, n);
+        if (c == w.hi && TEAMS > 1)
+            keep_node(part, items, item, n);
         else if (c == w.hi)
-            store_piece(a, w, items, item, h, item % each == 0, n);
+            end_piece(a, w, dim, items, item, n);
     }
     return after;
+}
+
+// The teams' nodes to that of the piece, by the first team.
+template <int W, int GB, int TEAMS>
+__device__ __forceinline__ void join_teams(const cu_attention &a, const work &w, int dim,
+                                           const float *shared)
+{
+    const int items = GB * dim / W;
+    for (int item = team_thread(); item < items; item += THREADS) {
+        node<W> n[TEAMS];
+#pragma unroll
+        for (int i = 0; i < TEAMS; i++)
+            if (w.there >> i & 1)
+                take_node(shared + i * a.team_floats + a.part, items, item, n[i]);
+            else
+                n[i] = {};
+#pragma unroll
+        for (int width = 1; width < TEAMS; width *= 2)
+#pragma unroll
+            for (int i = 2 * width - 1; i < TEAMS; i += 2 * width) {
+                const uint32_t half = (1u << width) - 1;
+                join_if((w.there >> (i + 1 - 2 * width) & half) != 0,
+                        (w.there >> (i + 1 - width) & half) != 0, n[i - width], n[i]);
+            }
+        end_piece(a, w, dim, items, item, n[TEAMS - 1]);
+    }
 }
 
 // ---- a unit of work ----
@@ -280,9 +335,9 @@ template <int GB, int DIM> struct width {
     static_assert(DIM % N == 0, "whole items of a head");
 };
 
-// A team's unit: the heads of one head block through one piece of a row's chunks. DIM: the width of
-// a head, 0 where only the launch knows it.
-template <int DT, int GB, int DIM> struct unit {
+// A block's unit, as one of its teams has it: the heads of one head block through one piece of a
+// row's chunks. DIM: the width of a head, 0 where only the launch knows it.
+template <int DT, int GB, int DIM, int TEAMS = 1> struct unit {
     work w;
     mover move;
     const int32_t *table; // the sequence's blocks
@@ -290,6 +345,8 @@ template <int DT, int GB, int DIM> struct unit {
     const uint8_t *first; // this warp's block of the first chunk; NULL: nothing of it is visible
     int64_t slot;         // where the row's own K and V are to be stored by this unit; -1: nowhere
     int own;              // their row in the first chunk, if it is not copied; -1: all rows are
+    enum { EACH = (GB + 2 + 3) / 4 };
+    const float *raw[EACH]; // heads that this warp is to turn: q heads, k, v; NULL: none
 };
 
 template <int DIM> __device__ __forceinline__ int width_of(const cu_attention &a)
@@ -297,26 +354,27 @@ template <int DIM> __device__ __forceinline__ int width_of(const cu_attention &a
     return DIM ? DIM : a.kv.head_dim;
 }
 
-template <int DT, int GB, int DIM>
+template <int DT, int GB, int DIM, int TEAMS>
 __device__ __forceinline__ bool find_unit(const cu_attention &a, int64_t row, int y,
-                                          unit<DT, GB, DIM> &u)
+                                          unit<DT, GB, DIM, TEAMS> &u)
 {
-    if (!find_work(a, row, y, u.w))
+    if (!find_work<TEAMS>(a, row, y, u.w))
         return false;
     const int row_bytes = width_of<DIM>(a) * bytes_of<DT>::N;
     const int b = u.w.lo * 4 + team_thread() / 32;
     u.move = mover_of(row_bytes);
     u.table = a.table + a.seq[u.w.row] * a.table_stride;
     u.keys = a.kv.blocks + (int64_t)u.w.kv_head * 16 * row_bytes;
-    u.first =
-        b >= u.w.first / 16 && b <= u.w.pos / 16 ? u.keys + u.table[b] * a.kv.block_bytes : nullptr;
+    u.first = nullptr;
+    if (u.w.lo <= u.w.hi && b >= u.w.first / 16 && b <= u.w.pos / 16)
+        u.first = u.keys + u.table[b] * a.kv.block_bytes;
     u.slot = u.own = -1;
     return true;
 }
 
 // Starts the copies of the first chunk: a group of K, then one of V.
-template <int DT, int GB, int DIM>
-__device__ __forceinline__ void start_unit(const cu_attention &a, const unit<DT, GB, DIM> &u,
+template <int DT, int GB, int DIM, int TEAMS>
+__device__ __forceinline__ void start_unit(const cu_attention &a, const unit<DT, GB, DIM, TEAMS> &u,
                                            float *shared)
 {
     const int warp = team_thread() / 32, row_bytes = width_of<DIM>(a) * bytes_of<DT>::N;
@@ -331,14 +389,15 @@ __device__ __forceinline__ void start_unit(const cu_attention &a, const unit<DT,
     copies_end_group();
 }
 
-// The unit from q in shared memory on, which need not be synchronised, nor the rows of the first
-// chunk that are not copied.
-template <int DT, int GB, int DIM, class Sync>
-__device__ __forceinline__ void run_unit(const cu_attention &a, const unit<DT, GB, DIM> &u,
-                                         float *shared, const Sync &sync)
+// The unit from q in the team's memory on, which need not be synchronised, nor the rows of the
+// first chunk that are not copied. All teams of the block.
+template <int DT, int GB, int DIM, int TEAMS, class Sync>
+__device__ __forceinline__ void run_unit(const cu_attention &a, const unit<DT, GB, DIM, TEAMS> &u,
+                                         float *block_shared, const Sync &sync)
 {
     enum { SOFTENED = GB >= 4 ? GB / 4 : 1, W = width<GB, DIM>::N };
     const work &w = u.w;
+    float *const shared = team_memory<TEAMS>(a, block_shared);
     const int tid = team_thread(), warp = tid / 32, dim = width_of<DIM>(a);
     const int items = GB * dim / W, row_bytes = dim * bytes_of<DT>::N;
     // The last warps soften, since a chunk that is not full leaves them idle afterwards.
@@ -347,20 +406,23 @@ __device__ __forceinline__ void run_unit(const cu_attention &a, const unit<DT, G
     float *part = shared + a.part, *q = shared + a.q_at, *score = shared + a.score,
           *weight = shared + a.weight, *head_sums = shared + a.head_sums;
     const waiting stack = {shared + a.wait, shared + a.wait_sums, items};
-    const int64_t v_off = (int64_t)a.kv.kv_heads * 16 * row_bytes;
-    uint8_t *to_k = k + warp * 16 * a.k_stride, *to_v = v + warp * 16 * row_bytes;
+    // Arguments may lie in shared memory: what follows a barrier should not wait for them.
+    const int k_stride = a.k_stride;
+    const float scale = a.scale;
+    const int64_t v_off = (int64_t)a.kv.kv_heads * 16 * row_bytes, block_bytes = a.kv.block_bytes;
+    uint8_t *to_k = k + warp * 16 * k_stride, *to_v = v + warp * 16 * row_bytes;
     uint32_t waits = 0;
     for (int c = w.lo; c <= w.hi; c++) {
         const int lo = max(w.first - c * CHUNK, 0), hi = min(w.pos + 1 - c * CHUNK, CHUNK);
         const int b = (c + 1) * 4 + warp;
         const uint8_t *next =
-            c < w.hi && b <= w.pos / 16 ? u.keys + u.table[b] * a.kv.block_bytes : nullptr;
+            c < w.hi && b <= w.pos / 16 ? u.keys + u.table[b] * block_bytes : nullptr;
         copies_wait<1>();
         sync();
-        scores<DT, GB, DIM>(k, a.k_stride, q, dim, a.scale, score, lo, hi);
+        scores<DT, GB, DIM>(k, k_stride, q, dim, scale, score, lo, hi);
         sync();
         if (next)
-            u.move.start(to_k, next, a.k_stride, -1);
+            u.move.start(to_k, next, k_stride, -1);
         copies_end_group();
         float e[SOFTENED][2];
         if (softened < GB)
@@ -377,7 +439,13 @@ __device__ __forceinline__ void run_unit(const cu_attention &a, const unit<DT, G
         if (next)
             u.move.start(to_v, next + v_off, row_bytes, -1);
         copies_end_group();
-        waits = end_chunk<W, GB>(a, w, c, dim, part, head_sums, stack, waits);
+        waits = end_chunk<W, GB, TEAMS>(a, w, c, dim, part, head_sums, stack, waits);
+    }
+    if constexpr (TEAMS > 1) {
+        sync.all();
+        if (threadIdx.x >= THREADS)
+            return;
+        join_teams<W, GB, TEAMS>(a, w, dim, block_shared);
     }
     if (w.pieces == 1 || !ends_last(a, w, (uint32_t *)score, sync))
         return;
@@ -391,8 +459,8 @@ __device__ __forceinline__ void run_unit(const cu_attention &a, const unit<DT, G
 }
 
 // q of the unit as it is.
-template <int DT, int GB, int DIM>
-__device__ __forceinline__ void take_q(const cu_attention &a, const unit<DT, GB, DIM> &u,
+template <int DT, int GB, int DIM, int TEAMS>
+__device__ __forceinline__ void take_q(const cu_attention &a, const unit<DT, GB, DIM, TEAMS> &u,
                                        float *shared)
 {
     const int dim = width_of<DIM>(a);
@@ -402,17 +470,19 @@ __device__ __forceinline__ void take_q(const cu_attention &a, const unit<DT, GB,
             shared[a.q_at + h * dim + d] = h < u.w.heads ? from[h * dim + d] : 0;
 }
 
-// Unit y = head block * splits + piece of a row, by a team; all of `shared` as the launch lays it
-// out is the team's until all its threads have returned.
-template <int DT, int GB, int DIM = 0, class Sync>
+// Unit y = head block * splits + piece of a row, by the first TEAMS * CU_ATTENTION_THREADS threads
+// of a block, all of which call this. `shared` is as the launch lays it out, once for each team,
+// and is theirs until all of them have returned.
+template <int DT, int GB, int DIM = 0, int TEAMS = 1, class Sync>
 __device__ __forceinline__ void attend(const cu_attention &a, int64_t row, int y, float *shared,
                                        const Sync &sync)
 {
-    unit<DT, GB, DIM> u;
+    unit<DT, GB, DIM, TEAMS> u;
     if (!find_unit(a, row, y, u))
         return;
-    start_unit(a, u, shared);
-    take_q(a, u, shared);
+    float *const mine = team_memory<TEAMS>(a, shared);
+    start_unit(a, u, mine);
+    take_q(a, u, mine);
     run_unit(a, u, shared, sync);
 }
 
@@ -420,9 +490,9 @@ __device__ __forceinline__ void attend(const cu_attention &a, int64_t row, int y
 
 // What turning needs beside the heads, in place of the parts: cos and sin [dim / 2] of the
 // position, norms of q and of k [dim].
-template <int DT, int GB, int DIM>
+template <int DT, int GB, int DIM, int TEAMS>
 __device__ __forceinline__ void bring_turn(const cu_attention &a, const cu_turn &t,
-                                           const unit<DT, GB, DIM> &u, float *shared)
+                                           const unit<DT, GB, DIM, TEAMS> &u, float *shared)
 {
     const int dim = width_of<DIM>(a), half = dim / 2;
     const int64_t at = (int64_t)u.w.pos * half;
@@ -442,18 +512,28 @@ __device__ __forceinline__ void bring_turn(const cu_attention &a, const cu_turn 
 // What does not depend on the row's q, k and v: the plan, the copies of older K and V, norms and
 // angles. All of it may come before the launch's blocks have waited for q, k and v. False: this
 // team has no unit.
-template <int DT, int GB, int DIM>
+template <int DT, int GB, int DIM, int TEAMS>
 __device__ __forceinline__ bool turn_begin(const cu_attention &a, const cu_turn &t, int64_t row,
-                                           int y, float *shared, unit<DT, GB, DIM> &u)
+                                           int y, float *shared, unit<DT, GB, DIM, TEAMS> &u)
 {
     if (!find_unit(a, row, y, u))
         return false;
-    if (u.w.hi == u.w.pos / CHUNK)
+    if (u.w.lo <= u.w.hi && u.w.hi == u.w.pos / CHUNK)
         u.slot = t.slot[row];
     if (u.slot >= 0 && u.w.lo == u.w.hi)
         u.own = u.w.pos % CHUNK;
-    start_unit(a, u, shared);
-    bring_turn(a, t, u, shared);
+#pragma unroll
+    for (int i = 0; i < u.EACH; i++) {
+        const int item = team_thread() / 32 + 4 * i, dim = width_of<DIM>(a);
+        u.raw[i] = nullptr;
+        if (item < u.w.heads)
+            u.raw[i] = t.q + (row * a.heads + u.w.head + item) * dim;
+        else if (item >= GB && item < GB + 2 && u.slot >= 0)
+            u.raw[i] = (item == GB ? t.k : t.v) + (row * a.kv.kv_heads + u.w.kv_head) * dim;
+    }
+    float *const mine = team_memory<TEAMS>(a, shared);
+    start_unit(a, u, mine);
+    bring_turn(a, t, u, mine);
     return true;
 }
 
@@ -468,25 +548,21 @@ __device__ __forceinline__ void store_own(uint8_t *cache, uint8_t *near, int d, 
 
 // The heads of q into shared memory, and the row's own K and V where they belong: a warp takes
 // items warp, warp + 4, ... of the q heads, k and v.
-template <int DT, int GB, int DIM>
+template <int DT, int GB, int DIM, int TEAMS>
 __device__ __forceinline__ void turn_heads(const cu_attention &a, const cu_turn &t,
-                                           const unit<DT, GB, DIM> &u, float *shared)
+                                           const unit<DT, GB, DIM, TEAMS> &u, float *shared)
 {
-    enum { EACH = (GB + 2 + 3) / 4, PAIRS = (DIM ? DIM : CU_TURN_DIM) / 64 + (DIM % 64 != 0) };
+    enum {
+        EACH = unit<DT, GB, DIM, TEAMS>::EACH,
+        PAIRS = (DIM ? DIM : CU_TURN_DIM) / 64 + (DIM % 64 != 0)
+    };
     const int lane = team_thread() & 31, warp = team_thread() / 32;
     const int dim = width_of<DIM>(a), half = dim / 2;
     const float *near = shared + a.part;
     float eight[EACH][8], lo[EACH][PAIRS], hi[EACH][PAIRS], inverse[EACH] = {};
 #pragma unroll
-    for (int i = 0; i < EACH; i++) {
-        const int item = warp + 4 * i, kv_heads = a.kv.kv_heads;
-        const float *x = nullptr;
-        if (item < u.w.heads)
-            x = t.q + (u.w.row * a.heads + u.w.head + item) * dim;
-        else if (item >= GB && item < GB + 2 && u.slot >= 0)
-            x = (item == GB ? t.k : t.v) + (u.w.row * kv_heads + u.w.kv_head) * dim;
-        load_head(x, dim, eight[i], lo[i], hi[i]);
-    }
+    for (int i = 0; i < EACH; i++)
+        load_head(u.raw[i], dim, eight[i], lo[i], hi[i]);
     if (t.q_norm || t.k_norm)
         head_square_sums(eight, dim, inverse);
 #pragma unroll
@@ -528,20 +604,21 @@ __device__ __forceinline__ void turn_heads(const cu_attention &a, const cu_turn 
 
 // The rest, once q, k and v are there and the team is synchronised: turns the heads, stores K and V
 // of the row's own position (where the unit sees it), attends.
-template <int DT, int GB, int DIM, class Sync>
+template <int DT, int GB, int DIM, int TEAMS, class Sync>
 __device__ __forceinline__ void turn_end(const cu_attention &a, const cu_turn &t,
-                                         const unit<DT, GB, DIM> &u, float *shared,
+                                         const unit<DT, GB, DIM, TEAMS> &u, float *shared,
                                          const Sync &sync)
 {
-    turn_heads(a, t, u, shared);
+    if (u.w.lo <= u.w.hi)
+        turn_heads(a, t, u, team_memory<TEAMS>(a, shared));
     run_unit(a, u, shared, sync);
 }
 
-template <int DT, int GB, int DIM = 0, class Sync>
+template <int DT, int GB, int DIM = 0, int TEAMS = 1, class Sync>
 __device__ __forceinline__ void turn_and_attend(const cu_attention &a, const cu_turn &t,
                                                 int64_t row, int y, float *shared, const Sync &sync)
 {
-    unit<DT, GB, DIM> u;
+    unit<DT, GB, DIM, TEAMS> u;
     if (!turn_begin(a, t, row, y, shared, u))
         return;
     sync();

@@ -1,7 +1,7 @@
 // Attention's pieces of work and its tree over chunks of positions, in the order of
-// kernels/README.md. A team of CU_ATTENTION_THREADS threads, thread 0 of which is threadIdx.x %
-// CU_ATTENTION_THREADS == 0, takes one piece of a row's chunks; the last team to end joins the
-// pieces.
+// kernels/README.md. A block takes one piece of a row's chunks, by one team of CU_ATTENTION_THREADS
+// threads or by several (a power of two), of which each has a part of the piece; the last block to
+// end joins the pieces.
 #ifndef MOED_KERNELS_CUDA_ATTENTION_TREE_CUH
 #define MOED_KERNELS_CUDA_ATTENTION_TREE_CUH
 
@@ -12,20 +12,28 @@ namespace attn
 
 enum { CHUNK = 64, THREADS = CU_ATTENTION_THREADS };
 
-// How the threads of a team wait for each other: a block that is one team, or barrier `id` of a
-// larger.
+// How the threads of a team wait for each other, and those of all teams of the block: a block that
+// is one team; TEAMS of them at the beginning of a larger block, with barriers `first` to first +
+// TEAMS.
 struct block_sync {
     __device__ __forceinline__ void operator()() const
     {
         __syncthreads();
     }
+    __device__ __forceinline__ void all() const
+    {
+    }
 };
 
-struct team_barrier {
-    unsigned id;
+template <int TEAMS> struct team_barriers {
+    unsigned first;
     __device__ __forceinline__ void operator()() const
     {
-        team_sync(id, THREADS);
+        team_sync(TEAMS == 1 ? first : first + threadIdx.x / THREADS, THREADS);
+    }
+    __device__ __forceinline__ void all() const
+    {
+        team_sync(first + TEAMS, TEAMS * THREADS);
     }
 };
 
@@ -34,16 +42,42 @@ __device__ __forceinline__ int team_thread()
     return (int)(threadIdx.x % THREADS);
 }
 
-// What a team is to do.
+// The part of shared memory that is the team's own.
+template <int TEAMS>
+__device__ __forceinline__ float *team_memory(const cu_attention &a, float *shared)
+{
+    return TEAMS == 1 ? shared : shared + (int)(threadIdx.x / THREADS) * a.team_floats;
+}
+
+// What a block is to do, and a team of it.
 struct work {
     int64_t row, owner; // owner: (row, head block) of the workspace
     int kv_head, head, heads;
     int first, pos;              // visible positions
     int pieces, first_piece, at; // at: among the pieces
-    int lo, hi;                  // chunks, both included
+    int lo = 0, hi = -1;         // the team's chunks, both included; none where lo > hi
+    uint32_t there;              // teams that have chunks, a bit each
 };
 
+// Cuts chunks lo..hi of a piece, which is 2^level chunks from `begin` on, into the teams' parts.
+template <int TEAMS>
+__device__ __forceinline__ void part_piece(int begin, int level, int lo, int hi, work &w)
+{
+    int part = 0; // level of a team's part
+    while (TEAMS << part < 1 << level)
+        part++;
+    const int team = TEAMS == 1 ? 0 : (int)(threadIdx.x / THREADS);
+    w.lo = max(lo, begin + (team << part));
+    w.hi = min(hi, begin + ((team + 1) << part) - 1);
+    w.there = 0;
+#pragma unroll
+    for (int i = 0; i < TEAMS; i++)
+        if (max(lo, begin + (i << part)) <= min(hi, begin + ((i + 1) << part) - 1))
+            w.there |= 1u << i;
+}
+
 // False: nothing, since the row takes no part or has fewer pieces.
+template <int TEAMS = 1>
 __device__ __forceinline__ bool find_work(const cu_attention &a, int64_t row, int y, work &w)
 {
     w.row = row;
@@ -60,14 +94,19 @@ __device__ __forceinline__ bool find_work(const cu_attention &a, int64_t row, in
     w.first = a.window > 0 && w.pos >= a.window ? w.pos - a.window + 1 : 0;
     const int lo = w.first / CHUNK, hi = w.pos / CHUNK;
     int level = 0;
+    // What the teams of one block can take at once is not worth a join of pieces.
+    while (TEAMS >> level > 1)
+        level++;
+    if (hi >> level != lo >> level)
+        level = 0;
     while ((hi >> level) - (lo >> level) >= a.splits)
         level++;
     w.first_piece = lo >> level;
     w.pieces = (hi >> level) - w.first_piece + 1;
     if (w.at >= w.pieces)
         return false;
-    w.lo = max(lo, (w.first_piece + w.at) << level);
-    w.hi = min(hi, ((w.first_piece + w.at + 1) << level) - 1);
+    const int begin = (w.first_piece + w.at) << level;
+    part_piece<TEAMS>(begin, level, max(lo, begin), min(hi, begin + (1 << level) - 1), w);
     return true;
 }
 

@@ -14,7 +14,7 @@
 
 #define OK(call) assert_int_equal(call, CUDA_SUCCESS)
 
-enum { CONTEXT = 704, ROWS = 2, CHUNK = 64, DEPTH = 8 };
+enum { CONTEXT = 704, ROWS = 2, CHUNK = 64, DEPTH = 5 };
 
 static CUmodule module;
 static CUstream stream;
@@ -35,6 +35,7 @@ struct shape {
     const char *want, *got; /* kernels */
     enum dtype dtype;
     int kv_heads, group, block_heads, gb, dim;
+    int teams; /* of a block; 0: one */
 };
 
 static void *memory(size_t bytes)
@@ -87,6 +88,7 @@ static void lay_out(struct world *w, const struct shape *s)
     a->wait = take(&at, DEPTH * items * 8);
     a->wait_sums = take(&at, DEPTH * sums);
     a->node_floats = (int32_t)((items * 8 + gb * 2 + 3) / 4 * 4);
+    a->team_floats = (int32_t)at;
     w->shared_bytes = at * sizeof(float);
 }
 
@@ -210,8 +212,10 @@ static void compare(struct world *w, const struct shape *s, bool turned, uint64_
                           CU_THREADS, 1, 1, 0, stream, (void *[]){&t[0]}, NULL));
     OK(cuLaunchKernel(function(s->want, w->shared_bytes), ROWS, units, 1, CU_ATTENTION_THREADS, 1,
                       1, (unsigned)w->shared_bytes, stream, (void *[]){&a[0]}, NULL));
-    OK(cuLaunchCooperativeKernel(function(s->got, w->shared_bytes), 3, 1, 1, 192, 1, 1,
-                                 (unsigned)w->shared_bytes, stream,
+    const unsigned teams = s->teams ? (unsigned)s->teams : 1;
+    const unsigned shared_bytes = teams * (unsigned)w->shared_bytes;
+    OK(cuLaunchCooperativeKernel(function(s->got, shared_bytes), 3, 1, 1,
+                                 teams * CU_ATTENTION_THREADS + 64, 1, 1, shared_bytes, stream,
                                  (void *[]){&a[1], &t[1], (void *)&units}));
     OK(cuStreamSynchronize(stream));
     assert_memory_equal(w->out[1], w->out[0], w->out_bytes);
@@ -276,6 +280,11 @@ static const struct shape shapes[] = {
     {"attention_bf16_8", "units_bf16_8_128", DTYPE_BF16, 1, 8, 8, 8, 128},
     {"attention_f32_4", "units_f32_4", DTYPE_F32, 1, 8, 4, 4, 128},
     {"attention_f32_4", "units_f32_4_64", DTYPE_F32, 2, 4, 4, 4, 64},
+    {"attention_bf16_2", "pairs_bf16_2", DTYPE_BF16, 1, 2, 2, 2, 80, 2},
+    {"attention_bf16_2", "pairs_bf16_2_128", DTYPE_BF16, 1, 4, 2, 2, 128, 2},
+    {"attention_bf16_1", "fours_bf16_1_128", DTYPE_BF16, 1, 1, 1, 1, 128, 4},
+    {"attention_bf16_4", "fours_bf16_4", DTYPE_BF16, 1, 3, 3, 4, 72, 4},
+    {"attention_f32_4", "fours_f32_4_64", DTYPE_F32, 1, 4, 4, 4, 64, 4},
 };
 static const size_t n_shapes = sizeof shapes / sizeof shapes[0];
 

@@ -122,6 +122,7 @@ static void lay_out(struct cu_attention *args, struct shape *s, size_t elem_byte
     args->wait = take(&at, depth * items * width);
     args->wait_sums = take(&at, depth * sums);
     args->node_floats = (int32_t)((items * width + heads * 2 + 3) / 4 * 4);
+    args->team_floats = (int32_t)at;
     s->shared_floats = at;
 }
 
