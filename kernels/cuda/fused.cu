@@ -522,8 +522,6 @@ __device__ __forceinline__ void down_by_cpu(const cu_fused &f, const block &b, c
     if (!c.job || (n <= 0 && blockIdx.x))
         return;
     await_word(c, a, &a.box->done, &f.grid->done);
-    if (blockIdx.x == 0 && threadIdx.x == 0)
-        a.box->ended_ns = global_timer_ns();
     for (int i = (int)threadIdx.x; i < c.n_misses * n; i += CU_FUSED_THREADS) {
         const int k = c.miss_at[i / n], out = outs.first + i % n;
         b.y[k * f.outs + i % n] = load_system_float(a.box_y + (int64_t)k * a.width + out);
@@ -643,6 +641,8 @@ __device__ __forceinline__ void run_layer(const cu_fused &f, progress &p)
     if (!last)
         bring_matrix(f, p.layer + 1, PROJECT, 0);
     await_all(f, p);
+    if (b.c->job && blockIdx.x == 0 && threadIdx.x == 0)
+        e.box->ended_ns = global_timer_ns(); // with what came over the link to any block
     mark(f, p, CU_FUSED_PARTS);
 }
 
