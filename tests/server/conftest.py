@@ -18,7 +18,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 MODEL = ROOT / "tests" / "data" / "server"
 # For all that must come: no machine is so busy that it takes this long.
-PATIENCE_S = 120
+PATIENCE_S = 300
 
 
 def pytest_addoption(parser):

@@ -19,7 +19,7 @@ def run(moed):
         pytest.skip(f"{moed} or {MODEL} is not there")
 
     def run_one(*words, **kwargs):
-        return subprocess.run([moed, *map(str, words)], capture_output=True, text=True, timeout=PATIENCE_S, **kwargs)
+        return subprocess.run([moed, *map(str, words)], capture_output=True, text=True, timeout=2 * PATIENCE_S, **kwargs)
 
     return run_one
 
@@ -71,7 +71,7 @@ def test_generate(run, tmp_path):
         assert run(*ask, *options).stdout == text
     # The text ends before the figures begin, also where both go to one pipe.
     both = subprocess.run([*map(str, run(*ask).args), "--stats"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          timeout=PATIENCE_S).stdout
+                          timeout=2 * PATIENCE_S).stdout
     assert both.startswith(text + "prompt 4 tokens")
     # A folder of links, as a download leaves it.
     (tmp_path / "snapshot").mkdir()

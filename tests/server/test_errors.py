@@ -268,7 +268,7 @@ def test_api_keys(start, tmp_path):
 def test_a_full_queue(start):
     server = start("--max-num-seqs", 1, "--max-queue", 2)
     running = server.connect()
-    running.sendall(raw_post(COMPLETIONS, {"prompt": "@slow=50", "max_tokens": 4000, "stream": True}))
+    running.sendall(raw_post(COMPLETIONS, {"prompt": "@slow=100", "max_tokens": 4000, "stream": True}))
     server.wait_metric("moed_sequences_running", 1)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(server.post, COMPLETIONS, {"prompt": "x", "max_tokens": 2}) for _ in range(2)]

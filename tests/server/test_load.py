@@ -7,8 +7,8 @@ import time
 
 from conftest import raw_post, read_reply
 
-# Three minutes.
-LONG = {"prompt": "@slow=50", "max_tokens": 4000, "stream": True}
+# It outlasts PATIENCE_S.
+LONG = {"prompt": "@slow=100", "max_tokens": 4000, "stream": True}
 
 
 def abort(sock):
