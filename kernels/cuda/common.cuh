@@ -163,7 +163,7 @@ __device__ __forceinline__ void dots(const uint8_t *const (&w)[R], const float *
 #pragma unroll
             for (int e = 0; e < 8; e++)
                 acc[r][b][e] = 0;
-    const int unrolled = NB == 1 ? (NEAR && R > 2 ? 2 : 4) : NB <= 4 ? 2 : 1;
+    const int unrolled = NB == 1 ? (R > 2 ? 2 : 4) : NB <= 4 ? 2 : 1;
 #pragma unroll unrolled
     for (int k = (threadIdx.x & 31) * 8; k < in; k += 256) {
         if (VEC) {

@@ -1,7 +1,7 @@
 // All layers of a step of one row in one launch. Between the parts of a layer the blocks wait for
-// each other; while they do, the weights of the next matrix are on their way to shared memory, so
-// that the memory is busy and the chain of parts is short. The arithmetic is that of the ops
-// (step.cu, attention.cu, paged.cu), bit for bit.
+// each other; while they do, the weights of a matrix to come are on their way to shared memory or
+// to the second-level cache, so that the memory is busy and the chain of parts is short. The
+// arithmetic is that of the ops (step.cu, attention.cu, paged.cu), bit for bit.
 //
 // A block has a run of the outputs of each matrix, and a warp every so many of that run's rows.
 // What other blocks have written is read only after a barrier of the grid.
@@ -106,7 +106,17 @@ __device__ __forceinline__ int near_rows(const cu_near &near, const share &s, in
     return places <= s.from ? 0 : min(s.count, (places - s.from + s.step - 1) / s.step);
 }
 
-// Sets a warp's rows on their way to their places; those without a place to the second-level cache.
+// Asks for a warp's rows of at least `first` in the second-level cache.
+template <class Row>
+__device__ __forceinline__ void prefetch_rows(const share &s, int first, int row_bytes,
+                                              const Row &row)
+{
+#pragma unroll 1
+    for (int j = first + lane_of(); j < s.count; j += 32)
+        prefetch_row(row(s.from + j * s.step), (uint32_t)row_bytes);
+}
+
+// Sets a warp's rows on their way to their places, as one group; asks for those without a place.
 template <class Row>
 __device__ __forceinline__ void bring(const cu_near &place, const share &s, int row_bytes,
                                       const Row &row)
@@ -120,10 +130,8 @@ __device__ __forceinline__ void bring(const cu_near &place, const share &s, int 
         for (int at = lane_of() * 16; at < row_bytes; at += 512)
             cp_async_16(shared_address(shared + place.at + i * row_bytes + at), from + at, 16);
     }
-#pragma unroll 1
-    for (int j = near + lane_of(); j < s.count; j += 32)
-        prefetch_row(row(s.from + j * s.step), (uint32_t)row_bytes);
     cp_async_commit();
+    prefetch_rows(s, near, row_bytes, row);
 }
 
 // Rows times x [in] by a warp, both R at a time; every lane gets the results. These and what
@@ -152,15 +160,22 @@ __device__ __noinline__ dotted<R> near_dots(int w_at, int step, int count, int i
     return out;
 }
 
-// Two rows of any memory that nobody writes; they may be the same.
-__device__ __noinline__ dotted<2> far_dots(const uint8_t *a, const uint8_t *b, int in, int x_at)
+// Rows of any memory that nobody writes; they may be the same.
+template <int R> struct far_rows {
+    const uint8_t *w[R];
+};
+
+template <int R> __device__ __noinline__ dotted<R> far_dots(far_rows<R> rows, int in, int x_at)
 {
     SHARED_DYNAMIC(uint8_t, shared);
-    const uint8_t *const w[2] = {a, b};
     const float *const x[1] = {(const float *)(shared + x_at)};
-    float y[2][1];
-    dots<DT, 2, 1, true>(w, x, 1, in, y);
-    return {{y[0][0], y[1][0]}};
+    float y[R][1];
+    dotted<R> out;
+    dots<DT, R, 1, true>(rows.w, x, 1, in, y);
+#pragma unroll
+    for (int r = 0; r < R; r++)
+        out.y[r] = y[r][0];
+    return out;
 }
 
 // Lane r takes output r of those that are there.
@@ -187,9 +202,17 @@ __device__ __forceinline__ void dot_rows(const cu_near &place, const share &s, i
         else
             put_out(near_dots<2>(at, s.step * row_bytes, n, in, x_at), n, i, s.step, out);
     }
-    for (int j = near; j < s.count; j += 2) {
-        const int i = s.from + j * s.step, n = min(s.count - j, 2);
-        put_out(far_dots(row(i), row(i + (n - 1) * s.step), in, x_at), n, i, s.step, out);
+    for (int j = near, n; j < s.count; j += n) {
+        const int i = s.from + j * s.step;
+        n = min(s.count - j, s.count - j > 2 ? 4 : 2);
+        if (n > 2)
+            put_out(far_dots<4>(
+                        {{row(i), row(i + s.step), row(i + 2 * s.step), row(i + (n - 1) * s.step)}},
+                        in, x_at),
+                    n, i, s.step, out);
+        else
+            put_out(far_dots<2>({{row(i), row(i + (n - 1) * s.step)}}, in, x_at), n, i, s.step,
+                    out);
     }
 }
 
@@ -221,7 +244,7 @@ __device__ __forceinline__ const cu_norm_linear &matrix_of(const block &b, int l
 
 __device__ __forceinline__ const cu_near &near_of(const cu_fused &f, which w)
 {
-    return w == OUT ? f.near_out : f.near;
+    return w == PROJECT ? f.near_project : w == OUT ? f.near_out : f.near_router;
 }
 
 // By the warps from `first` on, all of the block's rows; the others may have copies of their own
@@ -382,7 +405,7 @@ __device__ __forceinline__ void gate_up_one(const cu_fused &f, const cu_paged &a
                                             float *twin)
 {
     const uint8_t *row = record + (int64_t)out * a.width * 2;
-    const dotted<2> d = far_dots(row + a.gate_off, row + a.up_off, a.width, f.work_at);
+    const dotted<2> d = far_dots<2>({{row + a.gate_off, row + a.up_off}}, a.width, f.work_at);
     if (lane_of())
         return;
     const float v = silu_mul_1(d.y[0], d.y[1]);
@@ -444,10 +467,10 @@ __device__ __forceinline__ void gate_up(const cu_fused &f, const control &c, con
             gate_up_one(f, a, c.hit[at], u % a.inner, a.hidden + (int64_t)c.hit_at[at] * a.inner,
                         nullptr);
         }
-        // Behind the loads that are needed first.
+        // Behind the loads that are needed first; the memory then has work beyond the barrier.
         if (turn == 0)
-            bring(f.near, part_of(c.n_hits * outs.count), a.inner * 2,
-                  down_rows{a, c.hit, outs.first, outs.count});
+            prefetch_rows(part_of(c.n_hits * outs.count), 0, a.inner * 2,
+                          down_rows{a, c.hit, outs.first, outs.count});
     }
     if (warp_of() >= warps)
         gate_up_over_link(f, c, a);
@@ -463,7 +486,7 @@ __device__ __forceinline__ void down_resident(const cu_fused &f, const block &b,
     for (int at = 0; at < mine.count;) {
         const int i = mine.from + at, expert = i / outs.count;
         const int n = min(mine.count - at, (expert + 1) * outs.count - i);
-        dot_rows(f.near, {i, 1, n}, a.inner, f.work_at + expert * a.inner * 4, rows,
+        dot_rows({0, 0}, {i, 1, n}, a.inner, f.work_at + expert * a.inner * 4, rows,
                  [&](int row, float v) { b.y[c.hit_at[expert] * f.outs + row % outs.count] = v; });
         at += n;
     }
@@ -506,8 +529,8 @@ __device__ __forceinline__ void down_over_link(const cu_fused &f, const block &b
     for (int i = warp_of(); i < c.n_misses * pairs; i += WARPS) {
         const int m = i / pairs, out = first + i % pairs * 2, there = min(2, first + n - out);
         const uint8_t *row = c.miss[m] + a.down_off + (int64_t)out * a.inner * 2;
-        const dotted<2> d = far_dots(row, row + (int64_t)(there - 1) * a.inner * 2, a.inner,
-                                     f.work_at + (c.n_hits + m) * a.inner * 4);
+        const dotted<2> d = far_dots<2>({{row, row + (int64_t)(there - 1) * a.inner * 2}}, a.inner,
+                                        f.work_at + (c.n_hits + m) * a.inner * 4);
         put_out(d, there, out - outs.first, 1,
                 [&](int at, float v) { b.y[c.miss_at[m] * f.outs + at] = v; });
     }
@@ -540,7 +563,6 @@ __device__ __forceinline__ void down(const cu_fused &f, const block &b, const cu
         *(float4 *)(b.work + h * a.inner + at) =
             *(const float4 *)(a.hidden + (int64_t)c.hit_at[h] * a.inner + at);
     }
-    cp_async_wait<0>();
     __syncthreads();
     down_resident(f, b, a, outs);
     down_over_link(f, b, a, outs);
@@ -608,6 +630,8 @@ __device__ __forceinline__ void run_layer(const cu_fused &f, progress &p)
     arrive(f, p);
     attend_part(f, b, p, l);
     arrive(f, p);
+    if (!last)
+        load_layer(f, b, p.layer + 1);
     await_all(f, p);
     mark(f, p, CU_FUSED_OUT);
     copy_into(b.work, l.out.x, l.out.in);
@@ -616,17 +640,20 @@ __device__ __forceinline__ void run_layer(const cu_fused &f, progress &p)
     multiply(f, p.layer, OUT);
     arrive(f, p);
     bring_matrix(f, p.layer, ROUTER, 0);
+    // Until the experts are chosen the memory has nothing else to do.
+    if (!last)
+        bring_matrix(f, p.layer + 1, PROJECT, 0);
+    else
+        cp_async_commit();
     for (int i = (int)threadIdx.x; i < e.experts; i += CU_FUSED_THREADS)
         b.slot[i] = e.slot_of[i];
     await_all(f, p);
     mark(f, p, CU_FUSED_ROUTER);
     norm(f, p.layer, ROUTER);
-    cp_async_wait<0>();
+    cp_async_wait<1>();
     __syncthreads();
     multiply(f, p.layer, ROUTER);
     arrive(f, p);
-    if (!last)
-        load_layer(f, b, p.layer + 1);
     await_all(f, p);
     mark(f, p, CU_FUSED_GATE_UP);
     choose(b, e);
@@ -638,8 +665,6 @@ __device__ __forceinline__ void run_layer(const cu_fused &f, progress &p)
     mark(f, p, CU_FUSED_DOWN);
     down(f, b, e);
     arrive(f, p);
-    if (!last)
-        bring_matrix(f, p.layer + 1, PROJECT, 0);
     await_all(f, p);
     if (b.c->job && blockIdx.x == 0 && threadIdx.x == 0)
         e.box->ended_ns = global_timer_ns(); // with what came over the link to any block

@@ -74,10 +74,11 @@ struct cu_fused {
     uint64_t *cycles;
     int32_t n_layers;
     /* Shared memory, bytes from its start: logits, their exponentials and slots of all experts;
-     * outputs of the chosen experts [top_k][outs]; what a part works on; weights on their way,
-     * those of attention's output behind what attention works on. */
+     * outputs of the chosen experts [top_k][outs]; what a part works on; weights on their way:
+     * of attention's output behind what attention works on, of the router behind those of Q, K, V.
+     */
     int32_t logit_at, exponential_at, slot_at, y_at, work_at;
-    struct cu_near near, near_out;
+    struct cu_near near_project, near_out, near_router;
     int32_t outs; /* outputs of a block's down at most */
 };
 

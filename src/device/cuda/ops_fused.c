@@ -74,8 +74,12 @@ static bool lay_out(struct dev_fused *f, const struct kern_layer *l, size_t atte
     attending = larger(attending, used);
     if (attending >= most)
         return false;
-    a->near = near_from(used, most);
+    /* Of the router each block has a row or none. */
+    size_t router = cuda_blocks((size_t)l->experts.experts, f->blocks) * width * sizeof(uint16_t);
+    size_t end = router < (most - used) / 4 ? (most - router) / 128 * 128 : most;
+    a->near_project = near_from(used, end);
     a->near_out = near_from(attending, most);
+    a->near_router = near_from(end, most);
     f->shared_bytes = most;
     return true;
 }
