@@ -52,11 +52,12 @@ static void touch_part(void *arg, int part, int parts)
 static size_t read_bytes(void)
 {
     FILE *f = fopen("/sys/devices/system/cpu/cpu0/cache/index3/size", "re");
-    size_t cache_kib = 0;
-    if (f && fscanf(f, "%zuK", &cache_kib) != 1)
-        cache_kib = 0;
+    char line[32] = ""; /* a number and K */
+    if (f && !fgets(line, sizeof line, f))
+        line[0] = 0;
     if (f)
         fclose(f);
+    size_t cache_kib = strtoul(line, NULL, 10);
     size_t bytes = cache_kib < CACHE_MOST_KIB ? cache_kib * 1024 * READ_CACHES : 0;
     return bytes > READ_BYTES ? bytes : READ_BYTES;
 }
