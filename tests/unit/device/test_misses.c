@@ -222,12 +222,12 @@ static void many_jobs_in_a_row(void **state)
     rig_start(r, &cfg);
     misses_step_begin(r->m);
     make_job(r, 1, 1, 64, 64);
-    for (int i = 0; i < 3000; i++)
+    for (int i = 0; i < 1000; i++) /* each meets the scheduler where cores are scarce */
         run_job(r, true);
     misses_step_end(r->m);
     struct misses_stats s;
     misses_stats(r->m, &s);
-    assert_int_equal(s.jobs, 3000);
+    assert_int_equal(s.jobs, 1000);
     /* Both sides, outputs by weights per output: gate and up, and down. */
     assert_int_equal(s.bytes, s.groups * (64 * 2 * WIDTH + 64 * INNER) * 2);
     rig_free(r);
