@@ -271,20 +271,12 @@ static void each_shape(const struct shape *shapes, size_t n, bool turned)
 
 static const struct shape shapes[] = {
     {"attention_bf16_1", "units_bf16_1", DTYPE_BF16, 2, 1, 1, 1, 128},
-    {"attention_bf16_1", "units_bf16_1_128", DTYPE_BF16, 1, 2, 1, 1, 128},
-    {"attention_bf16_2", "units_bf16_2", DTYPE_BF16, 2, 2, 2, 2, 80},
     {"attention_bf16_2", "units_bf16_2_128", DTYPE_BF16, 1, 4, 2, 2, 128},
-    {"attention_bf16_4", "units_bf16_4", DTYPE_BF16, 1, 3, 3, 4, 256},
     {"attention_bf16_4", "units_bf16_4_64", DTYPE_BF16, 2, 4, 4, 4, 64},
     {"attention_bf16_8", "units_bf16_8", DTYPE_BF16, 1, 5, 5, 8, 72},
-    {"attention_bf16_8", "units_bf16_8_128", DTYPE_BF16, 1, 8, 8, 8, 128},
     {"attention_f32_4", "units_f32_4", DTYPE_F32, 1, 8, 4, 4, 128},
-    {"attention_f32_4", "units_f32_4_64", DTYPE_F32, 2, 4, 4, 4, 64},
-    {"attention_bf16_2", "pairs_bf16_2", DTYPE_BF16, 1, 2, 2, 2, 80, 2},
     {"attention_bf16_2", "pairs_bf16_2_128", DTYPE_BF16, 1, 4, 2, 2, 128, 2},
-    {"attention_bf16_1", "fours_bf16_1_128", DTYPE_BF16, 1, 1, 1, 1, 128, 4},
     {"attention_bf16_4", "fours_bf16_4", DTYPE_BF16, 1, 3, 3, 4, 72, 4},
-    {"attention_f32_4", "fours_f32_4_64", DTYPE_F32, 1, 4, 4, 4, 64, 4},
 };
 static const size_t n_shapes = sizeof shapes / sizeof shapes[0];
 

@@ -27,17 +27,9 @@ __device__ __forceinline__ void take_units(const cu_attention &a, const cu_turn 
     }
 
 UNITS(units_bf16_1, DTYPE_BF16, 1, 0, 1)
-UNITS(units_bf16_2, DTYPE_BF16, 2, 0, 1)
-UNITS(units_bf16_4, DTYPE_BF16, 4, 0, 1)
 UNITS(units_bf16_8, DTYPE_BF16, 8, 0, 1)
-UNITS(units_bf16_1_128, DTYPE_BF16, 1, 128, 1)
 UNITS(units_bf16_2_128, DTYPE_BF16, 2, 128, 1)
 UNITS(units_bf16_4_64, DTYPE_BF16, 4, 64, 1)
-UNITS(units_bf16_8_128, DTYPE_BF16, 8, 128, 1)
 UNITS(units_f32_4, DTYPE_F32, 4, 0, 1)
-UNITS(units_f32_4_64, DTYPE_F32, 4, 64, 1)
-UNITS(pairs_bf16_2, DTYPE_BF16, 2, 0, 2)
 UNITS(pairs_bf16_2_128, DTYPE_BF16, 2, 128, 2)
-UNITS(fours_bf16_1_128, DTYPE_BF16, 1, 128, 4)
 UNITS(fours_bf16_4, DTYPE_BF16, 4, 0, 4)
-UNITS(fours_f32_4_64, DTYPE_F32, 4, 64, 4)
