@@ -19,6 +19,7 @@
 #       sampling   sampling on the device, 151,936 logits, 1 to 64 rows
 #       step       each op of a recorded step in a graph of its own, and the hand-off of a miss in one
 #       handoff    the latter alone
+#       memory     what limits jobs of missed experts, without the GPU: 54 GiB of records (MOED_BENCH_GIB), threads, pages, kernels
 #   sh tests/gpu.sh plan           what moed plan says of the device's memory against what the driver reports, within 2 %
 #   sh tests/gpu.sh sanitize [TOOL]   compute-sanitizer: memcheck, racecheck and initcheck, or one of them
 #   sh tests/gpu.sh soak [SECONDS [OPTIONS]]   a server under shifting load (420 s), which must give everything back; options go to serve
@@ -37,7 +38,7 @@ programs="test.kernels.cpu.ops_cuda test.kernels.cpu.tensor_cuda test.kernels.cp
     test.model.model.cuda test.model.model.long_cuda
     test.model.model.recorded_cuda test.model.model.sample_cuda test.model.engine.sampling_cuda
     test.model.model.faults_cuda test.model.model.replay_cuda test.model.model.fused_cuda
-    bench_misses bench_cuda_tensor bench_cuda_sample bench_cuda_step bench_cuda_attention bench_cuda_plan"
+    bench_misses bench_rows bench_cuda_tensor bench_cuda_sample bench_cuda_step bench_cuda_attention bench_cuda_plan"
 
 # record PART STATUS LOG SECONDS: one line of results, with what the part printed and logged.
 record() {
@@ -225,6 +226,12 @@ bench_row() {
     sampling) part "bench $row" 120 "$build/tests/bench_cuda_sample" ;;
     step) part "bench $row" 180 "$build/tests/bench_cuda_step" ;;
     handoff) part "bench $row" 60 "$build/tests/bench_cuda_step" handoff ;;
+    memory)
+        timed "bench misses" 120 "$build/tests/bench_misses" --pool-gib "${MOED_BENCH_GIB:-54}"
+        ended :
+        timed "bench rows" 60 "$build/tests/bench_rows" 12 1,8,14
+        ended :
+        ;;
     *)
         echo "there is no row $row" >&2
         exit 2
