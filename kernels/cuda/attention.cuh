@@ -614,17 +614,6 @@ __device__ __forceinline__ void turn_end(const cu_attention &a, const cu_turn &t
     run_unit(a, u, shared, sync);
 }
 
-template <int DT, int GB, int DIM = 0, int TEAMS = 1, class Sync>
-__device__ __forceinline__ void turn_and_attend(const cu_attention &a, const cu_turn &t,
-                                                int64_t row, int y, float *shared, const Sync &sync)
-{
-    unit<DT, GB, DIM, TEAMS> u;
-    if (!turn_begin(a, t, row, y, shared, u))
-        return;
-    sync();
-    turn_end(a, t, u, shared, sync);
-}
-
 } // namespace attn
 
 #endif

@@ -11,10 +11,15 @@ __device__ __forceinline__ void take_units(const cu_attention &a, const cu_turn 
         return;
     for (int64_t row = 0; row < t.n; row++)
         for (int y = (int)blockIdx.x; y < units; y += (int)gridDim.x) {
-            if (t.q)
-                attn::turn_and_attend<DT, GB, DIM, TEAMS>(a, t, row, y, shared, sync);
-            else
+            attn::unit<DT, GB, DIM, TEAMS> u;
+            if (t.q) {
+                const bool there = attn::turn_begin(a, t, row, y, shared, u);
+                sync.all();
+                if (there)
+                    attn::turn_end(a, t, u, shared, sync);
+            } else {
                 attn::attend<DT, GB, DIM, TEAMS>(a, row, y, shared, sync);
+            }
             sync.all();
         }
 }

@@ -143,7 +143,6 @@ struct paged {
     CUdeviceptr memory;
     struct cu_paged args; /* what is the same in all layers */
     uint32_t abandoned;   /* the mailbox's word, as last seen */
-    size_t max_items;
 };
 
 /* What attention's blocks tell each other; device memory, of one size for all calls, so that
