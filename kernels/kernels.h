@@ -194,6 +194,13 @@ struct kern_expert_group {
 };
 
 /*
+ * Where weights go that are asked for before a single row of x needs them: the first-level cache,
+ * or the second-level one well ahead and the first-level one just ahead. AUTO: what is faster on
+ * this make of CPU (kernels/README.md). Changes no bit.
+ */
+enum kern_ahead { KERN_AHEAD_AUTO, KERN_AHEAD_L1, KERN_AHEAD_L2 };
+
+/*
  * hidden[pair][:] = silu(gate x) * (up x) and y[pair][:] = down hidden[pair], all of the FMA class,
  * for all groups. Two ops, because a barrier lies between. Split over (group, outputs); one row
  * must run at memory bandwidth. A caller may leave the outputs behind an end to someone else.
@@ -211,6 +218,7 @@ struct kern_experts {
     /* A call computes parts [index, index + run) of part.count (0: one). While it reads the last of
      * them it asks the memory for those behind, up to `more`: what the same thread does next. */
     int run, more;
+    enum kern_ahead ahead;
 };
 
 /* Asks the memory for bytes [from, end) of the weights that this part of experts_down will read, as

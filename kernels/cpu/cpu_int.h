@@ -13,6 +13,9 @@
 
 extern const struct kern_cpu kern_cpu_scalar, kern_cpu_avx2, kern_cpu_avx512;
 
+/* What AUTO stands for here. */
+enum kern_ahead kern_ahead_of(enum kern_ahead wanted);
+
 /* Half-open range of one part. */
 struct span {
     size_t lo, hi;

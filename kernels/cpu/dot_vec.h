@@ -16,8 +16,10 @@
 #define PANEL 16
 /* Rows packed at once: activations of this many rows and a panel stay in a 1 MiB L2 cache. */
 #define ROWS_AT_ONCE 48
-/* How far ahead of its row a dot product prefetches at least. */
-#define ROW_AHEAD_BYTES ((size_t)4096)
+/* How far ahead in what it reads a thread with a single row of activations asks for weights. */
+#define AHEAD_BYTES ((size_t)8192)
+/* The same within a row that is longer, where weights go to the first-level cache: half of one. */
+#define AHEAD_L1_BYTES ((size_t)4096)
 /* While the activations, the weights of a tile and those ahead of it are about an L1 cache, a panel
  * is one tile wide: each line of weights is then used twice before it goes. */
 #define NEAR_BYTES ((size_t)64 << 10)
@@ -25,9 +27,9 @@
 #define TILE_SUMS  ((TILE + 7) / 8)
 
 /* Of one tile's chunk, so that NV of them fetch TILE_W rows; a prefetch fetches a line. */
-#define AHEAD_BYTES(dtype) (TILE_W * 256 * dtype_bytes(dtype) / NV)
+#define TILE_AHEAD_BYTES(dtype) (TILE_W * 256 * dtype_bytes(dtype) / NV)
 
-#define INLINE             static inline __attribute__((always_inline))
+#define INLINE                  static inline __attribute__((always_inline))
 
 INLINE vf load_w(enum dtype dtype, const void *w, size_t j)
 {
@@ -43,34 +45,66 @@ INLINE vf load_w_part(enum dtype dtype, const void *w, size_t j, size_t n)
                                 : v_load_part((const float *)w + j, n, 0);
 }
 
-/* ahead: memory wanted soon; as much of it is prefetched as the row is long. */
-INLINE float row_dot_of(const enum dtype dtype, const void *w, const float *x, size_t k,
-                        const char *ahead)
+/* What a row's dot product asks the memory for: nothing; what is far ahead, for the first-level
+ * cache; or that for the second-level one, and what comes next for the first-level one. */
+enum fetch { FETCH_NONE, FETCH_L1, FETCH_L2 };
+
+/* Asked for are as many bytes as the row has. */
+struct ahead {
+    const char *far, *far_end, *then; /* from far to far_end, from there on from `then` on */
+    const char *next;                 /* the row that is read after this one */
+};
+
+INLINE void fetch_far(const enum fetch fetch, struct ahead *a, size_t bytes)
+{
+#pragma GCC unroll 16
+    for (size_t i = 0; i < bytes && fetch == FETCH_L1; i += 64)
+        __builtin_prefetch(a->far + i, 0, 3);
+#pragma GCC unroll 16
+    for (size_t i = 0; i < bytes && fetch == FETCH_L2; i += 64)
+        __builtin_prefetch(a->far + i, 0, 2);
+    a->far += bytes;
+    if (a->far >= a->far_end)
+        a->far = a->then, a->far_end = (const char *)UINTPTR_MAX;
+}
+
+INLINE float row_dot_of(const enum fetch fetch, const enum dtype dtype, const void *w,
+                        const float *x, size_t k, struct ahead ahead)
 {
     vf sums[ROW_SUMS];
-    const size_t step_bytes = ROW_ACC * VL * dtype_bytes(dtype);
+    const size_t step = ROW_ACC * VL, step_bytes = step * dtype_bytes(dtype);
     for (size_t pass = 0; pass < NV / ROW_ACC; pass++) {
         vf acc[ROW_ACC];
-        size_t j = pass * ROW_ACC * VL;
+        size_t j = pass * step;
 #pragma GCC unroll 16
         for (size_t a = 0; a < ROW_ACC; a++)
             acc[a] = v_zero();
-        for (; j + ROW_ACC * VL <= k; j += 256) {
+        for (; j + step <= k; j += 256) {
+            const char *near = j + 256 + step <= k
+                                   ? (const char *)w + (j + 256) * dtype_bytes(dtype)
+                                   : ahead.next + pass * step_bytes;
+            if (fetch != FETCH_NONE)
+                fetch_far(fetch, &ahead, step_bytes);
 #pragma GCC unroll 16
-            for (size_t i = 0; i < step_bytes; i += 64, ahead += 64)
-                __builtin_prefetch(ahead, 0, 3);
+            for (size_t i = 0; i < step_bytes && fetch == FETCH_L2; i += 64)
+                __builtin_prefetch(near + i, 0, 3);
 #pragma GCC unroll 16
             for (size_t a = 0; a < ROW_ACC; a++)
                 acc[a] = v_fma(load_w(dtype, w, j + a * VL), v_load(x + j + a * VL), acc[a]);
         }
+        if (j < k) {
 #pragma GCC unroll 16
-        for (size_t a = 0; a < ROW_ACC; a++) {
-            size_t at = j + a * VL;
-            if (at + VL <= k)
-                acc[a] = v_fma(load_w(dtype, w, at), v_load(x + at), acc[a]);
-            else if (at < k)
-                acc[a] = v_fma(load_w_part(dtype, w, at, k - at),
-                               v_load_part(x + at, k - at, -0.0f), acc[a]);
+            for (size_t a = 0; a < ROW_ACC; a++) {
+                size_t at = j + a * VL;
+                if (at + VL <= k)
+                    acc[a] = v_fma(load_w(dtype, w, at), v_load(x + at), acc[a]);
+                else if (at < k)
+                    acc[a] = v_fma(load_w_part(dtype, w, at, k - at),
+                                   v_load_part(x + at, k - at, -0.0f), acc[a]);
+            }
+            for (size_t i = 0; fetch != FETCH_NONE && i < step && j + i < k;
+                 i += 64 / dtype_bytes(dtype))
+                fetch_far(fetch, &ahead, 64);
         }
         for (size_t a = 0; a < ROW_ACC; a += 8)
             sums[pass * (ROW_ACC / 8) + a / 8] = v_sum8(acc + a);
@@ -78,24 +112,35 @@ INLINE float row_dot_of(const enum dtype dtype, const void *w, const float *x, s
     return v_row_end(sums);
 }
 
-static float row_dot_ahead(enum dtype dtype, const void *w, const float *x, size_t k,
-                           const void *ahead)
+INLINE float row_dot_fetching(const enum fetch fetch, enum dtype dtype, const void *w,
+                              const float *x, size_t k, const struct ahead *ahead)
 {
     switch (dtype) {
     case DTYPE_BF16:
-        return row_dot_of(DTYPE_BF16, w, x, k, ahead);
+        return row_dot_of(fetch, DTYPE_BF16, w, x, k, *ahead);
     case DTYPE_F16:
-        return row_dot_of(DTYPE_F16, w, x, k, ahead);
+        return row_dot_of(fetch, DTYPE_F16, w, x, k, *ahead);
     default:
-        return row_dot_of(DTYPE_F32, w, x, k, ahead);
+        return row_dot_of(fetch, DTYPE_F32, w, x, k, *ahead);
     }
 }
 
+static float row_dot_l1(enum dtype dtype, const void *w, const float *x, size_t k,
+                        const struct ahead *ahead)
+{
+    return row_dot_fetching(FETCH_L1, dtype, w, x, k, ahead);
+}
+
+static float row_dot_l2(enum dtype dtype, const void *w, const float *x, size_t k,
+                        const struct ahead *ahead)
+{
+    return row_dot_fetching(FETCH_L2, dtype, w, x, k, ahead);
+}
+
+/* Of weights that are in a cache. */
 static float row_dot(enum dtype dtype, const void *w, const float *x, size_t k)
 {
-    size_t row_bytes = k * dtype_bytes(dtype);
-    size_t ahead = row_bytes < ROW_AHEAD_BYTES ? ROW_AHEAD_BYTES : row_bytes;
-    return row_dot_ahead(dtype, w, x, k, (const char *)w + ahead);
+    return row_dot_fetching(FETCH_NONE, dtype, w, x, k, &(struct ahead){.next = w});
 }
 
 /* Where the weights of a tile lie, for one v: strides in elements. */
@@ -120,7 +165,7 @@ INLINE void tile_of(const enum dtype dtype, const struct tile_w *t, const float 
     const char *ahead = t->ahead;
     for (size_t c = 0; c < t->chunks; c++, at += t->chunk_stride, x += rows * VL) {
 #pragma GCC unroll 4
-        for (size_t i = 0; i < AHEAD_BYTES(dtype); i += 64, ahead += 64)
+        for (size_t i = 0; i < TILE_AHEAD_BYTES(dtype); i += 64, ahead += 64)
             __builtin_prefetch(ahead, 0, 3);
 #pragma GCC unroll 8
         for (size_t o = 0; o < TILE_W; o++)
@@ -307,8 +352,8 @@ static void dots_tiled(const struct pack *p, enum dtype dtype, const void *w, si
             size_t o = u < whole ? u * TILE_W : whole * TILE_W + (u - whole);
             t.w = (const char *)w + (o * p->k + at) * width;
             t.row_stride = u < whole ? p->k : 0;
-            t.ahead =
-                (const char *)w + ahead_bytes + (v * units + u) * p->chunks * AHEAD_BYTES(dtype);
+            t.ahead = (const char *)w + ahead_bytes +
+                      (v * units + u) * p->chunks * TILE_AHEAD_BYTES(dtype);
             for (size_t b = 0; b < p->blocks; b++)
                 tile_fns[dtype](&t, p->x + (v * p->rows + block_first(p, b)) * p->chunks * VL,
                                 block_first(p, b + 1) - block_first(p, b),
@@ -324,19 +369,87 @@ static void dots_tiled(const struct pack *p, enum dtype dtype, const void *w, si
     }
 }
 
-/* dots[i * PANEL + o] = dot(w[o], row i) for the packed rows and outs <= PANEL outputs. */
-static void dots_of(const struct pack *p, enum dtype dtype, const void *w, size_t outs, float *dots)
+/*
+ * Rows [0, hi) of a matrix that one thread reads in order; `next` is what it reads behind them,
+ * rows as long, or NULL.
+ */
+struct row_run {
+    const char *rows, *next;
+    size_t hi, row_bytes;
+    /* What is asked for lies so many rows ahead; 0: it begins ahead_bytes into the row itself. */
+    size_t ahead, ahead_bytes;
+    enum kern_ahead to;
+};
+
+/* matrices: that take turns. What is ahead of each adds up: a single one looks twice as far. */
+static struct row_run row_run_of(const void *matrix, const void *next, size_t hi, size_t row_bytes,
+                                 int matrices, enum kern_ahead to)
+{
+    struct row_run r = {matrix, next, hi, row_bytes, .to = kern_ahead_of(to)};
+    size_t far = AHEAD_BYTES / (size_t)matrices;
+    size_t within = r.to == KERN_AHEAD_L1 ? AHEAD_L1_BYTES : AHEAD_BYTES;
+    if (row_bytes > far)
+        r.ahead_bytes = row_bytes < within ? row_bytes : within;
+    else
+        r.ahead = (far + row_bytes - 1) / row_bytes;
+    return r;
+}
+
+/* Row o of the run, or of what comes behind it; NULL beyond. */
+static const char *row_run_at(const struct row_run *r, size_t o)
+{
+    if (o < r->hi)
+        return r->rows + o * r->row_bytes;
+    return r->next ? r->next + (o - r->hi) * r->row_bytes : NULL;
+}
+
+/* dots[i * PANEL] of row o for the packed rows, at most SINGLE_ROWS. `next` is the row that is read
+ * after it, or NULL. Where nothing lies ahead, what is here is asked for once more. */
+static void row_dots(const struct pack *p, enum dtype dtype, const struct row_run *r, size_t o,
+                     const char *next, float *dots)
+{
+    const char *w = r->rows + o * r->row_bytes, *far = row_run_at(r, o + r->ahead);
+    next = next ? next : w;
+    struct ahead a = {far ? far : w, (const char *)UINTPTR_MAX, next, next};
+    if (!r->ahead && r->ahead_bytes < r->row_bytes)
+        a.far = w + r->ahead_bytes, a.far_end = w + r->row_bytes;
+    else if (!r->ahead)
+        a.far = next;
+    dots[0] = r->to == KERN_AHEAD_L2 ? row_dot_l2(dtype, w, p->row[0], p->k, &a)
+                                     : row_dot_l1(dtype, w, p->row[0], p->k, &a);
+    for (size_t i = 1; i < p->rows; i++)
+        dots[i * PANEL] = row_dot(dtype, w, p->row[i], p->k);
+}
+
+/* dots[i * PANEL + j] = dot(row o + j of the run, row i) for the packed rows and outs <= PANEL
+ * outputs. */
+static void dots_of(const struct pack *p, enum dtype dtype, const struct row_run *r, size_t o,
+                    size_t outs, float *dots)
 {
     if (p->rows <= SINGLE_ROWS) {
-        for (size_t o = 0; o < outs; o++)
-            for (size_t i = 0; i < p->rows; i++)
-                dots[i * PANEL + o] = row_dot(dtype, row_of(w, dtype, o, p->k), p->row[i], p->k);
+        for (size_t j = 0; j < outs; j++)
+            row_dots(p, dtype, r, o + j, row_run_at(r, o + j + 1), dots + j);
         return;
     }
-    size_t near_bytes =
-        p->rows * p->chunks * 256 * sizeof(float) + 2 * TILE_W * p->k * dtype_bytes(dtype);
+    size_t near_bytes = p->rows * p->chunks * 256 * sizeof(float) + 2 * TILE_W * r->row_bytes;
     size_t step = near_bytes <= NEAR_BYTES ? TILE_W : PANEL;
-    for (size_t o = 0; o < outs; o += step)
-        dots_tiled(p, dtype, row_of(w, dtype, o, p->k), outs - o < step ? outs - o : step,
-                   dots + o);
+    for (size_t j = 0; j < outs; j += step)
+        dots_tiled(p, dtype, r->rows + (o + j) * r->row_bytes, outs - j < step ? outs - j : step,
+                   dots + j);
+}
+
+/* The same for two matrices, which take turns row by row where the rows of x are few. */
+static void dots_of_two(const struct pack *p, enum dtype dtype, const struct row_run *a,
+                        const struct row_run *b, size_t o, size_t outs, float *dots_a,
+                        float *dots_b)
+{
+    if (p->rows <= SINGLE_ROWS) {
+        for (size_t j = 0; j < outs; j++) {
+            row_dots(p, dtype, a, o + j, row_run_at(b, o + j), dots_a + j);
+            row_dots(p, dtype, b, o + j, row_run_at(a, o + j + 1), dots_b + j);
+        }
+        return;
+    }
+    dots_of(p, dtype, a, o, outs, dots_a);
+    dots_of(p, dtype, b, o, outs, dots_b);
 }

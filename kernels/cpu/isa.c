@@ -32,6 +32,17 @@ int kern_isa_parse(const char *name)
     return -1;
 }
 
+enum kern_ahead kern_ahead_of(enum kern_ahead wanted)
+{
+    if (wanted != KERN_AHEAD_AUTO)
+        return wanted;
+#if defined(__x86_64__)
+    if (__builtin_cpu_is("intel"))
+        return KERN_AHEAD_L2;
+#endif
+    return KERN_AHEAD_L1;
+}
+
 const struct kern_cpu *kern_cpu(enum kern_isa isa)
 {
     switch (isa) {

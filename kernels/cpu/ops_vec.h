@@ -66,6 +66,8 @@ static void linear(const struct kern_linear *a, struct kern_part part)
     struct span outs = part_span((size_t)a->out, 8, part);
     size_t in = (size_t)a->in, n = (size_t)a->n, rows;
     struct pack p = pack_begin(in, n, part.scratch, part.scratch_bytes);
+    struct row_run run =
+        row_run_of(a->w, NULL, outs.hi, in * dtype_bytes(a->w_dtype), 1, KERN_AHEAD_AUTO);
     float dots[ROWS_AT_ONCE * PANEL];
     for (size_t first = 0; first < n && outs.lo < outs.hi; first += rows) {
         rows = pack_rows(&p, n - first);
@@ -74,7 +76,7 @@ static void linear(const struct kern_linear *a, struct kern_part part)
             pack_add(&p, i, a->x + (first + i) * a->x_stride);
         for (size_t o = outs.lo; o < outs.hi; o += PANEL) {
             size_t some = outs.hi - o < PANEL ? outs.hi - o : PANEL;
-            dots_of(&p, a->w_dtype, row_of(a->w, a->w_dtype, o, in), some, dots);
+            dots_of(&p, a->w_dtype, &run, o, some, dots);
             linear_store(a, dots, first, rows, o, some);
         }
     }
@@ -160,6 +162,8 @@ static void router(const struct kern_router *a, struct kern_part part)
     float *logit = part.scratch, dots[ROWS_AT_ONCE * PANEL];
     struct pack p =
         pack_begin(in, most, (char *)part.scratch + logit_bytes, part.scratch_bytes - logit_bytes);
+    struct row_run run =
+        row_run_of(a->w, NULL, experts, in * dtype_bytes(a->w_dtype), 1, KERN_AHEAD_AUTO);
     for (size_t first = span.lo; first < span.hi; first += rows) {
         size_t left = span.hi - first < most ? span.hi - first : most;
         rows = pack_rows(&p, left);
@@ -168,66 +172,12 @@ static void router(const struct kern_router *a, struct kern_part part)
             pack_add(&p, i, a->x + (first + i) * in);
         for (size_t e = 0; e < experts; e += PANEL) {
             size_t some = experts - e < PANEL ? experts - e : PANEL;
-            dots_of(&p, a->w_dtype, row_of(a->w, a->w_dtype, e, in), some, dots);
+            dots_of(&p, a->w_dtype, &run, e, some, dots);
             for (size_t i = 0; i < rows; i++)
                 memcpy(logit + i * experts + e, dots + i * PANEL, some * sizeof(float));
         }
         for (size_t i = 0; i < rows; i++)
             kern_router_select(a, first + i, logit + i * experts);
-    }
-}
-
-/*
- * Rows [lo, hi) of a matrix that one thread reads in order for few activations, one row of weights
- * after the other; `next` is what it reads behind them, rows as long, or NULL.
- */
-struct row_run {
-    const char *rows, *next;
-    size_t hi, row_bytes, ahead_bytes, ahead; /* ahead: rows */
-};
-
-/* matrices: that take turns. What is ahead of each adds up: a single one looks twice as far. */
-static struct row_run row_run_of(const void *matrix, const void *next, size_t hi, size_t row_bytes,
-                                 int matrices)
-{
-    size_t ahead_bytes = matrices > 1 ? ROW_AHEAD_BYTES : 2 * ROW_AHEAD_BYTES;
-    size_t ahead = (ahead_bytes + row_bytes - 1) / row_bytes;
-    return (struct row_run){matrix, next, hi, row_bytes, ahead_bytes, ahead};
-}
-
-/* What to prefetch while row o is read: nothing beyond the run (a row that is here anyway) but the
- * beginning of the next one. */
-static const void *row_run_ahead(const struct row_run *r, size_t o)
-{
-    size_t at = o + r->ahead;
-    if (r->row_bytes > r->ahead_bytes)
-        return r->rows + o * r->row_bytes + ROW_AHEAD_BYTES;
-    if (at < r->hi)
-        return r->rows + at * r->row_bytes;
-    return r->next ? r->next + (at - r->hi) * r->row_bytes : r->rows + o * r->row_bytes;
-}
-
-/* Outputs [o, o + outs) for the packed rows, at most SINGLE_ROWS, as dots_of. */
-static void dots_few(const struct pack *p, enum dtype dtype, const struct row_run *r, size_t o,
-                     size_t outs, float *dots)
-{
-    for (size_t j = 0; j < outs; j++) {
-        const void *w = r->rows + (o + j) * r->row_bytes, *ahead = row_run_ahead(r, o + j);
-        for (size_t i = 0; i < p->rows; i++)
-            dots[i * PANEL + j] = row_dot_ahead(dtype, w, p->row[i], p->k, ahead);
-    }
-}
-
-/* The same for two matrices. Where what lies ahead is in other rows they take turns row by row, so
- * that neither starts anew after each panel. */
-static void dots_few_of_two(const struct pack *p, enum dtype dtype, const struct row_run *a,
-                            const struct row_run *b, size_t o, size_t outs, float *dots_a,
-                            float *dots_b)
-{
-    size_t step = a->row_bytes > a->ahead_bytes ? outs : 1;
-    for (size_t j = 0; j < outs; j += step) {
-        dots_few(p, dtype, a, o + j, step, dots_a + j);
-        dots_few(p, dtype, b, o + j, step, dots_b + j);
     }
 }
 
@@ -245,10 +195,10 @@ static void gate_up_share(const struct kern_experts *a, const struct expert_shar
            rows, row_bytes = hidden * dtype_bytes(c->dtype);
     const char *gate_w = (const char *)s->group->record + c->gate_off;
     const char *up_w = (const char *)s->group->record + c->up_off;
-    struct row_run gate_run =
-        row_run_of(gate_w, share_rows(next, c->gate_off, c->dtype, hidden), s->more, row_bytes, 2);
-    struct row_run up_run =
-        row_run_of(up_w, share_rows(next, c->up_off, c->dtype, hidden), s->more, row_bytes, 2);
+    struct row_run gate_run = row_run_of(gate_w, share_rows(next, c->gate_off, c->dtype, hidden),
+                                         s->more, row_bytes, 2, a->ahead);
+    struct row_run up_run = row_run_of(up_w, share_rows(next, c->up_off, c->dtype, hidden), s->more,
+                                       row_bytes, 2, a->ahead);
     struct pack p = pack_begin(hidden, n, part.scratch, part.scratch_bytes);
     float gate[ROWS_AT_ONCE * PANEL], up[ROWS_AT_ONCE * PANEL];
     for (size_t first = 0; first < n; first += rows) {
@@ -258,12 +208,7 @@ static void gate_up_share(const struct kern_experts *a, const struct expert_shar
             pack_add(&p, i, a->x + (size_t)s->group->row[first + i] * hidden);
         for (size_t o = s->outs.lo; o < s->outs.hi; o += PANEL) {
             size_t some = s->outs.hi - o < PANEL ? s->outs.hi - o : PANEL;
-            if (rows <= SINGLE_ROWS) {
-                dots_few_of_two(&p, c->dtype, &gate_run, &up_run, o, some, gate, up);
-            } else {
-                dots_of(&p, c->dtype, row_of(gate_w, c->dtype, o, hidden), some, gate);
-                dots_of(&p, c->dtype, row_of(up_w, c->dtype, o, hidden), some, up);
-            }
+            dots_of_two(&p, c->dtype, &gate_run, &up_run, o, some, gate, up);
             for (size_t i = 0; i < rows; i++)
                 for (size_t j = 0; j < some; j += VL)
                     store_x(a->hidden + (size_t)s->group->pair[first + i] * wide + o + j, some - j,
@@ -280,7 +225,7 @@ static void down_share(const struct kern_experts *a, const struct expert_share *
            rows;
     const char *down = (const char *)s->group->record + c->down_off;
     struct row_run run = row_run_of(down, share_rows(next, c->down_off, c->dtype, wide), s->more,
-                                    wide * dtype_bytes(c->dtype), 1);
+                                    wide * dtype_bytes(c->dtype), 1, a->ahead);
     struct pack p = pack_begin(wide, n, part.scratch, part.scratch_bytes);
     float dots[ROWS_AT_ONCE * PANEL];
     for (size_t first = 0; first < n; first += rows) {
@@ -290,10 +235,7 @@ static void down_share(const struct kern_experts *a, const struct expert_share *
             pack_add(&p, i, a->hidden + (size_t)s->group->pair[first + i] * wide);
         for (size_t o = s->outs.lo; o < s->outs.hi; o += PANEL) {
             size_t some = s->outs.hi - o < PANEL ? s->outs.hi - o : PANEL;
-            if (rows <= SINGLE_ROWS)
-                dots_few(&p, c->dtype, &run, o, some, dots);
-            else
-                dots_of(&p, c->dtype, row_of(down, c->dtype, o, wide), some, dots);
+            dots_of(&p, c->dtype, &run, o, some, dots);
             for (size_t i = 0; i < rows; i++)
                 memcpy(a->y + (size_t)s->group->pair[first + i] * hidden + o, dots + i * PANEL,
                        some * sizeof(float));

@@ -34,8 +34,8 @@ const struct option_row cli_rows[] = {
     {"link-speed", 0, OPTION_BYTES, "BYTES", NULL, 0, 0, CLI_MODEL_COMMANDS, NULL,
      "Speed limit of the stand-in link in bytes per second. Without it: as fast as memory copies."},
     {"miss-threads", 0, OPTION_INT, "N", NULL, 0, 256, CLI_MODEL_COMMANDS, NULL,
-     "Threads that compute what a GPU does not hold. Without it: the cores that affinity and the "
-     "cgroup leave, but two."},
+     "Threads that compute what a GPU does not hold. Without it: the cores that affinity leaves, "
+     "but one; of a cgroup's quota below that, all but two."},
     {"miss-link-share", 0, OPTION_STRING, "PERCENT|auto", "auto", 0, 0, CLI_MODEL_COMMANDS, NULL,
      "Of what a GPU does not hold, the part that it reads over the link while those threads "
      "compute the rest; auto: learned while running. Changes speed, never output."},

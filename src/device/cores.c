@@ -182,8 +182,26 @@ static int cores_affinity(void)
     return n ? n : 1;
 }
 
+int cores_to_spin_on(int allowed, int quota)
+{
+    int n = allowed - 1;
+    if (quota && quota < allowed)
+        n = quota - 2;
+    return n > 1 ? n : 1;
+}
+
+static int cores_of_group(void)
+{
+    return cores_quota("/proc/self/cgroup", "/sys/fs/cgroup");
+}
+
+int cores_to_spin_on_here(void)
+{
+    return cores_to_spin_on(cores_affinity(), cores_of_group());
+}
+
 int dev_usable_cores(void)
 {
-    int cores = cores_affinity(), quota = cores_quota("/proc/self/cgroup", "/sys/fs/cgroup");
+    int cores = cores_affinity(), quota = cores_of_group();
     return quota && quota < cores ? quota : cores;
 }

@@ -17,6 +17,15 @@ int cores_quota(const char *proc_cgroup, const char *cgroup_root);
  */
 void cores_spread(int *cpu, int count, int n, const char *cpu_root);
 
+/*
+ * How many threads may spin while a step runs, at least 1. A CPU is left to all others: the engine
+ * thread, which spins too but yields, the pager's and the server's, which mostly sleep. Of a quota
+ * below that (0: none) two are left: it counts what everyone uses, and who exceeds it is stopped
+ * for milliseconds.
+ */
+int cores_to_spin_on(int allowed, int quota);
+int cores_to_spin_on_here(void);
+
 /* CPUs of this thread's affinity mask, ascending, at most max; returns how many. */
 int cores_allowed(int *cpu, int max);
 

@@ -12,21 +12,19 @@
 #define WAIT_LIMIT_US 2000000
 /* Between two steps of a busy server. Who parks is back after half a millisecond. */
 #define PARK_US 2000
-/* The same where spinning workers keep others from their cores. */
+/* The same where there is a worker on every core, and none for the others. */
 #define PARK_SCARCE_US 200
 #define DOZE_US        20000
 #define CPUS_MAX       4096
-/* Of a worker's part of one missed expert, some 700 KiB: what the last one is late by at the end
- * costs less than handing out smaller ones. */
-#define PIECES     16
+/* With 15 workers at a missed expert one is 13 KiB of gate and up, 1.5 us: half as many make the
+ * end of a half late by as much more, and each claim costs some 0.2 us. */
+#define PIECES     32
 #define PIECES_MAX 1024
-/* Beside the workers: the engine thread, which spins, and the pager's copies. */
-#define CORES_FOR_OTHERS 2
 
 int misses_default_threads(void)
 {
-    int n = dev_usable_cores() - CORES_FOR_OTHERS;
-    return n < 1 ? 1 : n < MISSES_THREADS_MAX ? n : MISSES_THREADS_MAX;
+    int n = cores_to_spin_on_here();
+    return n < MISSES_THREADS_MAX ? n : MISSES_THREADS_MAX;
 }
 
 static int check_config(const struct misses_config *c, struct moed_error *err)
@@ -59,21 +57,21 @@ static size_t scratch_bytes_of(const struct record_class *c)
 }
 
 /* CPUs for the workers, or -1 each. */
-static void choose_cpus(struct misses *m, int *cpu)
+static void choose_cpus(struct misses *m, int *cpu, int usable)
 {
     int allowed[CPUS_MAX], n = cores_allowed(allowed, CPUS_MAX);
     m->pinned = m->cfg.pin == MISSES_PIN_YES ? n >= m->threads
-                                             : m->cfg.pin == MISSES_PIN_AUTO && !m->scarce;
+                                             : m->cfg.pin == MISSES_PIN_AUTO && usable > m->threads;
     if (m->pinned)
         cores_spread(allowed, n, m->threads, "/sys/devices/system/cpu");
     for (int i = 0; i < m->threads; i++)
         cpu[i] = m->pinned ? allowed[i] : -1;
 }
 
-static int start_workers(struct misses *m, struct moed_error *err)
+static int start_workers(struct misses *m, int usable, struct moed_error *err)
 {
     int cpu[MISSES_THREADS_MAX] = {0};
-    choose_cpus(m, cpu);
+    choose_cpus(m, cpu, usable);
     for (int i = 0; i < m->threads; i++) {
         struct miss_worker *w = &m->worker[i];
         w->m = m;
@@ -101,7 +99,7 @@ int misses_open(struct misses **out, const struct misses_config *cfg, struct moe
     int rc = check_config(cfg, err);
     if (rc < 0)
         return rc;
-    int cores = dev_usable_cores();
+    int usable = dev_usable_cores();
     struct misses *m = aligned_alloc(MAILBOX_LINE_BYTES, sizeof *m);
     if (!m)
         return moed_fail(err, MOED_ENOMEM, "no memory for the workers of misses");
@@ -111,8 +109,10 @@ int misses_open(struct misses **out, const struct misses_config *cfg, struct moe
     m->cfg.doze_us = cfg->doze_us > 0 ? cfg->doze_us : DOZE_US;
     m->threads = cfg->threads ? cfg->threads : misses_default_threads();
     m->pieces = (uint32_t)(cfg->pieces > 0 ? cfg->pieces : PIECES);
-    m->scarce = cores <= m->threads + 1;
-    m->cfg.park_us = cfg->park_us > 0 ? cfg->park_us : m->scarce ? PARK_SCARCE_US : PARK_US;
+    m->yields = usable <= m->threads + 1;
+    m->cfg.park_us = cfg->park_us > 0       ? cfg->park_us
+                     : usable <= m->threads ? PARK_SCARCE_US
+                                            : PARK_US;
     m->first_seq = mail_load(&cfg->mailbox->posted);
     m->released = m->over = m->first_seq;
     mail_store(&cfg->mailbox->stop, 0);
@@ -128,7 +128,7 @@ int misses_open(struct misses **out, const struct misses_config *cfg, struct moe
     }
     memset(m->worker, 0, (size_t)m->threads * sizeof(struct miss_worker));
     misses_share_init(m);
-    rc = start_workers(m, err);
+    rc = start_workers(m, usable, err);
     if (rc < 0)
         misses_close(&m);
     else

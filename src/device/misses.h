@@ -30,8 +30,8 @@ struct misses;
 
 struct misses_config {
     int threads; /* 0: misses_default_threads() */
-    /* Each worker on a core of its own; AUTO: where affinity and quota leave more than there are
-     * workers. */
+    /* Each worker on a core of its own; AUTO: where affinity and quota leave more cores than there
+     * are workers. */
     enum { MISSES_PIN_AUTO, MISSES_PIN_NO, MISSES_PIN_YES } pin;
     const struct kern_cpu *kern;
     const struct record_class *cls;
@@ -43,16 +43,16 @@ struct misses_config {
     struct mailbox_layout layout;
     int link_share;        /* 0..MAILBOX_SHARE_ONE, or MISSES_SHARE_ADAPTIVE */
     int64_t wait_limit_us; /* of each wait inside a job; 0: 2 s */
-    int park_us; /* workers spin so long after a step; 0: 2,000, or 200 without a core to spare */
+    int park_us; /* workers spin so long after a step; 0: 2,000, or 200 with one on every core */
     int doze_us; /* and so long after a job of a running step; 0: 20,000 */
-    int pieces;  /* of a worker's part, which others may take when they have none left; 0: 16 */
+    int pieces;  /* of a worker's part, which others may take when they have none left; 0: 32 */
     /* For tests: called by each worker that has a part in a job, when it begins. May sleep. */
     void (*on_job)(void *arg, int worker, uint32_t seq);
     void *on_job_arg;
 };
 
-/* Cores left by affinity and cgroup less one for the engine thread, which spins, and one for the
- * pager's copies; at least 1. */
+/* One less than the cores that affinity leaves, two less than a cgroup's quota below them; at least
+ * 1. */
 int misses_default_threads(void);
 
 /* Errors: MOED_EINVAL for a config that cannot be, MOED_ENOMEM, MOED_EIO where a thread does not

@@ -99,7 +99,7 @@ struct misses {
     struct misses_config cfg;
     int threads, started; /* workers wanted; running */
     uint32_t pieces;      /* of each worker's part */
-    bool scarce;          /* no core to spare: waits yield */
+    bool yields;          /* in waits: at most one core is left to all others */
     bool pinned;
     uint32_t first_seq; /* what `posted` held at open */
     size_t scratch_bytes;

@@ -57,7 +57,7 @@ static bool pause_look(const struct misses *m, unsigned *looks)
     cpu_relax();
     if (++*looks % LOOKS)
         return false;
-    if (m->scarce)
+    if (m->yields)
         sched_yield();
     return true;
 }
@@ -165,14 +165,17 @@ struct claim {
     uint32_t from, n;
 };
 
-static bool claim_of(struct misses *m, const struct job *j, int half, int of, struct claim *c)
+/* Claims a part in `share` of what is left. */
+static bool claim_of(struct misses *m, const struct job *j, int half, int of, uint32_t share,
+                     struct claim *c)
 {
     _Atomic uint64_t *word = &m->worker[of].claimed[half];
     uint64_t seen = atomic_load_explicit(word, memory_order_relaxed);
     for (;;) {
         if ((int32_t)((uint32_t)(seen >> 32) - j->seq) > 0)
             return false; /* the job is over */
-        uint32_t from = miss_pieces(seen, j->seq), left = m->pieces - from, n = (left + 2) / 3;
+        uint32_t from = miss_pieces(seen, j->seq), left = m->pieces - from;
+        uint32_t n = (left + share - 1) / share;
         /* Rows are packed for each call: where there are several, few calls. */
         uint32_t least = j->entered && j->n_pairs > j->n_groups ? m->pieces / 4 : 1;
         n = n < least ? least : n;
@@ -187,12 +190,14 @@ static bool claim_of(struct misses *m, const struct job *j, int half, int of, st
     }
 }
 
-/* The next pieces of this worker's part; then of others'. */
+/* The next pieces of this worker's part, a third of them; then of others', who have all come to
+ * their end at about this time: an even share. */
 static bool claim_any(struct miss_worker *self, const struct job *j, int half, struct claim *c)
 {
     struct misses *m = self->m;
+    uint32_t share = m->threads > 3 ? (uint32_t)m->threads : 3;
     for (int i = 0; i < m->threads; i++)
-        if (claim_of(m, j, half, (self->index + i) % m->threads, c))
+        if (claim_of(m, j, half, (self->index + i) % m->threads, i ? share : 3, c))
             return true;
     return false;
 }

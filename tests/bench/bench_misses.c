@@ -4,7 +4,7 @@
  * compared with the scalar kernels before anything is timed. Prints one JSON object with raw
  * samples; a table goes to standard error. Under a minute on 16 cores.
  *
- *   bench_misses [--pool-gib 24] [--threads 8,12,14] [--isa auto] [--slice-ms 25]
+ *   bench_misses [--pool-gib 24] [--threads 8,12,15] [--pieces 1,32] [--isa auto] [--slice-ms 25]
  *
  * The table `rate`: jobs of some missed experts, posted at once after the one before or after a
  * gap as long as a GPU takes for the rest of a layer. Experts are random ones of
@@ -33,12 +33,13 @@
 #define NEAR_BYTES    ((size_t)48 << 20)
 #define SMALL_MOST    ((size_t)8 << 30)
 #define READ_SECONDS  0.03
+#define PIECES_MOST   4
 
 struct bench {
     struct pool pool, small; /* on huge pages, on small pages */
     const struct kern_cpu *k;
     double slice_seconds;
-    int threads[8], n_threads;
+    int threads[8], n_threads, pieces[PIECES_MOST], n_pieces;
     bool first; /* no comma yet */
 };
 
@@ -338,8 +339,8 @@ static void bench_regions(struct bench *b)
 
 /* The table. */
 
-static const int gap_us[] = {0, 70, 150}, group_counts[] = {1, 2, 4}, piece_counts[] = {1, 16};
-enum { GAPS = 3, COUNTS = 3, PIECES = 2, PLACES = 3 };
+static const int gap_us[] = {0, 70, 150}, group_counts[] = {1, 2, 4};
+enum { GAPS = 3, COUNTS = 3, PLACES = 3 };
 static const char *const place_name[PLACES] = {"2M", "4K", "near"};
 
 struct place {
@@ -357,7 +358,7 @@ struct table {
     struct bench *b;
     struct fake_gpu gpu;
     struct place place[PLACES];
-    struct rate rate[8][PIECES][PLACES][GAPS][COUNTS];
+    struct rate rate[8][PIECES_MOST][PLACES][GAPS][COUNTS];
     struct figure reads[8][PLACES]; /* GB/s */
 };
 
@@ -403,8 +404,8 @@ static void run_round(struct table *t)
             f->us[f->n++] = pool_reads(t->place[p].pool, t->place[p].bytes, b->k, b->threads[n],
                                        READ_SECONDS, NULL, NULL);
         }
-        for (int pieces = 0; pieces < PIECES; pieces++) {
-            struct misses *m = open_workers(b, &t->gpu, b->threads[n], piece_counts[pieces]);
+        for (int pieces = 0; pieces < b->n_pieces; pieces++) {
+            struct misses *m = open_workers(b, &t->gpu, b->threads[n], b->pieces[pieces]);
             check_bits(&t->gpu, m);
             misses_step_begin(m);
             for (int p = 0; p < PLACES; p++)
@@ -428,7 +429,7 @@ static void print_table(struct table *t)
             qsort(reads, ROUNDS, sizeof *reads, by_value);
             for (int gap = 0; gap < GAPS; gap++)
                 for (int c = 0; c < COUNTS; c++)
-                    for (int pieces = 0; pieces < PIECES; pieces++) {
+                    for (int pieces = 0; pieces < b->n_pieces; pieces++) {
                         struct rate *r = &t->rate[n][pieces][p][gap][c];
                         const struct misses_stats *s = &r->sum;
                         double jobs = s->jobs ? (double)s->jobs : 1;
@@ -440,7 +441,7 @@ static void print_table(struct table *t)
                                  "\"gate_up_us\": %.1f, \"down_us\": %.1f, \"busy\": %.3f, "
                                  "\"taken\": %.2f, \"late\": %.2f",
                                  b->threads[n], place_name[p], gap_us[gap], group_counts[c],
-                                 piece_counts[pieces], reads[ROUNDS / 2],
+                                 b->pieces[pieces], reads[ROUNDS / 2],
                                  (double)s->gate_up_ns / jobs * 1e-3,
                                  (double)s->down_ns / jobs * 1e-3,
                                  (double)s->busy_ns / working / b->threads[n],
@@ -503,7 +504,7 @@ static void bench_model(struct bench *b, const char *model, int width, int inner
 
 static void parse(struct bench *b, int argc, char **argv)
 {
-    char counts[128] = "8,12,14";
+    char counts[128] = "8,12,15", pieces[128] = "1,32";
     double gib = 24;
     int isa = KERN_ISA_AUTO, i = 1;
     b->slice_seconds = 0.025;
@@ -512,6 +513,8 @@ static void parse(struct bench *b, int argc, char **argv)
             gib = atof(argv[i + 1]);
         else if (!strcmp(argv[i], "--threads"))
             snprintf(counts, sizeof counts, "%s", argv[i + 1]);
+        else if (!strcmp(argv[i], "--pieces"))
+            snprintf(pieces, sizeof pieces, "%s", argv[i + 1]);
         else if (!strcmp(argv[i], "--isa"))
             isa = kern_isa_parse(argv[i + 1]);
         else if (!strcmp(argv[i], "--slice-ms"))
@@ -520,9 +523,12 @@ static void parse(struct bench *b, int argc, char **argv)
             break;
     for (char *p = strtok(counts, ","); p && b->n_threads < 8; p = strtok(NULL, ","))
         b->threads[b->n_threads++] = atoi(p);
+    for (char *p = strtok(pieces, ","); p && b->n_pieces < PIECES_MOST; p = strtok(NULL, ","))
+        b->pieces[b->n_pieces++] = atoi(p);
     b->k = isa < 0 ? NULL : kern_cpu((enum kern_isa)isa);
-    if (i < argc || !b->k || !b->n_threads || gib < 0.25)
-        die("usage: bench_misses [--pool-gib GIB] [--threads N,...] [--isa NAME] [--slice-ms MS]");
+    if (i < argc || !b->k || !b->n_threads || !b->n_pieces || gib < 0.25)
+        die("usage: bench_misses [--pool-gib GIB] [--threads N,...] [--pieces N,...] [--isa NAME] "
+            "[--slice-ms MS]");
     size_t bytes = (size_t)(gib * 0x1p30), small = bytes / 4 < SMALL_MOST ? bytes / 4 : SMALL_MOST;
     if (!pool_open(&b->pool, bytes, true) || !pool_open(&b->small, small, false))
         die("no memory for the pool");

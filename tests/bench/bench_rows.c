@@ -1,10 +1,11 @@
 /*
  * How fast threads read the weights of missed experts, by how far ahead and into which cache they
- * prefetch: what the distance of the CPU kernels (ROW_AHEAD_BYTES) is to be chosen by. Each pinned
- * thread works on its own, without jobs: on a fourteenth of a random expert of Qwen3-30B-A3B, gate
- * and up row by row in turns, or down; cold bf16 weights times a vector in a cache. Beside it the
- * kernels themselves, and plain reads of the same rows. Rates are by the threads' own CPU time, so
- * that a thread that lost its core does not count as slow. Under 30 seconds.
+ * prefetch: what the CPU kernels' distance (AHEAD_BYTES) and enum kern_ahead are chosen by. Each
+ * pinned thread works on its own, without jobs: on a fourteenth of a random expert of
+ * Qwen3-30B-A3B, gate and up row by row in turns, or down; cold bf16 weights times a vector in a
+ * cache. Beside it the kernels themselves, as they are and both ways, and plain reads of the same
+ * rows. Rates are by the threads' own CPU time, so that a thread that lost its core does not count
+ * as slow. About ten seconds.
  *
  *   bench_rows [GiB of weights [thread counts, as 1,8,14 [milliseconds a case and round]]]
  */
@@ -18,18 +19,16 @@
 #define PARTS  14
 #define ROUNDS 3
 
-enum level { LEVEL_NONE, LEVEL_L1, LEVEL_L2, LEVEL_NTA, LEVEL_BOTH, LEVEL_KERNEL, LEVEL_PLAIN };
+enum level { PLAIN, KERNEL, KERNEL_L1, KERNEL_L2, NONE, L1, L2, BOTH };
 static const char *const level_names[] = {
-    "none", "L1", "L2", "nta", "L2, L1 512 bytes ahead", "kernel", "plain reads"};
+    "plain reads", "kernel", "kernel, L1", "kernel, L2 and L1",
+    "none",        "L1",     "L2",         "L2, L1 512 bytes ahead"};
 
 static const struct variant {
     enum level level;
     size_t ahead_bytes; /* in the same matrix */
-} variants[] = {{LEVEL_PLAIN, 0},   {LEVEL_KERNEL, 0},  {LEVEL_NONE, 0},     {LEVEL_L1, 512},
-                {LEVEL_L1, 1024},   {LEVEL_L1, 2048},   {LEVEL_L1, 4096},    {LEVEL_L1, 8192},
-                {LEVEL_L1, 16384},  {LEVEL_L2, 1024},   {LEVEL_L2, 2048},    {LEVEL_L2, 4096},
-                {LEVEL_L2, 8192},   {LEVEL_L2, 16384},  {LEVEL_NTA, 1024},   {LEVEL_NTA, 4096},
-                {LEVEL_BOTH, 4096}, {LEVEL_BOTH, 8192}, {LEVEL_BOTH, 16384}, {LEVEL_BOTH, 32768}};
+} variants[] = {{PLAIN, 0}, {KERNEL, 0}, {KERNEL_L1, 0}, {KERNEL_L2, 0}, {NONE, 0},
+                {L1, 4096}, {L2, 4096},  {L2, 8192},     {BOTH, 4096},   {BOTH, 8192}};
 enum { VARIANTS = sizeof variants / sizeof *variants, THREADS = 8 };
 
 struct bench {
@@ -75,16 +74,13 @@ read_row(const uint16_t *w, const float *x, size_t k, const struct variant *v)
     for (int i = 0; i < 16; i++)
         acc[i] = _mm512_setzero_ps();
     switch (v->level) {
-    case LEVEL_L1:
+    case L1:
         ROW_LOOP(_mm_prefetch(p + ahead, _MM_HINT_T0))
         break;
-    case LEVEL_L2:
+    case L2:
         ROW_LOOP(_mm_prefetch(p + ahead, _MM_HINT_T1))
         break;
-    case LEVEL_NTA:
-        ROW_LOOP(_mm_prefetch(p + ahead, _MM_HINT_NTA))
-        break;
-    case LEVEL_BOTH:
+    case BOTH:
         ROW_LOOP(_mm_prefetch(p + ahead, _MM_HINT_T1); _mm_prefetch(p + 512, _MM_HINT_T0))
         break;
     default:
@@ -111,16 +107,20 @@ static size_t read_part(struct bench *b, const uint8_t *record, int part, float 
     size_t rows = rows_of(b, part + 1) - lo, bytes = rows * row_bytes * (b->down ? 1 : 2);
     const uint8_t *at[2] = {record + (b->down ? b->cls.down_off : b->cls.gate_off) + lo * row_bytes,
                             b->down ? NULL : record + b->cls.up_off + lo * row_bytes};
-    if (b->variant.level == LEVEL_KERNEL) {
+    enum level level = b->variant.level;
+    if (level == KERNEL || level == KERNEL_L1 || level == KERNEL_L2) {
         struct kern_expert_group group = {record, &zero, &zero, 1};
         struct kern_experts call = {&b->cls, &group, 1, b->x, b->down ? b->hidden : hidden, y};
+        call.ahead = level == KERNEL      ? KERN_AHEAD_AUTO
+                     : level == KERNEL_L1 ? KERN_AHEAD_L1
+                                          : KERN_AHEAD_L2;
         (b->down ? b->k->experts_down : b->k->experts_gate_up)(&call,
                                                                (struct kern_part){part, PARTS});
         return bytes;
     }
-    for (int m = 0; m < 2 && at[m] && b->variant.level == LEVEL_PLAIN; m++)
+    for (int m = 0; m < 2 && at[m] && level == PLAIN; m++)
         *sum += (float)b->k->read(at[m], rows * row_bytes);
-    for (size_t r = 0; r < rows && b->variant.level != LEVEL_PLAIN; r++)
+    for (size_t r = 0; r < rows && level != PLAIN; r++)
         for (int m = 0; m < 2 && at[m]; m++)
             *sum += read_row((const uint16_t *)(const void *)(at[m] + r * row_bytes),
                              b->down ? b->hidden : b->x, k, &b->variant);

@@ -9,6 +9,8 @@
 
 /* Room for the static shared memory of a kernel that takes all the rest. */
 #define STATIC_SHARED_BYTES 8192
+/* Who comes for less wakes, does little and sleeps again. */
+#define KEPT_SECONDS 500e-6
 
 const char *cuda_words(CUresult r)
 {
@@ -42,22 +44,25 @@ static double seconds_now(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
+/* Looks all the time, but yields: miss workers may hold all other cores, and threads that wake up
+ * meanwhile go on here. Where somebody keeps the core instead it is shared as any other. */
 int cuda_wait_compute(struct dev_cuda *d)
 {
-    double end = 0;
-    for (unsigned turn = 0;; turn++) {
-        CUresult r = cuStreamQuery(d->compute);
-        if (r == CUDA_SUCCESS)
-            break;
-        if (r != CUDA_ERROR_NOT_READY)
-            return cuda_check(d, r, "waiting for the compute stream");
-        if (turn % 256 == 255) {
-            double now = seconds_now();
-            end = end == 0 ? now + WAIT_SECONDS : end;
-            if (now > end)
-                return cuda_check(d, CUDA_ERROR_LAUNCH_TIMEOUT, "waiting for the compute stream");
-        }
+    CUresult r;
+    bool yields = true;
+    double begin = seconds_now(), last = begin;
+    while ((r = cuStreamQuery(d->compute)) == CUDA_ERROR_NOT_READY) {
+        if (yields)
+            sched_yield();
+        double now = seconds_now();
+        if (now - last > KEPT_SECONDS)
+            yields = false;
+        if (now - begin > WAIT_SECONDS)
+            return cuda_check(d, CUDA_ERROR_LAUNCH_TIMEOUT, "waiting for the compute stream");
+        last = now;
     }
+    if (r != CUDA_SUCCESS)
+        return cuda_check(d, r, "waiting for the compute stream");
     for (int k = 0; k < MIRROR_COUNT; k++)
         d->mirror[k].under_way = false;
     return 0;

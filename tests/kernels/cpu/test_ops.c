@@ -163,25 +163,31 @@ static void in_parts(void (*op)(const struct kern_experts *, struct kern_part),
     for (int p = 0, i = 0; p < parts; p += call->run ? call->run : 1, i++) {
         call->run = longest ? 1 + i % longest : 0;
         call->run = call->run < parts - p ? call->run : parts - p;
+        call->ahead = longest ? (enum kern_ahead)((i + longest) % 3) : KERN_AHEAD_AUTO;
         call->more = i % 3 ? parts - p - (call->run ? call->run : 1) : 0;
         op(call, (struct kern_part){p, parts, scratch, scratch_bytes});
     }
 }
 
 /* Outputs behind the ends are left alone, those before them have the bits of the whole call. */
-static void experts_up_to_an_end(void **state)
+static void up_to_an_end(int width, int inner)
 {
-    enum { WIDTH = 300, INNER = 90, ROWS = 11, GROUPS = 3, PAIRS = 14 };
+    enum { ROWS = 11, GROUPS = 3, PAIRS = 14 };
     static const int32_t row[PAIRS] = {4, 0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 0, 5, 8};
     static const int32_t pair[PAIRS] = {13, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
-    static float x[ROWS * WIDTH], hidden[2][PAIRS * INNER], y[2][PAIRS * WIDTH];
-    struct record_class cls = record_class_swiglu(DTYPE_BF16, WIDTH, INNER);
+    const int hiddens = PAIRS * inner, ys = PAIRS * width;
+    struct record_class cls = record_class_swiglu(DTYPE_BF16, width, inner);
     uint16_t *records = malloc(GROUPS * cls.bytes);
+    float *x = malloc(sizeof(float) * (size_t)(ROWS * width)), *hidden[2], *y[2];
+    for (int i = 0; i < 2; i++) {
+        hidden[i] = malloc(sizeof(float) * (size_t)hiddens);
+        y[i] = malloc(sizeof(float) * (size_t)ys);
+    }
     uint32_t random = 7;
     for (size_t i = 0; i < GROUPS * cls.bytes / 2; i++)
         records[i] =
             kern_to_bf16((float)((random = random * 1664525 + 1013904223) >> 16) / 65536 - 0.5f);
-    for (size_t i = 0; i < ROWS * WIDTH; i++)
+    for (int i = 0; i < ROWS * width; i++)
         x[i] = (float)((random = random * 1664525 + 1013904223) >> 16) / 65536 - 0.5f;
     struct kern_expert_group group[GROUPS] = {
         {records, row, pair, 1},
@@ -191,29 +197,48 @@ static void experts_up_to_an_end(void **state)
     struct kern_experts all = {&cls, group, GROUPS, x, hidden[0], y[0], 0, 0};
     kern_cpu(KERN_ISA_SCALAR)->experts_gate_up(&all, (struct kern_part){0, 1, scratch, 1});
     kern_cpu(KERN_ISA_SCALAR)->experts_down(&all, (struct kern_part){0, 1, scratch, 1});
-    static const int inner_end[] = {1, 32, 89, INNER}, width_end[] = {1, 7, 160, WIDTH};
+    const int inner_end[] = {1, inner / 3 + 2, inner - 1, inner};
+    const int width_end[] = {1, 7, width / 2 + 10, width};
     for (int isa = KERN_ISA_SCALAR; isa < KERN_ISA_COUNT; isa++)
         for (int n = 0; kern_cpu((enum kern_isa)isa) && n < 16; n++) {
             const struct kern_cpu *k = kern_cpu((enum kern_isa)isa);
             struct kern_experts some = {&cls, group, GROUPS, x, hidden[1], y[1]};
             some.inner_end = inner_end[n / 4], some.width_end = width_end[n % 4];
-            memset(hidden[1], 0xee, sizeof hidden[1]);
-            memset(y[1], 0xee, sizeof y[1]);
+            memset(hidden[1], 0xee, sizeof(float) * (size_t)hiddens);
+            memset(y[1], 0xee, sizeof(float) * (size_t)ys);
             in_parts(k->experts_gate_up, &some, n % 5, scratch, sizeof scratch);
-            for (int at = 0; at < PAIRS * INNER; at++)
-                if (at % INNER < some.inner_end)
+            for (int at = 0; at < hiddens; at++)
+                if (at % inner < some.inner_end)
                     assert_memory_equal(&hidden[1][at], &hidden[0][at], 4);
                 else
                     assert_memory_equal(&hidden[1][at], "\xee\xee\xee\xee", 4);
             some.hidden = hidden[0];
             in_parts(k->experts_down, &some, n % 5, scratch, sizeof scratch);
-            for (int at = 0; at < PAIRS * WIDTH; at++)
-                if (at % WIDTH < some.width_end)
+            for (int at = 0; at < ys; at++)
+                if (at % width < some.width_end)
                     assert_memory_equal(&y[1][at], &y[0][at], 4);
                 else
                     assert_memory_equal(&y[1][at], "\xee\xee\xee\xee", 4);
         }
+    for (int i = 0; i < 2; i++) {
+        free(hidden[i]);
+        free(y[i]);
+    }
+    free(x);
     free(records);
+}
+
+static void experts_up_to_an_end(void **state)
+{
+    up_to_an_end(300, 90);
+}
+
+/* Longer than weights are asked for ahead, in one of the caches or in both. */
+static void experts_of_long_rows_up_to_an_end(void **state)
+{
+    up_to_an_end(3000, 34);
+    up_to_an_end(4360, 34);
+    up_to_an_end(40, 4360);
 }
 
 static const struct CMUnitTest tests[] = {
@@ -227,6 +252,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(router),
     cmocka_unit_test(experts),
     cmocka_unit_test(experts_up_to_an_end),
+    cmocka_unit_test(experts_of_long_rows_up_to_an_end),
     cmocka_unit_test(combine),
     cmocka_unit_test(attention_sees_only_its_window),
     cmocka_unit_test(router_with_nan_still_chooses),

@@ -351,6 +351,16 @@ static void quota_of_cgroups(void **state)
     assert_int_equal(system(command), 0);
 }
 
+static void spinning_threads_leave_cores_to_others(void **state)
+{
+    static const int allowed[] = {1, 2, 2, 4, 8, 16, 16, 16, 16, 64, 4};
+    static const int quota[] = {0, 0, 1, 0, 0, 0, 16, 15, 4, 3, 8};
+    static const int want[] = {1, 1, 1, 3, 7, 15, 15, 13, 2, 1, 3};
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++)
+        assert_int_equal(cores_to_spin_on(allowed[i], quota[i]), want[i]);
+    assert_true(cores_to_spin_on_here() >= 1);
+}
+
 static void threads_that_stay_get_whole_cores(void **state)
 {
     char root[] = "/tmp/moed-cores-XXXXXX", name[80], text[16];
@@ -393,6 +403,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(the_link_keeps_its_rate),
     cmocka_unit_test(a_full_queue_is_busy_and_close_fails_the_rest),
     cmocka_unit_test(quota_of_cgroups),
+    cmocka_unit_test(spinning_threads_leave_cores_to_others),
     cmocka_unit_test(threads_that_stay_get_whole_cores),
 };
 CHECK_MAIN(tests)
