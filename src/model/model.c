@@ -260,8 +260,10 @@ static int open_pager(struct model *m, struct moed_error *err)
 int model_begin(struct model **out, const struct model_config *c, const struct model_options *o,
                 struct store *store, struct moed_error *err)
 {
-    struct weights_load_options load = {
-        .io_threads = o->io_threads, .progress = o->progress, .user = o->user};
+    struct weights_load_options load = {.io_threads = o->io_threads,
+                                        .part_bytes = o->load_part_bytes,
+                                        .progress = o->progress,
+                                        .user = o->user};
     *out = NULL;
     int rc = check_options(c, o, err);
     if (rc < 0)

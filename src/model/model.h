@@ -44,7 +44,8 @@ struct model_options {
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes,
                      double seconds); /* loading, on a thread of its own; may be NULL */
     void *user;
-    int io_threads; /* 0: default */
+    int io_threads;         /* 0: default */
+    size_t load_part_bytes; /* for tests: of what is registered at once (0: a default) */
 };
 
 #define MODEL_MAX_ROWS (1 << 20)
