@@ -1,8 +1,12 @@
 """How long a server takes from its start until it is ready: gpu_start.py MOED FOLDER [LAYERS [OPTIONS...]].
 
 Writes a checkpoint of Qwen3-30B-A3B's shapes with LAYERS (16) layers and random bf16 weights into FOLDER (20 GB), starts a server on it
-three times with the files in the page cache, and reads them plainly beside. Prints one JSON object; removes what it wrote."""
+three times with the files in the page cache. Beside: plain reads of them, over one buffer and into fresh memory, and how fast the driver
+registers memory when it does nothing else. Prints one JSON object; removes what it wrote. part_of_slower: bytes a second from start to ready, as
+a part of the slower of plain reads and registering from one thread."""
+import ctypes
 import json
+import mmap
 import os
 import pathlib
 import re
@@ -16,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 HIDDEN, INNER, EXPERTS, HEADS, KV_HEADS, HEAD_DIM, VOCAB = 2048, 768, 128, 32, 4, 128, 151936
 RUNS, THREADS, CHUNK = 3, 8, 16 << 20
+TOUCHERS, PIECE, REGISTER_BYTES = 16, 512 << 20, 16 << 30
 # Values of about 0.01 to 0.03 of either sign: random bits would be infinities and NaN too.
 HIGH = bytes(0x3C if i % 2 else 0xBC for i in range(256))
 
@@ -84,23 +89,96 @@ def write_checkpoint(folder, layers):
     return total
 
 
-def plain_reads(folder):
-    """GB/s of THREADS threads that read all files from the page cache."""
-    pieces = [(file, at) for file in folder.glob("*.safetensors") for at in range(0, file.stat().st_size, CHUNK)]
-    buffers = [bytearray(CHUNK) for _ in range(THREADS)]
+def fresh(count):
+    """Memory that nobody has touched, on huge pages where the kernel gives them."""
+    block = mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    block.madvise(mmap.MADV_HUGEPAGE)
+    return block
+
+
+def in_threads(threads, job):
+    begin = time.monotonic()
+    with ThreadPoolExecutor(threads) as pool:
+        done = sum(pool.map(job, range(threads)))
+    return done / (time.monotonic() - begin) / 1e9
+
+
+def plain_reads(folder, threads, into_fresh):
+    """GB/s of threads that read all files from the page cache, over and over into one buffer each or to memory of their own."""
+    pieces, total = [], 0
+    for file in folder.glob("*.safetensors"):
+        for at in range(0, file.stat().st_size, CHUNK):
+            pieces.append((file, at, total))
+            total += CHUNK
+    buffer = fresh(total if into_fresh else threads * CHUNK)
+    view = memoryview(buffer)
 
     def share(k):
         got = 0
-        for file, at in pieces[k::THREADS]:
+        for file, at, place in pieces[k::threads]:
             with open(file, "rb", buffering=0) as f:
                 f.seek(at)
-                got += f.readinto(buffers[k])
+                to = place if into_fresh else k * CHUNK
+                got += f.readinto(view[to:to + CHUNK])
         return got
 
-    begin = time.monotonic()
-    with ThreadPoolExecutor(THREADS) as pool:
-        done = sum(pool.map(share, range(THREADS)))
-    return done / (time.monotonic() - begin) / 1e9
+    speed = in_threads(threads, share)
+    view.release()
+    buffer.close()
+    return speed
+
+
+def register_speed(threads):
+    """GB/s of registering touched memory with the driver, as a server does it but with nothing beside; a process of its own."""
+    cuda = ctypes.CDLL("libcuda.so.1")
+
+    def must(result):
+        if result != 0:
+            raise RuntimeError(f"CUDA error {result}")
+
+    context, device = ctypes.c_void_p(), ctypes.c_int()
+    must(cuda.cuInit(0))
+    must(cuda.cuDeviceGet(ctypes.byref(device), 0))
+    must(cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device))
+    block = fresh(REGISTER_BYTES + PIECE)
+    at = ctypes.addressof(ctypes.c_char.from_buffer(block))
+    at += -at % (2 << 20)
+
+    def touch(k):
+        for piece in range(k, REGISTER_BYTES // PIECE, TOUCHERS):
+            ctypes.memset(at + piece * PIECE, 1, PIECE)
+        return 0
+
+    def register(k):
+        must(cuda.cuCtxSetCurrent(context))
+        mine = range(k, REGISTER_BYTES // PIECE, threads)
+        for piece in mine:
+            must(cuda.cuMemHostRegister_v2(ctypes.c_void_p(at + piece * PIECE), ctypes.c_size_t(PIECE), 3))
+        return len(mine) * PIECE
+
+    in_threads(TOUCHERS, touch)
+    return in_threads(threads, register)
+
+
+def register_peaks():
+    peaks = {}
+    for threads in (1, 2, 4):
+        done = subprocess.run([sys.executable, __file__, "--register", str(threads)], capture_output=True, text=True)
+        peaks[str(threads)] = float(done.stdout) if done.returncode == 0 else (done.stderr.strip().splitlines() or ["?"])[-1]
+    return peaks
+
+
+# What the log says of the stages of a start, in the order of its lines.
+STAGES = [
+    (r"model described in ([0-9.]+) s, device chosen in ([0-9.]+) s", ("described_s", "device_chosen_s")),
+    (r"device opened in ([0-9.]+) s", ("device_opened_s",)),
+    (r"weights: [0-9.]+ GB read in ([0-9.]+) s, ([0-9.]+) GB/s", ("read_s", "read_gb_per_s")),
+    (r"registered [0-9.]+ GB in ([0-9.]+) s, ([0-9.]+) GB/s; all in place ([0-9.]+) s",
+     ("registering_s", "registering_gb_per_s", "placed_after_read_s")),
+    (r"memory taken in ([0-9.]+) s, misses measured in ([0-9.]+), slots made in ([0-9.]+), steps recorded in ([0-9.]+)",
+     ("memory_s", "misses_measured_s", "slots_s", "recorded_s")),
+    (r"loaded [0-9.]+ MiB in ([0-9.]+) s", ("loaded_s",)),
+]
 
 
 def start(moed, folder, options):
@@ -108,10 +186,13 @@ def start(moed, folder, options):
     process = subprocess.Popen([moed, "serve", folder, "--port", "0", *options], stderr=subprocess.PIPE, text=True)
     out = {"ready_s": None, "said": []}
     for line in process.stderr:
-        if re.search(r"loaded|device|cuda|cache|small pages|100 %", line):
+        if re.search(r"loaded|device|cuda|cache|small pages|weights|misses|100 %", line):
             out["said"].append(line.strip())
-        if found := re.search(r"\(100 %\), ([0-9.]+) GB/s", line):
-            out.update(read_gb_per_s=float(found.group(1)), read_until_s=time.monotonic() - begin)
+        if "(100 %)" in line:
+            out["read_until_s"] = time.monotonic() - begin
+        for pattern, names in STAGES:
+            if found := re.search(pattern, line):
+                out.update(zip(names, map(float, found.groups())))
         if "ready on" in line:
             out["ready_s"] = time.monotonic() - begin
             break
@@ -124,6 +205,10 @@ def start(moed, folder, options):
     return out
 
 
+def median(values):
+    return sorted(values)[len(values) // 2]
+
+
 def main():
     moed, folder = sys.argv[1], pathlib.Path(sys.argv[2])
     layers = int(sys.argv[3]) if len(sys.argv) > 3 else 16
@@ -131,17 +216,25 @@ def main():
     try:
         begin = time.monotonic()
         total = write_checkpoint(folder, layers)
-        result = {"bytes": total, "layers": layers, "write_s": time.monotonic() - begin, "plain_reads_gb_per_s": [], "starts": []}
+        result = {"bytes": total, "layers": layers, "write_s": time.monotonic() - begin, "plain_reads_gb_per_s": [],
+                  "fresh_reads_gb_per_s": [], "starts": []}
         for _ in range(RUNS):
-            result["plain_reads_gb_per_s"].append(plain_reads(folder))
+            result["plain_reads_gb_per_s"].append(plain_reads(folder, THREADS, False))
+            result["fresh_reads_gb_per_s"].append(plain_reads(folder, TOUCHERS, True))
             result["starts"].append(start(moed, folder, sys.argv[4:]))
     finally:
         shutil.rmtree(folder)
-    ready = sorted(s["ready_s"] or 1e9 for s in result["starts"])
-    result |= {"ready_s_median": ready[len(ready) // 2], "ready_gb_per_s": total / ready[len(ready) // 2] / 1e9}
+    result["registering_gb_per_s_by_threads"] = peaks = register_peaks()
+    ready = [s["ready_s"] or 1e9 for s in result["starts"]]
+    speed = total / median(ready) / 1e9
+    slower = min([median(result["plain_reads_gb_per_s"])] + [peaks["1"]] * isinstance(peaks["1"], float))
+    result |= {"ready_s_median": median(ready), "ready_gb_per_s": speed, "slower_gb_per_s": slower, "part_of_slower": speed / slower}
     print(json.dumps(result))
-    if ready[-1] == 1e9:
+    if max(ready) == 1e9:
         sys.exit("a server did not become ready")
 
 
-main()
+if sys.argv[1] == "--register":
+    print(register_speed(int(sys.argv[2])))
+else:
+    main()

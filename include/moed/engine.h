@@ -45,7 +45,7 @@ struct moed_engine_config {
     uint64_t kv_cache_bytes; /* 0: planned from memory */
     bool no_prefix_cache;
     bool no_generation_config; /* do not take sampling defaults from generation_config.json */
-    /* Called while loading, on the opening thread; may be NULL. */
+    /* Called while loading, on one thread, not once moed_engine_open has returned; may be NULL. */
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes, double seconds);
     void *user;
 };

@@ -49,10 +49,12 @@ static const struct dev_plugin *load_plugin(struct moed_error *err)
 }
 
 /* Asks the plugin for the device's memory, which shows that there is a device. */
-static int ask_cuda(struct dev_choice *c, struct moed_error *err)
+static int ask_cuda(struct dev_choice *c, bool keep, struct moed_error *err)
 {
     const struct dev_plugin *plugin = load_plugin(err);
-    return plugin ? plugin->memory(&c->memory, c->ordinal, err) : MOED_EUNSUPPORTED;
+    int rc = plugin ? plugin->memory(&c->memory, c->ordinal, keep, err) : MOED_EUNSUPPORTED;
+    c->kept = keep && rc >= 0;
+    return rc;
 }
 
 /* "cuda" or "cuda:N". */
@@ -69,7 +71,7 @@ static bool parse_cuda(const char *name, int *ordinal)
     return *end == 0 && n < 1024;
 }
 
-int dev_choose(struct dev_choice *out, const char *name, struct moed_error *err)
+static int choose(struct dev_choice *out, const char *name, bool keep, struct moed_error *err)
 {
     struct moed_error why = {0};
     *out = (struct dev_choice){0};
@@ -81,7 +83,7 @@ int dev_choose(struct dev_choice *out, const char *name, struct moed_error *err)
     if (!any && !parse_cuda(name, &out->ordinal))
         return moed_fail_param(err, MOED_EINVAL, "device",
                                "device must be auto, cpu, cuda or cuda:N, not \"%.64s\"", name);
-    int rc = ask_cuda(out, &why);
+    int rc = ask_cuda(out, keep, &why);
     if (rc < 0 && !any)
         return moed_fail_param(err, MOED_EUNSUPPORTED, "device", "device %s: %s", name, why.text);
     out->cuda = rc >= 0;
@@ -92,6 +94,24 @@ int dev_choose(struct dev_choice *out, const char *name, struct moed_error *err)
     else
         snprintf(out->why, sizeof out->why, "cpu, since there is no CUDA: %.200s", why.text);
     return 0;
+}
+
+int dev_choose(struct dev_choice *out, const char *name, struct moed_error *err)
+{
+    return choose(out, name, false, err);
+}
+
+int dev_choose_to_open(struct dev_choice *out, const char *name, struct moed_error *err)
+{
+    return choose(out, name, true, err);
+}
+
+void dev_choice_end(struct dev_choice *c)
+{
+    const struct dev_plugin *plugin = c->kept ? load_plugin(NULL) : NULL;
+    if (plugin)
+        plugin->drop(c->ordinal);
+    c->kept = false;
 }
 
 int dev_open(struct dev **out, const struct dev_choice *choice, const struct dev_cpu_config *cpu,

@@ -178,6 +178,7 @@ struct dev_choice {
     bool cuda;
     int ordinal;              /* of the CUDA device */
     struct dev_memory memory; /* cuda only */
+    bool kept;                /* see dev_choose_to_open */
     char why[256];            /* for people: what was chosen and why */
 };
 
@@ -187,6 +188,11 @@ struct dev_choice {
  * MOED_EUNSUPPORTED where CUDA was asked for and cannot be had.
  */
 int dev_choose(struct dev_choice *out, const char *name, struct moed_error *err);
+/* The same for who opens it next: a context of the driver takes tenths of a second to make, so the
+ * one made for asking is kept until dev_choice_end. */
+int dev_choose_to_open(struct dev_choice *out, const char *name, struct moed_error *err);
+/* After dev_open, or when nothing is going to be opened; again does nothing. */
+void dev_choice_end(struct dev_choice *);
 /* Opens what was chosen; cpu is read for the CPU only. */
 int dev_open(struct dev **out, const struct dev_choice *choice, const struct dev_cpu_config *cpu,
              struct moed_error *err);

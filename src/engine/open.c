@@ -77,6 +77,7 @@ static void loaded_close(void *self)
     if (l->cpu != l->dev)
         dev_close(&l->cpu);
     dev_close(&l->dev);
+    dev_choice_end(&l->choice);
     tokenizer_close(&l->tokenizer);
     free(l);
 }
@@ -150,15 +151,13 @@ static int describe(struct described *d, const struct moed_engine_config *cfg,
     return 0;
 }
 
-static int plan_described(struct engine_plan *p, struct dev_choice *choice,
+/* The choice is made already. */
+static int plan_described(struct engine_plan *p, const struct dev_choice *choice,
                           const struct described *d, const struct moed_engine_config *cfg,
                           struct moed_error *err)
 {
     struct memory_limits limits;
     memory_limits_read(&limits);
-    int rc = dev_choose(choice, cfg->device, err);
-    if (rc < 0)
-        return rc;
     limits.device_bytes = choice->cuda ? choice->memory.free_bytes : 0;
     if (cfg->expert_policy && *cfg->expert_policy && !policy_find(cfg->expert_policy))
         return moed_fail_param(err, MOED_EINVAL, "expert-policy",
@@ -173,11 +172,10 @@ int engine_plan_model(struct engine_plan *out, struct model_config *config,
     struct described d;
     struct dev_choice choice;
     int rc = describe(&d, cfg, err);
-    if (rc >= 0) {
-        if (config)
-            *config = d.config;
+    if (rc >= 0 && config)
+        *config = d.config;
+    if (rc >= 0 && (rc = dev_choose(&choice, cfg->device, err)) >= 0)
         rc = plan_described(out, &choice, &d, cfg, err);
-    }
     store_close(&d.store);
     return rc;
 }
@@ -207,6 +205,7 @@ static int open_device(struct loaded *l, const struct moed_engine_config *cfg,
                                  .link_bytes_per_s = cfg->link_bytes_per_s,
                                  .max_context = p->max_model_len};
     int rc = dev_open(&l->dev, &l->choice, &dev, err);
+    dev_choice_end(&l->choice);
     if (rc < 0)
         return rc;
     log_info("device: %s", l->choice.why);
@@ -237,20 +236,24 @@ static int open_tokenizer(struct loaded *l, const struct moed_engine_config *cfg
     return 0;
 }
 
+/* The weights are read while tokenizer and device open. */
 static int load(struct loaded *l, const struct described *d, const struct moed_engine_config *cfg,
                 const struct engine_plan *p, struct moed_error *err)
 {
-    int rc;
-    if ((rc = open_tokenizer(l, cfg, &d->config, err)) < 0 ||
-        (rc = open_device(l, cfg, p, err)) < 0)
-        return rc;
-    if (d->config.n_experts == 0 && cfg->expert_cache_bytes >= 0)
-        log_info("this model has no experts: --expert-cache has no effect");
     struct model_options o = p->options;
     o.progress = cfg->progress;
     o.user = cfg->user;
     int64_t start = clock_us();
-    if ((rc = model_open(&l->model, &d->config, &o, d->store, l->dev, err)) < 0)
+    int rc = model_begin(&l->model, &d->config, &o, d->store, err);
+    if (rc < 0 || (rc = open_tokenizer(l, cfg, &d->config, err)) < 0)
+        return rc;
+    int64_t device_start = clock_us();
+    if ((rc = open_device(l, cfg, p, err)) < 0)
+        return rc;
+    log_info("device opened in %.3f s", (double)(clock_us() - device_start) * 1e-6);
+    if (d->config.n_experts == 0 && cfg->expert_cache_bytes >= 0)
+        log_info("this model has no experts: --expert-cache has no effect");
+    if ((rc = model_finish(l->model, l->dev, err)) < 0)
         return rc;
     log_info("loaded %.1f MiB in %.2f s",
              (double)(p->memory.dense_bytes + p->memory.expert_host_bytes) / 1048576.0,
@@ -354,9 +357,14 @@ int engine_open_hooked(struct moed_engine **out, const struct moed_engine_config
     struct engine_plan plan = {0};
     struct loaded *l = mem_new(1, sizeof *l);
     *out = NULL;
+    int64_t start = clock_us();
     int rc = describe(&d, cfg, err);
-    if (rc < 0 || (rc = plan_described(&plan, &l->choice, &d, cfg, err)) < 0)
+    int64_t described = clock_us();
+    if (rc < 0 || (rc = dev_choose_to_open(&l->choice, cfg->device, err)) < 0 ||
+        (rc = plan_described(&plan, &l->choice, &d, cfg, err)) < 0)
         goto out;
+    log_info("model described in %.3f s, device chosen in %.3f s",
+             (double)(described - start) * 1e-6, (double)(clock_us() - described) * 1e-6);
     log_plan(&plan);
     if ((rc = load(l, &d, cfg, &plan, err)) < 0)
         goto out;
@@ -365,9 +373,9 @@ int engine_open_hooked(struct moed_engine **out, const struct moed_engine_config
     if ((rc = engine_start(out, &setup, err)) >= 0)
         l = NULL;
 out:
-    store_close(&d.store);
     if (l)
-        loaded_close(l);
+        loaded_close(l); /* may still read from the store */
+    store_close(&d.store);
     return rc;
 }
 

@@ -35,15 +35,15 @@ enum io_direct { IO_DIRECT_AUTO = -1, IO_BUFFERED = 0, IO_DIRECT = 1 };
 
 /* All zero is a good configuration except for direct, where zero means buffered. */
 struct io_config {
-    int threads;        /* reads in flight, at most IO_MAX_THREADS; 0: 8 */
+    int threads;        /* reads in flight, at most IO_MAX_THREADS; 0: 16 */
     size_t chunk_bytes; /* of one read, rounded to 4 KiB and to the limits above; 0: 4 MiB */
     int direct;         /* enum io_direct; AUTO: O_DIRECT unless most of the bytes are cached */
     /* Called on the caller's thread about ten times a second and once at the end; may be NULL. */
     void (*progress)(void *user, const struct io_progress *p);
     void *user;
-    /* Called on a reading thread for each finished extent that has bytes; not 0 makes the read
-     * fail. For tests; may be NULL. */
-    int (*fault)(void *user, const struct io_extent *e);
+    /* Called on a reading thread for each extent that is whole in memory and has bytes; not 0 makes
+     * the read fail. May be NULL. */
+    int (*finished)(void *user, const struct io_extent *e);
 };
 
 /*

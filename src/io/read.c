@@ -8,7 +8,8 @@
  *
  * Because cells start on 4 KiB edges, no block is read twice where an extent spans cells. Most
  * tensors are not aligned in the file the way their place in memory is; those go through a bounce
- * buffer per thread, whose copy costs little beside the disk.
+ * buffer per thread, whose copy costs little beside the disk. From the page cache, where it would
+ * cost as much as the read, each goes straight to its place.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -166,28 +167,29 @@ static int read_direct(struct reader *r, struct file *f, const struct unit *u, u
     return rc;
 }
 
-static int read_buffered(struct reader *r, struct file *f, const struct unit *u, uint8_t *bounce,
+static int read_buffered(struct reader *r, struct file *f, const struct unit *u,
                          struct moed_error *err)
 {
-    if (u->n == 1)
-        return read_range(f, false, r->pieces[u->first].dst, u->begin, u->end, u->end, err);
-    int rc = read_range(f, false, bounce, u->begin, u->end, u->end, err);
-    if (rc == 0)
-        scatter(r, u, bounce, u->begin);
+    int rc = 0;
+    for (size_t i = 0; i < u->n && rc == 0; i++) {
+        const struct piece *p = &r->pieces[u->first + i];
+        uint64_t end = p->offset + p->bytes;
+        rc = read_range(f, false, p->dst, p->offset, end, end, err);
+    }
     return rc;
 }
 
-/* Counts the unit's bytes; tells the fault hook of each extent that is whole now. */
+/* Counts the unit's bytes; tells of each extent that is whole now. */
 static int finish_unit(struct reader *r, const struct unit *u, struct moed_error *err)
 {
     for (size_t i = 0; i < u->n; i++) {
         const struct piece *p = &r->pieces[u->first + i];
         atomic_fetch_add_explicit(&r->done_bytes, p->bytes, memory_order_relaxed);
-        if (atomic_fetch_sub(&r->left[p->extent], 1) != 1 || !r->cfg->fault)
+        if (atomic_fetch_sub(&r->left[p->extent], 1) != 1 || !r->cfg->finished)
             continue;
         const struct io_extent *e = &r->extents[p->extent];
-        if (r->cfg->fault(r->cfg->user, e) != 0)
-            return moed_fail(err, MOED_EIO, "%s: reading at byte %llu: injected fault",
+        if (r->cfg->finished(r->cfg->user, e) != 0)
+            return moed_fail(err, MOED_EIO, "%s: reading at byte %llu: its reader gave up",
                              r->files[e->file].path, (unsigned long long)e->offset);
     }
     return 0;
@@ -212,7 +214,7 @@ static void reader_body(void *arg)
         if (atomic_load_explicit(&f->direct, memory_order_relaxed))
             rc = read_direct(r, f, u, bounce, &err);
         if (rc == 1)
-            rc = read_buffered(r, f, u, bounce, &err);
+            rc = read_buffered(r, f, u, &err);
         if (rc == 0)
             rc = finish_unit(r, u, &err);
         if (rc < 0) {

@@ -3,6 +3,8 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "base/clock.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "model/recorded.h"
 
@@ -43,6 +45,11 @@ static int check_options(const struct model_config *c, const struct model_option
     return 0;
 }
 
+static int fail_copy(struct moed_error *err)
+{
+    return moed_fail(err, MOED_EDEVICE, "the device failed in a copy of weights");
+}
+
 /* Copies host memory to the device, in order, and waits. */
 static int send(struct model *m, void *dst, const void *src, uint64_t bytes, struct moed_error *err)
 {
@@ -50,13 +57,86 @@ static int send(struct model *m, void *dst, const void *src, uint64_t bytes, str
     int rc = m->dev->ops->copy_in(m->dev, dst, src, bytes, &event);
     if (rc >= 0)
         rc = m->dev->ops->event_wait(m->dev, &event);
-    return rc < 0 ? moed_fail(err, MOED_EDEVICE, "the device failed in a copy of weights") : 0;
+    return rc < 0 ? fail_copy(err) : 0;
 }
 
-/* Dense weights to the device, unless it uses host memory; records stay and become readable. */
+/* Weights on their way from host memory to where the device reads them. */
+struct placing {
+    struct dev_event sent;
+    bool under_way; /* a copy of dense weights */
+    int64_t begin_us, registering_us;
+    uint64_t registered_bytes;
+    void **locked; /* [n_locked] parts of dense weights, registered for their copies */
+    size_t n_locked, locked_cap;
+};
+
+static int end_copy(struct model *m, struct placing *p, struct moed_error *err)
+{
+    if (!p->under_way)
+        return 0;
+    p->under_way = false;
+    return m->dev->ops->event_wait(m->dev, &p->sent) < 0 ? fail_copy(err) : 0;
+}
+
+/* A part of the experts stays and becomes readable. */
+static int place_experts(struct model *m, struct placing *p, const struct weights_part *part,
+                         struct moed_error *err)
+{
+    const struct dev_ops *ops = m->dev->ops;
+    int64_t begin_us = clock_us();
+    int rc = ops->host_register(m->dev, part->data, part->bytes, m->w.cls.bytes, err);
+    if (rc < 0)
+        return moed_fail_in(err, rc, "experts, %.1f of %.1f MiB of them registered before",
+                            (double)p->registered_bytes / 0x1p20,
+                            (double)m->w.arena_bytes / 0x1p20);
+    p->registering_us += clock_us() - begin_us;
+    p->registered_bytes += part->bytes;
+    m->registered =
+        mem_reserve(m->registered, &m->registered_cap, m->n_registered + 1, sizeof *m->registered);
+    m->registered[m->n_registered++] = part->data;
+    return 0;
+}
+
+/* A part of the dense weights goes to the device, unless it uses host memory. Where it cannot be
+ * registered its copy is slow, and that is all. */
+static int place_dense(struct model *m, struct placing *p, const struct weights_part *part,
+                       struct moed_error *err)
+{
+    const struct dev_ops *ops = m->dev->ops;
+    struct moed_error ignored;
+    int rc;
+    if (!m->dense)
+        return 0;
+    int64_t begin_us = clock_us();
+    if (ops->host_register(m->dev, part->data, part->bytes, 0, &ignored) >= 0) {
+        p->locked = mem_reserve(p->locked, &p->locked_cap, p->n_locked + 1, sizeof *p->locked);
+        p->locked[p->n_locked++] = part->data;
+        p->registering_us += clock_us() - begin_us;
+        p->registered_bytes += part->bytes;
+    }
+    if ((rc = end_copy(m, p, err)) < 0)
+        return rc;
+    rc = ops->copy_in(m->dev, m->dense + (part->data - m->w.dense), part->data, part->bytes,
+                      &p->sent);
+    p->under_way = rc >= 0;
+    return rc < 0 ? fail_copy(err) : 0;
+}
+
+static void say_placed(const struct placing *p, int64_t read_us)
+{
+    double gb = (double)p->registered_bytes * 1e-9, seconds = (double)p->registering_us * 1e-6;
+    log_info("weights: registered %.2f GB in %.3f s, %.1f GB/s; all in place %.3f s after the last "
+             "was read, %.3f s after the device was open",
+             gb, seconds, seconds > 0 ? gb / seconds : 0, (double)(clock_us() - read_us) * 1e-6,
+             (double)(clock_us() - p->begin_us) * 1e-6);
+}
+
+/* Takes the parts as they come in, in the order in which they are read. */
 static int place_weights(struct model *m, struct moed_error *err)
 {
     const struct dev_ops *ops = m->dev->ops;
+    struct placing p = {.begin_us = clock_us()};
+    struct weights_part part;
     int rc;
     if (!ops->uses_host_memory) {
         m->dense = ops->alloc(m->dev, m->w.dense_bytes);
@@ -64,16 +144,27 @@ static int place_weights(struct model *m, struct moed_error *err)
         if (!m->dense)
             return moed_fail(err, MOED_ENOMEM, "no device memory for %llu bytes of dense weights",
                              (unsigned long long)m->dense_bytes);
-        if ((rc = send(m, m->dense, m->w.dense, m->dense_bytes, err)) < 0)
-            return rc;
-        weights_move_dense(&m->w, &m->c, m->dense);
     }
-    if (!m->w.arena)
-        return 0;
-    rc = ops->host_register(m->dev, m->w.arena, m->w.arena_bytes, m->w.cls.bytes, err);
-    m->registered_arena = rc >= 0;
+    while ((rc = weights_load_next(m->loading, &part, err)) > 0) {
+        rc = part.in_arena ? place_experts(m, &p, &part, err) : place_dense(m, &p, &part, err);
+        if (rc < 0)
+            break;
+    }
+    int copied = end_copy(m, &p, rc < 0 ? NULL : err);
+    rc = rc < 0 ? rc : copied;
+    for (size_t i = 0; i < p.n_locked; i++)
+        ops->host_unregister(m->dev, p.locked[i]);
+    free(p.locked);
+    if (rc < 0)
+        return rc;
+    int64_t read_us = weights_load_ended_us(m->loading);
+    weights_load_end(&m->loading);
+    if (m->dense)
+        weights_move_dense(&m->w, &m->c, m->dense);
+    if (!ops->uses_host_memory)
+        say_placed(&p, read_us);
     weights_report_pages(&m->w); /* as the driver has left them */
-    return rc < 0 ? rc : 0;
+    return 0;
 }
 
 /* cos and sin, made on the host. */
@@ -166,32 +257,95 @@ static int open_pager(struct model *m, struct moed_error *err)
     return pager_open(&m->pager, &cfg, &m->map, m->dev, err);
 }
 
-int model_open(struct model **out, const struct model_config *c, const struct model_options *o,
-               struct store *store, struct dev *dev, struct moed_error *err)
+int model_begin(struct model **out, const struct model_config *c, const struct model_options *o,
+                struct store *store, struct moed_error *err)
 {
-    struct weights_load_options load = {
-        .io_threads = o->io_threads, .progress = o->progress, .user = o->user};
+    struct weights_load_options load = {.io_threads = o->io_threads,
+                                        .part_bytes = o->load_part_bytes,
+                                        .progress = o->progress,
+                                        .user = o->user};
+    *out = NULL;
     int rc = check_options(c, o, err);
     if (rc < 0)
         return rc;
     struct model *m = mem_new(1, sizeof *m);
     m->c = *c;
     m->o = *o;
-    m->o.device_logits = !dev->ops->uses_host_memory;
-    m->dev = dev;
-    if ((rc = weights_load(&m->w, c, store, &load, err)) < 0 || (rc = place_weights(m, err)) < 0 ||
-        (rc = alloc_buffers(m, err)) < 0 || (rc = sampler_open(m, err)) < 0)
-        goto failed;
-    m->has_tensor = m->lane[MODEL_LONG].max_rows > 0 && long_possible(m);
-    if ((rc = recorded_open(&m->recorded, m, err)) < 0 ||
-        (rc = recorded_measure(m->recorded, m, err)) < 0 || (rc = open_pager(m, err)) < 0 ||
-        (rc = recorded_record(m->recorded, m, err)) < 0)
-        goto failed;
+    rc = weights_load_begin(&m->loading, &m->w, &m->c, store, &load, err);
+    if (rc < 0)
+        model_close(&m);
     *out = m;
-    return 0;
-failed:
-    model_close(&m);
     return rc;
+}
+
+/* What takes how long between the last byte and the first step, in seconds. */
+struct stages {
+    int64_t mark_us;
+    double memory_s, misses_s, pager_s, recording_s;
+};
+
+static int stage(struct stages *s, double *seconds, int rc)
+{
+    int64_t now_us = clock_us();
+    *seconds += (double)(now_us - s->mark_us) * 1e-6;
+    s->mark_us = now_us;
+    return rc;
+}
+
+int model_finish(struct model *m, struct dev *dev, struct moed_error *err)
+{
+    m->dev = dev;
+    m->o.device_logits = !dev->ops->uses_host_memory;
+    int rc = place_weights(m, err);
+    if (rc < 0)
+        return rc;
+    struct stages s = {.mark_us = clock_us()};
+    if ((rc = alloc_buffers(m, err)) < 0 || (rc = sampler_open(m, err)) < 0)
+        return rc;
+    m->has_tensor = m->lane[MODEL_LONG].max_rows > 0 && long_possible(m);
+    rc = stage(&s, &s.memory_s, recorded_open(&m->recorded, m, err));
+    if (rc < 0 || (rc = stage(&s, &s.misses_s, recorded_measure(m->recorded, m, err))) < 0 ||
+        (rc = stage(&s, &s.pager_s, open_pager(m, err))) < 0 ||
+        (rc = stage(&s, &s.recording_s, recorded_record(m->recorded, m, err))) < 0)
+        return rc;
+    if (!dev->ops->uses_host_memory)
+        log_info(
+            "model: memory taken in %.3f s, misses measured in %.3f, slots made in %.3f, steps "
+            "recorded in %.3f",
+            s.memory_s, s.misses_s, s.pager_s, s.recording_s);
+    return 0;
+}
+
+int model_open(struct model **out, const struct model_config *c, const struct model_options *o,
+               struct store *store, struct dev *dev, struct moed_error *err)
+{
+    int rc = model_begin(out, c, o, store, err);
+    if (rc == 0 && (rc = model_finish(*out, dev, err)) < 0)
+        model_close(out);
+    return rc;
+}
+
+static void close_device_side(struct model *m)
+{
+    const struct dev_ops *ops = m->dev->ops;
+    for (enum model_lane lane = 0; lane < MODEL_LANES; lane++)
+        if (m->lane[lane].open)
+            model_pass_end(m, lane);
+    if (m->pager)
+        pager_close(&m->pager);
+    recorded_close(&m->recorded, m);
+    for (size_t i = 0; i < m->n_registered; i++)
+        ops->host_unregister(m->dev, m->registered[i]);
+    sampler_close(m);
+    if (m->kv)
+        ops->free(m->dev, m->kv, m->kv_bytes);
+    if (m->buffer_block)
+        ops->free(m->dev, m->buffer_block, m->buffer_bytes);
+    if (m->dense)
+        ops->free(m->dev, m->dense, m->dense_bytes);
+    for (enum model_lane lane = 0; lane < MODEL_LANES; lane++)
+        if (m->lane[lane].id)
+            ops->free_shared(m->dev, m->lane[lane].id, m->lane[lane].id_bytes);
 }
 
 void model_close(struct model **model)
@@ -199,28 +353,15 @@ void model_close(struct model **model)
     struct model *m = *model;
     if (!m)
         return;
-    for (enum model_lane lane = 0; lane < MODEL_LANES; lane++)
-        if (m->lane[lane].open)
-            model_pass_end(m, lane);
-    if (m->pager)
-        pager_close(&m->pager);
-    recorded_close(&m->recorded, m);
-    if (m->registered_arena)
-        m->dev->ops->host_unregister(m->dev, m->w.arena);
-    sampler_close(m);
-    if (m->kv)
-        m->dev->ops->free(m->dev, m->kv, m->kv_bytes);
-    if (m->buffer_block)
-        m->dev->ops->free(m->dev, m->buffer_block, m->buffer_bytes);
-    if (m->dense)
-        m->dev->ops->free(m->dev, m->dense, m->dense_bytes);
+    weights_load_end(&m->loading);
+    if (m->dev)
+        close_device_side(m);
     for (enum model_lane lane = 0; lane < MODEL_LANES; lane++) {
         struct pass *p = &m->lane[lane];
-        if (p->id)
-            m->dev->ops->free_shared(m->dev, p->id, p->id_bytes);
         free(p->slot);
         free(p->block_table);
     }
+    free(m->registered);
     free(m->groups.need);
     free(m->groups.lease);
     free(m->groups.group);

@@ -42,9 +42,10 @@ struct model_options {
     void (*on_miss)(void *arg, int thread, uint32_t job);
     void *on_miss_arg;
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes,
-                     double seconds); /* loading; may be NULL */
+                     double seconds); /* loading, on a thread of its own; may be NULL */
     void *user;
-    int io_threads; /* 0: default */
+    int io_threads;         /* 0: default */
+    size_t load_part_bytes; /* for tests: of what is registered at once (0: a default) */
 };
 
 #define MODEL_MAX_ROWS (1 << 20)
@@ -78,6 +79,14 @@ enum dtype model_weight_dtype(const struct model_config *c, const struct store *
  */
 int model_open(struct model **out, const struct model_config *c, const struct model_options *o,
                struct store *store, struct dev *dev, struct moed_error *err);
+/*
+ * The same in two: model_begin checks and begins to read, on threads of its own, so that opening a
+ * device costs no time besides; model_finish waits. A model that is not finished, or failed to,
+ * takes nothing but model_close. store is needed until model_finish or model_close has returned.
+ */
+int model_begin(struct model **out, const struct model_config *c, const struct model_options *o,
+                struct store *store, struct moed_error *err);
+int model_finish(struct model *m, struct dev *dev, struct moed_error *err);
 void model_close(struct model **m);
 
 struct pager *model_pager(struct model *m); /* NULL for a model without experts */

@@ -81,11 +81,13 @@ struct model {
     uint64_t buffer_bytes;
     struct device_buffers b;
     struct expert_groups groups;
+    struct weights_loading *loading; /* from model_begin to model_finish */
+    void **registered;               /* [n_registered] parts of the arena */
+    size_t n_registered, registered_cap;
     uint8_t *dense; /* the dense weights on a device that does not use host memory, or NULL */
     uint64_t dense_bytes;
     int32_t *no_blocks; /* [max_context / 16] the block table of dropped sequences: block 0 */
     int32_t *sampled;   /* [max_logits] shared memory; NULL where the device cannot sample */
-    bool registered_arena;
     struct pass lane[MODEL_LANES];
     bool has_tensor;           /* device and weights have the tensor class */
     struct recorded *recorded; /* passes that the device runs as a whole, or NULL */

@@ -1,6 +1,6 @@
 /*
  * The weights of a model: which tensors its config asks for, where each lies in memory, and how it
- * gets there. Filled once by weights_load, then immutable; the model owns them.
+ * gets there. Filled once by a loading, then immutable; the model owns them.
  */
 #ifndef MOED_MODEL_WEIGHTS_H
 #define MOED_MODEL_WEIGHTS_H
@@ -48,14 +48,39 @@ uint64_t weights_dense_bytes(const struct model_config *c, enum dtype dtype);
 struct record_class weights_record_class(const struct model_config *c, enum dtype dtype);
 
 struct weights_load_options {
-    int io_threads; /* 0: default */
+    int io_threads;    /* 0: default */
+    size_t part_bytes; /* of struct weights_part, about; 0: 512 MiB */
+    /* On a thread of the loading; may be NULL. */
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes, double seconds);
     void *user;
 };
 
-/* Checks every tensor of the store against the config, maps memory, reads. *out is zero on entry;
- * on failure it holds nothing. Errors name the tensor. */
-int weights_load(struct weights *out, const struct model_config *c, struct store *store,
+/* Weights on their way into memory. The caller's thread owns it; threads of its own read. */
+struct weights_loading;
+
+/* A run of w->dense or of w->arena that is whole in memory. It begins on a page of 4 KiB, in the
+ * arena on the edge of a record, where it ends as well. */
+struct weights_part {
+    uint8_t *data;
+    size_t bytes;
+    bool in_arena;
+};
+
+/* Checks every tensor of the store against the config, maps memory, begins to read. *w is zero on
+ * entry; on failure it holds nothing. w, c and store stay until weights_load_end. Errors name the
+ * tensor. */
+int weights_load_begin(struct weights_loading **out, struct weights *w,
+                       const struct model_config *c, struct store *store,
+                       const struct weights_load_options *o, struct moed_error *err);
+/* Waits for the next part that is whole, in the order in which they fill: 1. 0 after the last: *w
+ * is filled. Negative: loading failed. */
+int weights_load_next(struct weights_loading *l, struct weights_part *part, struct moed_error *err);
+/* When the last byte was there, by clock_us; after weights_load_next has returned 0. */
+int64_t weights_load_ended_us(const struct weights_loading *l);
+/* Stops reading what is left and frees *l; what *w holds stays for weights_fini. */
+void weights_load_end(struct weights_loading **l);
+/* All of it at once; on failure *w holds nothing. */
+int weights_load(struct weights *w, const struct model_config *c, struct store *store,
                  const struct weights_load_options *o, struct moed_error *err);
 /* Logs how much of the experts lies on huge pages: after they were registered with a device, which
  * may move them. */

@@ -6,6 +6,12 @@
 
 #define WEIGHT_ALIGN_BYTES 64
 
+/* Part of the experts on huge pages below which something is to be done or said: less than the
+ * whole, since a block's last page may be small. */
+#define HUGE_ENOUGH 0.95
+/* Fewer bytes of experts are not worth it. */
+#define HUGE_MATTERS_BYTES ((size_t)64 << 20)
+
 /* What random weights of a tensor look like. */
 enum weight_kind { WEIGHT_MATRIX, WEIGHT_EMBED, WEIGHT_NORM, WEIGHT_BIAS };
 
@@ -47,5 +53,10 @@ struct weight_plan {
 int weights_plan(struct weight_plan *plan, struct weights *w, const struct model_config *c,
                  struct store *store, struct moed_error *err);
 void weights_plan_fini(struct weight_plan *plan);
+
+/* Where a piece goes; the blocks are mapped. */
+uint8_t *weights_place(const struct weights *w, const struct weight_piece *p);
+/* Sets all pointers into the blocks, in the order in which the plan placed the tensors. */
+void weights_bind(struct weights *w, const struct weight_plan *plan, const struct model_config *c);
 
 #endif

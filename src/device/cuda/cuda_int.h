@@ -169,6 +169,7 @@ struct dev_cuda {
     struct mirror mirror[MIRROR_COUNT];
     struct copies copies;
     struct registered *registered;
+    bool small_pieces;  /* the driver refused to register a large one: not tried again */
     CUdeviceptr logits; /* of the router */
     size_t logits_bytes;
     struct grown table, list; /* flat block tables; lists of expert calls: host memory */

@@ -63,27 +63,14 @@ void cuda_free_shared(struct dev *dev, void *p, size_t bytes)
         cuMemFreeHost(p);
 }
 
-/* One piece; when the driver refuses it whole, in small ones, and that is said aloud once. */
-static CUresult register_piece(struct dev_cuda *d, uint8_t *range, uint8_t *p, size_t bytes,
-                               size_t small, bool *said)
+static CUresult register_piece(struct dev_cuda *d, void *range, uint8_t *p, size_t bytes)
 {
     unsigned flags = CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP;
-    CUresult r = *said ? CUDA_ERROR_OUT_OF_MEMORY : cuMemHostRegister(p, bytes, flags);
-    for (size_t at = 0; r != CUDA_SUCCESS && bytes > small; at += small) {
-        if (!*said)
-            d->warn("host memory cannot be page-locked in large pieces: small ones are tried");
-        *said = true;
-        size_t n = bytes - at < small ? bytes - at : small;
-        CUresult one = register_piece(d, range, p + at, n, n, &(bool){false});
-        if (one != CUDA_SUCCESS || at + n == bytes)
-            return one;
-    }
-    if (r != CUDA_SUCCESS)
-        return r;
     struct registered *entry = malloc(sizeof *entry);
-    if (!entry) {
-        cuMemHostUnregister(p);
-        return CUDA_ERROR_OUT_OF_MEMORY;
+    CUresult r = entry ? cuMemHostRegister(p, bytes, flags) : CUDA_ERROR_OUT_OF_MEMORY;
+    if (r != CUDA_SUCCESS) {
+        free(entry);
+        return r;
     }
     *entry = (struct registered){d->registered, range, p};
     d->registered = entry;
@@ -97,22 +84,27 @@ int cuda_host_register(struct dev *dev, void *p, size_t bytes, size_t edge_bytes
     size_t edge = edge_bytes ? edge_bytes : 4096;
     size_t large = REGISTER_PIECE_BYTES / edge * edge;
     size_t small = REGISTER_SMALL_PIECE_BYTES / edge * edge;
-    bool said = false;
     int rc = cuda_enter(d);
     if (rc < 0)
         return moed_fail(err, rc, "the CUDA device has failed");
     large = large ? large : edge;
     small = small ? small : edge;
-    for (size_t at = 0; at < bytes; at += large) {
-        size_t n = bytes - at < large ? bytes - at : large;
-        CUresult r = register_piece(d, p, (uint8_t *)p + at, n, small, &said);
-        if (r == CUDA_SUCCESS)
-            continue;
-        cuda_host_unregister(dev, p);
-        return moed_fail(err, MOED_ENOMEM,
-                         "cannot page-lock %.1f MiB of host memory for the CUDA device (%s at "
-                         "%.1f MiB); is there a limit on locked memory?",
-                         (double)bytes / 0x1p20, cuda_words(r), (double)at / 0x1p20);
+    for (size_t at = 0; at < bytes;) {
+        size_t most = d->small_pieces ? small : large;
+        size_t n = bytes - at < most ? bytes - at : most;
+        CUresult r = register_piece(d, p, (uint8_t *)p + at, n);
+        if (r == CUDA_SUCCESS) {
+            at += n;
+        } else if (n > small) {
+            d->warn("host memory cannot be page-locked in large pieces: small ones are tried");
+            d->small_pieces = true;
+        } else {
+            cuda_host_unregister(dev, p);
+            return moed_fail(err, MOED_ENOMEM,
+                             "cannot page-lock %.1f MiB of host memory for the CUDA device (%s at "
+                             "%.1f MiB); is there a limit on locked memory?",
+                             (double)bytes / 0x1p20, cuda_words(r), (double)at / 0x1p20);
+        }
     }
     return 0;
 }

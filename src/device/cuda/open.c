@@ -104,7 +104,22 @@ static int find_device(CUdevice *out, int ordinal, struct moed_error *err)
     return 0;
 }
 
-static int plugin_memory(struct dev_memory *out, int ordinal, struct moed_error *err)
+static CUresult retain_context(CUcontext *out, CUdevice device)
+{
+    /* Older drivers refuse while another part of the process holds the context: then its flags do.
+     */
+    cuDevicePrimaryCtxSetFlags(device, CU_CTX_SCHED_SPIN);
+    return cuDevicePrimaryCtxRetain(out, device);
+}
+
+static void plugin_drop(int ordinal)
+{
+    CUdevice device;
+    if (cuDeviceGet(&device, ordinal) == CUDA_SUCCESS)
+        cuDevicePrimaryCtxRelease(device);
+}
+
+static int plugin_memory(struct dev_memory *out, int ordinal, bool keep, struct moed_error *err)
 {
     CUdevice device = 0;
     CUcontext context = NULL;
@@ -115,14 +130,15 @@ static int plugin_memory(struct dev_memory *out, int ordinal, struct moed_error 
         return rc;
     CUresult r = cuDeviceGetName(out->name, (int)sizeof out->name, device);
     if (r == CUDA_SUCCESS)
-        r = cuDevicePrimaryCtxRetain(&context, device);
+        r = retain_context(&context, device);
     if (r != CUDA_SUCCESS)
         return fail_driver(err, r, "cannot open the device");
     r = cuCtxSetCurrent(context);
     if (r == CUDA_SUCCESS)
         r = cuMemGetInfo(&free_bytes, &total_bytes);
     cuCtxSetCurrent(NULL);
-    cuDevicePrimaryCtxRelease(device);
+    if (r != CUDA_SUCCESS || !keep)
+        cuDevicePrimaryCtxRelease(device);
     if (r != CUDA_SUCCESS)
         return fail_driver(err, r, "cannot ask for the device's memory");
     out->free_bytes = free_bytes;
@@ -187,10 +203,8 @@ static int load_functions(struct dev_cuda *d, struct moed_error *err)
 
 static int open_context(struct dev_cuda *d, struct moed_error *err)
 {
-    /* Refused while another part of the process holds the context: then its own flags do. */
-    cuDevicePrimaryCtxSetFlags(d->device, CU_CTX_SCHED_SPIN);
     CUcontext context = NULL;
-    CUresult r = cuDevicePrimaryCtxRetain(&context, d->device);
+    CUresult r = retain_context(&context, d->device);
     if (r != CUDA_SUCCESS)
         return fail_driver(err, r, "cannot open the device");
     d->context = context;
@@ -292,4 +306,5 @@ const struct dev_plugin moed_device_plugin __attribute__((visibility("default"))
     .tag = DEV_PLUGIN_TAG,
     .open = plugin_open,
     .memory = plugin_memory,
+    .drop = plugin_drop,
 };

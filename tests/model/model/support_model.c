@@ -8,7 +8,9 @@
 #include "store/store.h"
 
 #define RIG_CONTEXT 512
-#define RIG_BLOCKS  (RIG_MAX_SEQS * 64)
+/* Small models come in several parts, as large ones do. */
+#define PART_BYTES ((size_t)16 << 10)
+#define RIG_BLOCKS (RIG_MAX_SEQS * 64)
 /* The emulator on a busy machine is slower than any GPU that is still alive. */
 #define EMULATED_WAIT_US 60000000
 
@@ -53,6 +55,7 @@ void rig_open(struct rig *r, const struct rig_options *o)
         .miss_patience_us = o->miss_patience_us,
         .on_miss = o->on_miss,
         .on_miss_arg = o->on_miss_arg,
+        .load_part_bytes = PART_BYTES,
     };
     assert_ok(model_open(&r->m, &r->c, &options, store, r->dev, &err), &err);
     store_close(&store);

@@ -9,6 +9,7 @@ struct fault_dev {
     struct dev base;
     struct dev *inner;
     int allocs_left, ops_left; /* -1: never fails */
+    int registered;            /* blocks of host memory, now */
 };
 
 static struct fault_dev *self_of(struct dev *dev)
@@ -42,11 +43,13 @@ static int fault_register(struct dev *dev, void *p, size_t bytes, size_t edge_by
     struct fault_dev *f = self_of(dev);
     if (fails(&f->allocs_left))
         return moed_fail(err, MOED_ENOMEM, "the fault device registers nothing");
+    f->registered++;
     return f->inner->ops->host_register(f->inner, p, bytes, edge_bytes, err);
 }
 
 static void fault_unregister(struct dev *dev, void *p)
 {
+    self_of(dev)->registered--;
     self_of(dev)->inner->ops->host_unregister(self_of(dev)->inner, p);
 }
 
@@ -146,6 +149,7 @@ static void setup_open(struct setup *s)
               .max_context = 64,
               .max_logits = 4,
               .kv_blocks = 4,
+              .load_part_bytes = 32 << 10,
               .pager = {.mode = PAGER_CACHED, .cache_bytes = 8 * 4096}}};
     assert_ok(store_read_json(&json, dir, "config.json", &err), &err);
     assert_ok(model_config_parse(&s->c, json, &err), &err);
@@ -172,15 +176,38 @@ static void no_memory_is_said_and_nothing_leaks(void **state)
         s.dev.allocs_left = n;
         int rc = model_open(&m, &s.c, &s.o, s.store, &s.dev.base, &err);
         if (rc == 0) {
+            assert_true(s.dev.registered >=
+                        4); /* parts of the experts alone: dense ones have left */
             model_close(&m);
+            assert_int_equal(s.dev.registered, 0);
             break;
         }
         assert_null(m);
+        assert_int_equal(s.dev.registered, 0);
         assert_int_equal(rc, MOED_ENOMEM);
         assert_true(*err.text != 0);
     }
-    /* Two registrations, KV, activations, slots. */
-    assert_true(n >= 5);
+    /* Registrations of several parts, KV, activations, slots. */
+    assert_true(n >= 9);
+    setup_close(&s);
+}
+
+/* The device comes later, or never. */
+static void a_model_that_was_only_begun_can_be_closed(void **state)
+{
+    struct setup s;
+    struct moed_error err;
+    struct model *m;
+    setup_open(&s);
+    assert_ok(model_begin(&m, &s.c, &s.o, s.store, &err), &err);
+    model_close(&m);
+    assert_null(m);
+    assert_ok(model_begin(&m, &s.c, &s.o, s.store, &err), &err);
+    assert_ok(model_finish(m, &s.dev.base, &err), &err);
+    model_close(&m);
+    s.o.max_rows = 0;
+    assert_int_equal(model_begin(&m, &s.c, &s.o, s.store, &err), MOED_EINVAL);
+    assert_null(m);
     setup_close(&s);
 }
 
@@ -221,6 +248,7 @@ static void a_failing_op_ends_the_pass_in_words(void **state)
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(no_memory_is_said_and_nothing_leaks),
+    cmocka_unit_test(a_model_that_was_only_begun_can_be_closed),
     cmocka_unit_test(a_failing_op_ends_the_pass_in_words),
 };
 CHECK_MAIN(tests)

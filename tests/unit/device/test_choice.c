@@ -52,9 +52,29 @@ static void the_chosen_one_opens(void **state)
     assert_null(dev);
 }
 
+static void a_choice_may_be_kept_for_the_open_that_follows(void **state)
+{
+    struct dev_choice c;
+    struct dev *dev;
+    struct moed_error err;
+    struct dev_cpu_config cpu = {.threads = 1};
+    assert_ok(dev_choose_to_open(&c, "auto", &err), &err);
+    assert_int_equal(c.kept, c.cuda);
+    assert_ok(dev_open(&dev, &c, &cpu, &err), &err);
+    dev_choice_end(&c);
+    assert_false(c.kept);
+    dev_choice_end(&c);
+    dev_close(&dev);
+    assert_ok(dev_choose_to_open(&c, "auto", &err), &err);
+    dev_choice_end(&c);
+    assert_int_equal(dev_choose_to_open(&c, "none", &err), MOED_EINVAL);
+    assert_false(c.kept);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(names),
     cmocka_unit_test(auto_always_finds_one),
     cmocka_unit_test(the_chosen_one_opens),
+    cmocka_unit_test(a_choice_may_be_kept_for_the_open_that_follows),
 };
 CHECK_MAIN(tests)

@@ -199,7 +199,7 @@ static void a_fault_is_reported_with_its_offset(void **state)
         e[i] = (struct io_extent){
             .offset = (uint64_t)i * 500000 + 7, .bytes = sizeof buffer[0], .dst = buffer[i]};
     struct fault fault = {.fail_offset = UINT64_MAX};
-    struct io_config cfg = {.fault = count_and_fail, .user = &fault, .chunk_bytes = 64 << 10};
+    struct io_config cfg = {.finished = count_and_fail, .user = &fault, .chunk_bytes = 64 << 10};
     assert_ok(io_read_all(f->paths, 1, e, 4, &cfg, &err), &err);
     assert_int_equal(fault.calls, 4); /* once for each extent, not for each chunk */
     fault.fail_offset = 1000007;
@@ -223,7 +223,7 @@ static void a_file_that_shrinks_meanwhile_is_an_error(void **state)
     for (int direct = 0; direct <= 1; direct++) {
         struct io_extent e[] = {{.offset = 10, .bytes = sizeof a, .dst = a},
                                 {.offset = 1 << 20, .bytes = sizeof b, .dst = b}};
-        struct io_config cfg = {.threads = 1, .direct = direct, .fault = shrink, .user = f};
+        struct io_config cfg = {.threads = 1, .direct = direct, .finished = shrink, .user = f};
         cfg.chunk_bytes = 64 << 10;
         assert_int_equal(truncate(f->path[0], (off_t)FILE_BYTES), 0);
         assert_int_equal(io_read_all(f->paths, 1, e, 2, &cfg, &err), MOED_EIO);

@@ -253,6 +253,106 @@ static void a_truncated_file_is_refused(void **state)
     bench_close(&b);
 }
 
+/* Begins to load the unchanged file in parts of about so many bytes. */
+static struct store *begin_in_parts(struct bench *b, struct weights *w, size_t part_bytes,
+                                    struct weights_loading **l)
+{
+    struct store *store;
+    edit_write(&b->e, b->path);
+    assert_ok(store_open(&store, b->dir, &b->err), &b->err);
+    struct weights_load_options o = {
+        .part_bytes = part_bytes, .io_threads = 3, .progress = note, .user = b};
+    assert_ok(weights_load_begin(l, w, &b->c, store, &o, &b->err), &b->err);
+    return store;
+}
+
+/* Each byte of both blocks is in one part, and is what it stays when the part is handed out. */
+static void parts_are_whole_and_cover_all(void **state)
+{
+    for (size_t part_bytes = 1; part_bytes <= 1 << 20; part_bytes *= 32) {
+        struct bench b;
+        struct weights w = {0};
+        struct weights_loading *l;
+        struct weights_part part;
+        size_t dense = 0, arena = 0, parts = 0;
+        int rc;
+        bench_open(&b, "qwen3_moe_mixed");
+        struct store *store = begin_in_parts(&b, &w, part_bytes, &l);
+        uint8_t *seen = calloc(1, w.dense_bytes + w.arena_bytes),
+                *copy = malloc(w.dense_bytes + w.arena_bytes);
+        assert_true(seen && copy);
+        while ((rc = weights_load_next(l, &part, &b.err)) > 0) {
+            const uint8_t *block = part.in_arena ? w.arena : w.dense;
+            size_t at = (size_t)(part.data - block);
+            assert_int_equal((uintptr_t)part.data % 4096, 0);
+            if (part.in_arena)
+                assert_true(at % w.cls.bytes == 0 && part.bytes % w.cls.bytes == 0);
+            *(part.in_arena ? &arena : &dense) += part.bytes;
+            at += part.in_arena ? w.dense_bytes : 0;
+            for (size_t i = 0; i < part.bytes; i++)
+                assert_int_equal(seen[at + i]++, 0);
+            memcpy(copy + at, part.data, part.bytes);
+            parts++;
+        }
+        assert_ok(rc, &b.err);
+        assert_true(weights_load_ended_us(l) > 0);
+        weights_load_end(&l);
+        assert_null(l);
+        assert_int_equal(dense, w.dense_bytes);
+        assert_int_equal(arena, w.arena_bytes);
+        assert_true(part_bytes > 4096 || parts > 20);
+        assert_true(part_bytes < 1 << 20 || parts == 2);
+        assert_memory_equal(copy, w.dense, w.dense_bytes);
+        assert_memory_equal(copy + w.dense_bytes, w.arena, w.arena_bytes);
+        assert_memory_equal(w.head.data, edit_find(&b.e, "lm_head.weight")->data,
+                            64 * 16 * sizeof(float));
+        free(seen);
+        free(copy);
+        weights_fini(&w);
+        store_close(&store);
+        bench_close(&b);
+    }
+}
+
+static void a_loading_may_be_left_at_any_part(void **state)
+{
+    for (int taken = 0; taken < 12; taken++) {
+        struct bench b;
+        struct weights w = {0};
+        struct weights_loading *l;
+        struct weights_part part;
+        bench_open(&b, "qwen3_moe_mixed");
+        struct store *store = begin_in_parts(&b, &w, 4096, &l);
+        for (int i = 0; i < taken; i++)
+            assert_int_equal(weights_load_next(l, &part, &b.err), 1);
+        weights_load_end(&l);
+        weights_fini(&w);
+        store_close(&store);
+        bench_close(&b);
+    }
+}
+
+static void a_file_that_went_is_named(void **state)
+{
+    struct bench b;
+    struct weights w = {0};
+    struct weights_loading *l;
+    struct weights_part part;
+    struct store *store;
+    struct weights_load_options o = {0};
+    bench_open(&b, "qwen3_moe_mixed");
+    edit_write(&b.e, b.path);
+    assert_ok(store_open(&store, b.dir, &b.err), &b.err);
+    unlink(b.path);
+    assert_ok(weights_load_begin(&l, &w, &b.c, store, &o, &b.err), &b.err);
+    assert_int_equal(weights_load_next(l, &part, &b.err), MOED_ENOTFOUND);
+    assert_non_null(strstr(b.err.text, b.path));
+    weights_load_end(&l);
+    weights_fini(&w);
+    store_close(&store);
+    bench_close(&b);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(all_bytes_arrive_where_the_layout_says),
     cmocka_unit_test(a_missing_tensor_is_named),
@@ -264,5 +364,8 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(other_tensors_may_differ_in_format),
     cmocka_unit_test(a_tied_model_may_repeat_its_head),
     cmocka_unit_test(a_truncated_file_is_refused),
+    cmocka_unit_test(parts_are_whole_and_cover_all),
+    cmocka_unit_test(a_loading_may_be_left_at_any_part),
+    cmocka_unit_test(a_file_that_went_is_named),
 };
 CHECK_MAIN(tests)
