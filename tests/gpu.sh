@@ -7,8 +7,9 @@
 #   sh tests/gpu.sh server         a server on the GPU and one on the CPU give the same tokens
 #   sh tests/gpu.sh bench ROW [OPTIONS]   one row of measurements, or several by name; options go to moed bench
 #       qwen3-25 qwen3-0 qwen3-50-100 qwen3-uniform   Qwen3-30B-A3B, decode, batch 1, so many percent of the experts resident
-#       fused      Qwen3, decode, batch 1, 25, 0, 50 and 100 %, with --one-row-step fused
+#       ops        Qwen3, decode, batch 1, 25, 0, 50 and 100 %, with --one-row-step ops
 #       streams    Qwen3 at 25 %, 2 to 32 streams
+#       streams-75 the same at 75 %, 1 to 32 streams
 #       prefill    Qwen3 at 25 % and with no expert resident, prompts of 4K and 16K tokens in one pass
 #       mixed      Qwen3 at 25 %, a prompt of 16K tokens beside 4 and 8 streams, 100 and 200 ms between their tokens as the target
 #       qwen3      all of these that decode only, in one process, the model loaded once
@@ -182,6 +183,7 @@ qwen3_50_100="decode batch=1 expert-cache=50%,100%"
 qwen3_100="decode batch=1 expert-cache=100%"
 qwen3_uniform="decode batch=1 expert-cache=25% decode-tokens=64 routing=synthetic:uniform"
 streams="decode batch=2,4 expert-cache=25% decode-tokens=64; decode batch=8,16,32 expert-cache=25% decode-tokens=16"
+streams_75="decode batch=1,2,4,8,16,32 expert-cache=75% decode-tokens=32"
 mixed="mixed batch=4 prompt-tokens=16384 expert-cache=25% decode-tokens=64 target-itl-ms=100"
 mixed="$mixed; mixed batch=8 prompt-tokens=16384 expert-cache=25% decode-tokens=64 target-itl-ms=200"
 prefill="prefill prompt-tokens=4096,16384 expert-cache=25%; prefill prompt-tokens=4096 expert-cache=0"
@@ -202,11 +204,12 @@ bench_row() {
     case $row in
     qwen3) bench_qwen3 "$row" 300 "$qwen3_25; $streams; $qwen3_uniform; $qwen3_0; $qwen3_50_100" "$@" ;;
     prompts) bench_qwen3 "$row" 240 "$qwen3_25; $mixed; $prefill; $qwen3_100" "$@" ;;
-    fused) bench_qwen3 "$row" 240 "$qwen3_25; $qwen3_0; $qwen3_50_100" --one-row-step fused "$@" ;;
+    ops) bench_qwen3 "$row" 240 "$qwen3_25; $qwen3_0; $qwen3_50_100" --one-row-step ops "$@" ;;
     qwen3-25) bench_qwen3 "$row" 90 "$qwen3_25" "$@" ;;
     qwen3-0) bench_qwen3 "$row" 90 "$qwen3_0" "$@" ;;
     qwen3-50-100) bench_qwen3 "$row" 120 "$qwen3_50_100" "$@" ;;
     qwen3-uniform) bench_qwen3 "$row" 90 "$qwen3_uniform" "$@" ;;
+    streams-75) bench_qwen3 "$row" 240 "$streams_75" "$@" ;;
     streams) bench_qwen3 "$row" 240 "$streams" "$@" ;;
     mixed) bench_qwen3 "$row" 120 "$mixed" "$@" ;;
     prefill) bench_qwen3 "$row" 120 "$prefill" "$@" ;;
@@ -330,7 +333,7 @@ soak)
     part soak "$((seconds + 120))" python3 tests/gpu_soak.py "$build/moed" "$seconds" "$@"
     ;;
 *)
-    sed -n '2,28s/^# *//p' "$0" >&2
+    sed -n '2,29s/^# *//p' "$0" >&2
     exit 2
     ;;
 esac

@@ -32,7 +32,7 @@ struct moed_engine_config {
     int32_t miss_threads;        /* on a GPU: threads that compute missed experts; 0: a default */
     const char *miss_link_share; /* of a missed expert so many percent come over the link: "0" to
                                     "100", or "auto" */
-    const char *one_row_step;    /* on a GPU: "ops" or "fused"; NULL: "ops" */
+    const char *one_row_step;    /* on a GPU: "ops" or "fused"; NULL: "fused" */
     int32_t threads;             /* 0: what cgroup and affinity leave */
     int32_t max_model_len;       /* tokens; 0: the model's own, or what fits */
     int32_t max_num_seqs;        /* 0: 64 */

@@ -5,10 +5,14 @@
 //
 // A block has a run of the outputs of each matrix, and a warp every so many of that run's rows.
 // What other blocks have written is read only after a barrier of the grid.
+//
+// A vector that rows are multiplied with lies in shared memory in the order in which a warp reads
+// it (place_of): of each 256 elements first the four of each lane that its first load takes, then
+// those of the second.
 #include "attention.cuh"
 #include "choice.cuh"
 #include "fused_args.h"
-#include "mma.cuh"
+#include "stream.cuh"
 
 #define WARPS CU_FUSED_WARPS
 #define DT    DTYPE_BF16
@@ -51,22 +55,36 @@ __device__ __forceinline__ int warp_of()
     return (int)threadIdx.x / 32;
 }
 
-// ---- barriers of the grid, in two halves: what needs nothing of other blocks goes between ----
+// The last warp brings weights beside attention and beside the router, which are the others' alone.
+enum {
+    ALL = CU_FUSED_THREADS,
+    OTHERS = ALL - 32,
+    ATTENDING = CU_FUSED_TEAMS * CU_ATTENTION_THREADS
+};
 
-__device__ __forceinline__ void arrive(const cu_fused &f, progress &p)
+// The first `threads` of a block.
+__device__ __forceinline__ void sync_first(int threads)
+{
+    team_sync(threads == ALL ? 13 : threads == OTHERS ? 14 : 15, (unsigned)threads);
+}
+
+// ---- barriers of the grid, in two halves: what needs nothing of other blocks goes between. By the
+// first threads of each block, who need what the others have done. ----
+
+__device__ __forceinline__ void arrive(const cu_fused &f, progress &p, int threads = ALL)
 {
     p.target += gridDim.x;
-    __syncthreads();
+    sync_first(threads);
     if (threadIdx.x == 0)
         add_release(&f.grid->arrived, 1);
 }
 
-__device__ __forceinline__ void await_all(const cu_fused &f, const progress &p)
+__device__ __forceinline__ void await_all(const cu_fused &f, const progress &p, int threads = ALL)
 {
     if (threadIdx.x == 0)
         while ((int32_t)(load_acquire(&f.grid->arrived) - p.target) < 0) {
         }
-    __syncthreads();
+    sync_first(threads);
 }
 
 __device__ __forceinline__ void mark(const cu_fused &f, const progress &p, int part)
@@ -92,71 +110,76 @@ struct share {
     int from, step, count;
 };
 
-// By turns of the warps from `first` on.
-__device__ __forceinline__ share every_so_many(int count, int first = 0)
+// By turns of the first so many warps.
+__device__ __forceinline__ share every_so_many(int count, int warps)
 {
-    const int w = warp_of() - first, step = WARPS - first;
-    return {w, step, count > w ? (count - w + step - 1) / step : 0};
+    const int w = warp_of(), n = w < warps ? (count - w + warps - 1) / warps : 0;
+    return {w, warps, max(n, 0)};
 }
 
-// How many of a warp's rows have a place in the block's near memory.
-__device__ __forceinline__ int near_rows(const cu_near &near, const share &s, int row_bytes)
+__device__ __forceinline__ int place_of(int j)
 {
-    const int places = near.bytes / row_bytes;
-    return places <= s.from ? 0 : min(s.count, (places - s.from + s.step - 1) / s.step);
+    return (j & ~255) | (j >> 2 & 1) << 7 | (j >> 3 & 31) << 2 | (j & 3);
 }
 
-// Asks for a warp's rows of at least `first` in the second-level cache.
-template <class Row>
-__device__ __forceinline__ void prefetch_rows(const share &s, int first, int row_bytes,
-                                              const Row &row)
+// Floats of such a vector.
+__device__ __forceinline__ int vector_floats(int n)
 {
-#pragma unroll 1
-    for (int j = first + lane_of(); j < s.count; j += 32)
-        prefetch_row(row(s.from + j * s.step), (uint32_t)row_bytes);
+    return (n + 255) & ~255;
 }
 
-// Sets a warp's rows on their way to their places, as one group; asks for those without a place.
-template <class Row>
-__device__ __forceinline__ void bring(const cu_near &place, const share &s, int row_bytes,
-                                      const Row &row)
+// Rows times x [in], which lies at bytes x_at of shared memory, by a warp, R at a time; every lane
+// gets the results, lane l has the partial sums 8l..8l+7. NEAR: the rows lie in shared memory too.
+template <int R, bool NEAR>
+__device__ __forceinline__ void multiply_with(const uint8_t *const (&w)[R], int in, int x_at,
+                                              float (&y)[R])
 {
     SHARED_DYNAMIC(uint8_t, shared);
-    const int near = near_rows(place, s, row_bytes);
-#pragma unroll 1
-    for (int j = 0; j < near; j++) {
-        const int i = s.from + j * s.step;
-        const uint8_t *from = row(i);
-        for (int at = lane_of() * 16; at < row_bytes; at += 512)
-            cp_async_16(shared_address(shared + place.at + i * row_bytes + at), from + at, 16);
+    const int lane = lane_of();
+    float sum[R][8];
+#pragma unroll
+    for (int r = 0; r < R; r++)
+#pragma unroll
+        for (int e = 0; e < 8; e++)
+            sum[r][e] = 0;
+    const float *x = (const float *)(shared + x_at) + lane * 4;
+#pragma unroll 4
+    for (int k = lane * 8; k < in; k += 256, x += 256) {
+        float wide[R][8];
+#pragma unroll
+        for (int r = 0; r < R; r++)
+            if (NEAR)
+                load8_near<DT>(w[r], k, wide[r]);
+            else
+                load8<DT>(w[r], k, wide[r]);
+        const float4 lo = *(const float4 *)x, hi = *(const float4 *)(x + 128);
+        const float xs[8] = {lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w};
+#pragma unroll
+        for (int r = 0; r < R; r++)
+#pragma unroll
+            for (int e = 0; e < 8; e++)
+                sum[r][e] = __fmaf_rn(wide[r][e], xs[e], sum[r][e]);
     }
-    cp_async_commit();
-    prefetch_rows(s, near, row_bytes, row);
+#pragma unroll
+    for (int r = 0; r < R; r++)
+        y[r] = tree(sum[r]);
 }
-
-// Rows times x [in] by a warp, both R at a time; every lane gets the results. These and what
-// follows is not inlined: the instructions of several copies would not stay in the caches.
 
 template <int R> struct dotted {
     float y[R];
 };
 
-// Weights and x at bytes of shared memory; rows `step` bytes apart, `count` of them there.
+// Rows at bytes of shared memory, `step` bytes apart.
 template <int R>
-__device__ __noinline__ dotted<R> near_dots(int w_at, int step, int count, int in, int x_at)
+__device__ __forceinline__ dotted<R> near_dots(int w_at, int step, int in, int x_at)
 {
     SHARED_DYNAMIC(uint8_t, shared);
     const uint8_t *w[R];
 #pragma unroll
     for (int r = 0; r < R; r++)
-        w[r] = shared + w_at + min(r, count - 1) * step;
-    const float *const x[1] = {(const float *)(shared + x_at)};
-    float y[R][1];
+        w[r] = shared + w_at + r * step;
     dotted<R> out;
-    dots<DT, R, 1, true, true>(w, x, 1, in, y);
-#pragma unroll
-    for (int r = 0; r < R; r++)
-        out.y[r] = y[r][0];
+    multiply_with<R, true>(w, in, x_at, out.y);
     return out;
 }
 
@@ -165,16 +188,11 @@ template <int R> struct far_rows {
     const uint8_t *w[R];
 };
 
+// Not inlined: the instructions of several copies would not stay in the caches.
 template <int R> __device__ __noinline__ dotted<R> far_dots(far_rows<R> rows, int in, int x_at)
 {
-    SHARED_DYNAMIC(uint8_t, shared);
-    const float *const x[1] = {(const float *)(shared + x_at)};
-    float y[R][1];
     dotted<R> out;
-    dots<DT, R, 1, true>(rows.w, x, 1, in, y);
-#pragma unroll
-    for (int r = 0; r < R; r++)
-        out.y[r] = y[r][0];
+    multiply_with<R, false>(rows.w, in, x_at, out.y);
     return out;
 }
 
@@ -189,20 +207,29 @@ __device__ __forceinline__ void put_out(const dotted<R> &d, int count, int i, in
             out(i + r * step, d.y[r]);
 }
 
-// All of a warp's rows times what lies at x_at.
-template <class Row, class Out>
-__device__ __forceinline__ void dot_rows(const cu_near &place, const share &s, int in, int x_at,
-                                         const Row &row, const Out &out)
+// Those of a warp's rows that were brought near, times what lies at x_at.
+template <class Out>
+__device__ __forceinline__ void dot_near(const cu_near &place, const share &s, int near, int in,
+                                         int x_at, const Out &out)
 {
-    const int row_bytes = in * 2, near = near_rows(place, s, row_bytes);
-    for (int j = 0; j < near; j += 4) {
-        const int i = s.from + j * s.step, at = place.at + i * row_bytes, n = min(near - j, 4);
-        if (n > 2)
-            put_out(near_dots<4>(at, s.step * row_bytes, n, in, x_at), n, i, s.step, out);
+    const int row_bytes = in * 2, step = s.step * row_bytes;
+    for (int j = 0; j < near; j += 3) {
+        const int i = s.from + j * s.step, at = place.at + i * row_bytes, n = min(near - j, 3);
+        if (n == 3)
+            put_out(near_dots<3>(at, step, in, x_at), 3, i, s.step, out);
+        else if (n == 2)
+            put_out(near_dots<2>(at, step, in, x_at), 2, i, s.step, out);
         else
-            put_out(near_dots<2>(at, s.step * row_bytes, n, in, x_at), n, i, s.step, out);
+            put_out(near_dots<1>(at, step, in, x_at), 1, i, s.step, out);
     }
-    for (int j = near, n; j < s.count; j += n) {
+}
+
+// The others, from `first` on.
+template <class Row, class Out>
+__device__ __forceinline__ void dot_far(const share &s, int first, int in, int x_at, const Row &row,
+                                        const Out &out)
+{
+    for (int j = first, n; j < s.count; j += n) {
         const int i = s.from + j * s.step;
         n = min(s.count - j, s.count - j > 2 ? 4 : 2);
         if (n > 2)
@@ -247,68 +274,170 @@ __device__ __forceinline__ const cu_near &near_of(const cu_fused &f, which w)
     return w == PROJECT ? f.near_project : w == OUT ? f.near_out : f.near_router;
 }
 
-// By the warps from `first` on, all of the block's rows; the others may have copies of their own
-// under way, for which a wait would be one for these too.
-__device__ __noinline__ void bring_matrix(const cu_fused &f, int layer, which w, int first)
+__device__ __forceinline__ const cu_rows &rows_of(const block &b, int layer, which w)
 {
-    const block b = block_of(f);
-    const cu_norm_linear &a = matrix_of(b, layer, w);
-    const run mine(a.outs);
-    bring(near_of(f, w), every_so_many(mine.count, first), a.in * 2, matrix_rows{a, mine.first});
-    if (a.norm && blockIdx.x == 0 && threadIdx.x == CU_FUSED_THREADS - 1)
-        prefetch_row(a.norm, (uint32_t)a.in * (a.norm_dtype == DTYPE_F32 ? 4 : 2));
+    return b.c->rows[layer & 1][w];
 }
 
-__device__ __noinline__ void multiply(const cu_fused &f, int layer, which w)
+// By one thread: a block's rows of a matrix.
+__device__ __forceinline__ cu_rows plan_rows(const cu_norm_linear &a, const cu_near &place)
 {
+    const run mine(a.outs);
+    const int row_bytes = a.in * 2;
+    int shift = 0;
+    while ((row_bytes << (shift + 1)) <= CU_FUSED_BUNDLE_BYTES)
+        shift++;
+    const int most = min(place.bytes / row_bytes, CU_FUSED_BUNDLES << shift);
+    return {mine.first, mine.count, min(mine.count, most), shift};
+}
+
+__device__ __forceinline__ phase_barrier *brought_of(const block &b, which w, int bundle)
+{
+    return (phase_barrier *)b.c->brought[w] + bundle;
+}
+
+// By one warp: brings the block's rows to their places, as far as there are some, and the others to
+// the second-level cache. Only so much is under way at once that who reads something else meanwhile
+// need not wait long.
+__device__ __noinline__ void bring_matrix(const cu_fused &f, int layer, which w)
+{
+    enum { UNDER_WAY = 3 };
+    SHARED_DYNAMIC(uint8_t, shared);
     const block b = block_of(f);
     const cu_norm_linear &a = matrix_of(b, layer, w);
-    const run mine(a.outs);
+    const cu_near &place = near_of(f, w);
+    const cu_rows mine = rows_of(b, layer, w);
+    const int row_bytes = a.in * 2, lane = lane_of();
     const matrix_rows rows{a, mine.first};
-    dot_rows(near_of(f, w), every_so_many(mine.count), a.in, f.work_at, rows, [&](int i, float v) {
-        const cu_matrix &m = rows.matrix(i);
-        const int out = mine.first + i - m.first;
-        if (m.bias)
-            v = __fadd_rn(v, load_any(m.bias, a.bias_dtype, out));
-        if (a.residual)
-            v = __fadd_rn(v, a.residual[out]);
-        m.y[out] = v;
-    });
+    if (a.norm && blockIdx.x == 0 && lane == 0)
+        prefetch_row(a.norm, (uint32_t)a.in * (a.norm_dtype == DTYPE_F32 ? 4 : 2));
+    for (int n = 0; n << mine.shift < mine.placed && lane == 0; n++) {
+        const int first = n << mine.shift, end = min((n + 1) << mine.shift, mine.placed);
+        if (n >= UNDER_WAY)
+            barrier_wait(brought_of(b, w, n - UNDER_WAY), (uint32_t)layer);
+        barrier_expect(brought_of(b, w, n), (uint32_t)((end - first) * row_bytes));
+        for (int i = first; i < end; i++)
+            copy_bulk(shared + place.at + i * row_bytes, rows(i), (uint32_t)row_bytes,
+                      brought_of(b, w, n));
+    }
+    for (int i = mine.placed + lane; i < mine.count; i += 32)
+        prefetch_row(rows(i), (uint32_t)row_bytes);
+    __syncwarp();
 }
 
-// rmsnorm of x into what the block works on, by every block for itself.
+__device__ __forceinline__ void multiply(const cu_fused &f, int layer, which w)
+{
+    const block b = block_of(f);
+    const cu_norm_linear &a = matrix_of(b, layer, w);
+    const cu_rows mine = rows_of(b, layer, w);
+    const matrix_rows rows{a, mine.first};
+    const int warps = w == ROUTER ? WARPS - 1 : WARPS;
+    const share s = every_so_many(mine.count, warps);
+    const int near = every_so_many(mine.placed, warps).count, row = mine.first + s.from;
+    // What is added to the first rows' products, of which a lane has one, is there when they are.
+    const int lane_row = row + lane_of() * warps;
+    float before = 0;
+    if (a.residual && lane_of() < min(s.count, 4))
+        before = a.residual[lane_row];
+    const auto out = [&](int i, float v) {
+        const cu_matrix &m = rows.matrix(i);
+        const int at = mine.first + i - m.first;
+        if (m.bias)
+            v = __fadd_rn(v, load_any(m.bias, a.bias_dtype, at));
+        if (a.residual)
+            v = __fadd_rn(v, mine.first + i == lane_row ? before : a.residual[at]);
+        m.y[at] = v;
+    };
+    for (int j = 0; j < near; j++)
+        barrier_wait(brought_of(b, w, (s.from + j * warps) >> mine.shift), (uint32_t)layer);
+    dot_near(near_of(f, w), s, near, a.in, f.work_at, out);
+    dot_far(s, near, a.in, f.work_at, rows, out);
+}
+
+// Weights of a norm that a thread has need of, before anything waits for one of them.
+template <int N, class T>
+__device__ __forceinline__ void load_weights(const void *norm, int in, int threads, T (&to)[N])
+{
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        const int j = (int)threadIdx.x + i * threads;
+        to[i] = j < in ? ((const T *)norm)[j] : (T)0;
+    }
+}
+
+__device__ __forceinline__ float norm_weight(uint32_t bits, int dtype)
+{
+    return dtype == DTYPE_F32    ? __uint_as_float(bits)
+           : dtype == DTYPE_BF16 ? from_bf16((uint16_t)bits)
+                                 : from_f16((uint16_t)bits);
+}
+
+// rmsnorm of x into what the block works on, by every block for itself; by the others for the
+// router.
 __device__ __noinline__ void norm(const cu_fused &f, int layer, which w)
 {
+    enum { HELD = 8, EACH = 8 };
     const block b = block_of(f);
     const cu_norm_linear &a = matrix_of(b, layer, w);
     float *const to = b.work, *const sums = b.c->sums;
-    if (threadIdx.x < 256) {
+    const int tid = (int)threadIdx.x, in = a.in, dtype = a.norm_dtype;
+    const int threads = w == ROUTER ? OTHERS : ALL;
+    uint32_t weight[HELD];
+    if (dtype == DTYPE_F32) {
+        load_weights(a.norm, in, threads, weight);
+    } else {
+        uint16_t half[HELD];
+        load_weights(a.norm, in, threads, half);
+#pragma unroll
+        for (int i = 0; i < HELD; i++)
+            weight[i] = half[i];
+    }
+    if (tid < 256) {
         float p = 0;
-#pragma unroll 8
-        for (int j = (int)threadIdx.x; j < a.in; j += 256)
-            p = __fmaf_rn(a.x[j], a.x[j], p);
+        for (int first = tid; first < in; first += 256 * EACH) {
+            float x[EACH];
+#pragma unroll
+            for (int i = 0; i < EACH; i++)
+                x[i] = first + 256 * i < in ? a.x[first + 256 * i] : 0;
+#pragma unroll
+            for (int i = 0; i < EACH; i++) {
+                if (first + 256 * i >= in)
+                    break;
+                to[place_of(first + 256 * i)] = x[i];
+                p = __fmaf_rn(x[i], x[i], p);
+            }
+        }
 #pragma unroll
         for (int distance = 1; distance < 8; distance *= 2)
             p = __fadd_rn(p, __shfl_xor_sync(0xffffffffu, p, distance));
         if (lane_of() % 8 == 0)
             sums[warp_of() * 4 + lane_of() / 8] = p;
     }
-    __syncthreads();
+    sync_first(threads);
     float s = sums[lane_of()];
 #pragma unroll
     for (int distance = 16; distance; distance /= 2)
         s = __fadd_rn(s, __shfl_xor_sync(0xffffffffu, s, distance));
-    const float inverse = inverse_norm(s, a.in, a.eps);
-#pragma unroll 4
-    for (int j = (int)threadIdx.x; j < a.in; j += CU_FUSED_THREADS)
-        to[j] = __fmul_rn(__fmul_rn(a.x[j], inverse), load_any(a.norm, a.norm_dtype, j));
+    const float inverse = inverse_norm(s, in, a.eps);
+#pragma unroll
+    for (int i = 0; i < HELD; i++) {
+        const int j = tid + i * threads, at = place_of(j);
+        if (j < in)
+            to[at] = __fmul_rn(__fmul_rn(to[at], inverse), norm_weight(weight[i], dtype));
+    }
+    for (int j = tid + HELD * threads; j < in; j += threads) {
+        const int at = place_of(j);
+        to[at] = __fmul_rn(__fmul_rn(to[at], inverse), load_any(a.norm, dtype, j));
+    }
+    sync_first(threads);
 }
 
+// A vector (a multiple of 4 long) that lies in its own order.
 __device__ __forceinline__ void copy_into(float *to, const float *from, int n)
 {
 #pragma unroll 4
     for (int j = (int)threadIdx.x * 4; j < n; j += CU_FUSED_THREADS * 4)
-        *(float4 *)(to + j) = *(const float4 *)(from + j);
+        *(float4 *)(to + place_of(j)) = *(const float4 *)(from + j);
 }
 
 // ---- experts ----
@@ -347,46 +476,51 @@ __device__ __forceinline__ void resolve(const block &b, const cu_paged &a, bool 
         c.job = c.seq = c.seq + 1 ? c.seq + 1 : 1;
 }
 
-// The row's choice, by every block for itself: warp 0 chooses, warp 1 makes the weights.
+__device__ __noinline__ float choose_most(const float *logit, int experts, int top_k,
+                                          int32_t *chosen)
+{
+    return choose_experts(logit, experts, top_k, chosen);
+}
+
+// The row's choice, by every block for itself, by the others: warp 0 chooses, warp 1 makes the
+// weights.
 __device__ __forceinline__ void choose(const block &b, const cu_paged &a)
 {
     control &c = *b.c;
-    for (int e = (int)threadIdx.x; e < a.experts; e += CU_FUSED_THREADS)
+    for (int e = (int)threadIdx.x; e < a.experts; e += OTHERS)
         b.logit[e] = a.logit[e];
-    __syncthreads();
+    sync_first(OTHERS);
     if (warp_of() == 0) {
         const bool given_up = a.state->gave_up;
         const int32_t *forced = *a.forced_on ? a.forced + (int64_t)a.layer * a.top_k : nullptr;
         if (forced && lane_of() < a.top_k)
             c.chosen[lane_of()] = forced[lane_of()];
         else if (!forced)
-            choose_experts(b.logit, a.experts, a.top_k, c.chosen);
+            choose_most(b.logit, a.experts, a.top_k, c.chosen);
         __syncwarp();
         resolve(b, a, given_up);
     } else if (warp_of() == 1) {
-        const float max = choose_experts(b.logit, a.experts, 1, &c.best);
+        const float max = choose_most(b.logit, a.experts, 1, &c.best);
         exponentiate(b.logit, a.experts, max, b.exponential);
         if (lane_of() == 0)
             c.sum = sum_ascending(b.exponential, a.experts);
     }
-    __syncthreads();
-    if (threadIdx.x == 32)
-        weigh_chosen(b.exponential, c.sum, c.chosen, a.top_k, a.renormalize, c.weight);
+    sync_first(OTHERS);
 }
 
-// By one block: the misses to the mailbox, with the row they work on.
+// By one block's others: the misses to the mailbox, with the row they work on.
 __device__ __forceinline__ void post(const control &c, const cu_paged &a, const float *h)
 {
     const int tid = (int)threadIdx.x;
-    for (int j = tid; j < a.width; j += CU_FUSED_THREADS)
-        a.box_x[j] = h[j];
+    for (int j = tid; j < a.width; j += OTHERS)
+        a.box_x[j] = h[place_of(j)];
     if (tid < c.n_misses) {
         a.box_group[tid] = {c.chosen[c.miss_at[tid]], tid, 1, 0};
         a.box_row[tid] = 0;
         a.box_pair[tid] = c.miss_at[tid];
     }
     __threadfence_system();
-    __syncthreads();
+    sync_first(OTHERS);
     if (tid)
         return;
     a.box->layer = a.layer;
@@ -399,19 +533,39 @@ __device__ __forceinline__ void post(const control &c, const cu_paged &a, const 
     store_system(&a.box->posted, c.job);
 }
 
-// Output `out` of an expert's hidden vector.
-__device__ __forceinline__ void gate_up_one(const cu_fused &f, const cu_paged &a,
-                                            const uint8_t *record, int out, float *hidden,
-                                            float *twin)
+// A unit of gate and up: output `out` of the expert at `place` of the choice.
+struct unit {
+    const uint8_t *gate, *up;
+    float *hidden;
+};
+
+__device__ __forceinline__ unit unit_of(const cu_paged &a, const uint8_t *record, int place,
+                                        int out)
 {
-    const uint8_t *row = record + (int64_t)out * a.width * 2;
-    const dotted<2> d = far_dots<2>({{row + a.gate_off, row + a.up_off}}, a.width, f.work_at);
-    if (lane_of())
-        return;
-    const float v = silu_mul_1(d.y[0], d.y[1]);
-    hidden[out] = v;
-    if (twin)
-        twin[out] = v;
+    const uint8_t *const row = record + (int64_t)out * a.width * 2;
+    return {row + a.gate_off, row + a.up_off, a.hidden + (int64_t)place * a.inner + out};
+}
+
+// N units by a warp. twin: another place for those of the first.
+template <int N>
+__device__ __forceinline__ void gate_up_units(const cu_fused &f, const cu_paged &a,
+                                              const unit (&u)[N], float *twin)
+{
+    far_rows<2 * N> rows;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        rows.w[2 * i] = u[i].gate;
+        rows.w[2 * i + 1] = u[i].up;
+    }
+    const dotted<2 *N> d = far_dots<2 * N>(rows, a.width, f.work_at);
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        if (lane_of() == i) {
+            const float v = silu_mul_1(d.y[2 * i], d.y[2 * i + 1]);
+            *u[i].hidden = v;
+            if (twin)
+                *twin = v;
+        }
 }
 
 // By the last warp of each block: gate and up of missed experts, over the link.
@@ -422,8 +576,9 @@ __device__ __forceinline__ void gate_up_over_link(const cu_fused &f, const contr
     for (int u = (int)blockIdx.x; u < c.n_misses * span; u += (int)gridDim.x) {
         const int m = u / span;
         const int64_t to = (int64_t)c.miss_at[m] * a.inner;
-        gate_up_one(f, a, c.miss[m], from + u % span, a.hidden + to,
-                    c.job ? a.box_hidden + to : nullptr);
+        const int out = from + u % span;
+        gate_up_units<1>(f, a, {unit_of(a, c.miss[m], c.miss_at[m], out)},
+                         c.job ? a.box_hidden + to + out : nullptr);
     }
     __threadfence_system();
     __syncwarp();
@@ -457,20 +612,17 @@ __device__ __forceinline__ void gate_up(const cu_fused &f, const control &c, con
 {
     const bool link = c.n_misses && c.cpu_inner < a.inner;
     const int warps = link ? WARPS - 1 : WARPS;
-    const run units(c.n_hits * a.inner), outs(a.width);
-    const int count = warp_of() < warps ? units.count : 0;
-    int i = warp_of() - warps;
-    for (int turn = 0; turn == 0 || i + warps < count; turn++) {
-        i += warps;
-        if (i < count) {
-            const int u = units.first + i, at = u / a.inner;
-            gate_up_one(f, a, c.hit[at], u % a.inner, a.hidden + (int64_t)c.hit_at[at] * a.inner,
-                        nullptr);
-        }
-        // Behind the loads that are needed first; the memory then has work beyond the barrier.
-        if (turn == 0)
-            prefetch_rows(part_of(c.n_hits * outs.count), 0, a.inner * 2,
-                          down_rows{a, c.hit, outs.first, outs.count});
+    const run units(c.n_hits * a.inner);
+    const share mine = every_so_many(units.count, warps);
+    const auto nth = [&](int j) {
+        const int u = units.first + mine.from + j * mine.step, at = u / a.inner;
+        return unit_of(a, c.hit[at], c.hit_at[at], u % a.inner);
+    };
+    for (int j = 0; j < mine.count; j += 2) {
+        if (j + 2 <= mine.count)
+            gate_up_units<2>(f, a, {nth(j), nth(j + 1)}, nullptr);
+        else
+            gate_up_units<1>(f, a, {nth(j)}, nullptr);
     }
     if (warp_of() >= warps)
         gate_up_over_link(f, c, a);
@@ -486,8 +638,8 @@ __device__ __forceinline__ void down_resident(const cu_fused &f, const block &b,
     for (int at = 0; at < mine.count;) {
         const int i = mine.from + at, expert = i / outs.count;
         const int n = min(mine.count - at, (expert + 1) * outs.count - i);
-        dot_rows({0, 0}, {i, 1, n}, a.inner, f.work_at + expert * a.inner * 4, rows,
-                 [&](int row, float v) { b.y[c.hit_at[expert] * f.outs + row % outs.count] = v; });
+        dot_far({i, 1, n}, 0, a.inner, f.work_at + expert * vector_floats(a.inner) * 4, rows,
+                [&](int row, float v) { b.y[c.hit_at[expert] * f.outs + row % outs.count] = v; });
         at += n;
     }
 }
@@ -518,11 +670,13 @@ __device__ __forceinline__ void down_over_link(const cu_fused &f, const block &b
         await_word(c, a, &a.box->cpu_hidden, &f.grid->cpu_hidden);
     if (n <= 0)
         return;
-    float *hidden = b.work + c.n_hits * a.inner;
+    const int stride = vector_floats(a.inner);
+    float *hidden = b.work + c.n_hits * stride;
     for (int i = (int)threadIdx.x; i < c.n_misses * a.inner; i += CU_FUSED_THREADS) {
-        const int64_t from = (int64_t)c.miss_at[i / a.inner] * a.inner + i % a.inner;
-        hidden[i] = c.job && i % a.inner < c.cpu_inner ? load_system_float(a.box_hidden + from)
-                                                       : a.hidden[from];
+        const int m = i / a.inner, j = i % a.inner;
+        const int64_t from = (int64_t)c.miss_at[m] * a.inner + j;
+        hidden[m * stride + place_of(j)] =
+            c.job && j < c.cpu_inner ? load_system_float(a.box_hidden + from) : a.hidden[from];
     }
     __syncthreads();
     const int pairs = (n + 1) / 2;
@@ -530,7 +684,7 @@ __device__ __forceinline__ void down_over_link(const cu_fused &f, const block &b
         const int m = i / pairs, out = first + i % pairs * 2, there = min(2, first + n - out);
         const uint8_t *row = c.miss[m] + a.down_off + (int64_t)out * a.inner * 2;
         const dotted<2> d = far_dots<2>({{row, row + (int64_t)(there - 1) * a.inner * 2}}, a.inner,
-                                        f.work_at + (c.n_hits + m) * a.inner * 4);
+                                        f.work_at + (c.n_hits + m) * stride * 4);
         put_out(d, there, out - outs.first, 1,
                 [&](int at, float v) { b.y[c.miss_at[m] * f.outs + at] = v; });
     }
@@ -556,11 +710,12 @@ __device__ __forceinline__ void down(const cu_fused &f, const block &b, const cu
 {
     const control &c = *b.c;
     const run outs(a.width);
-    const int fours = a.inner / 4;
+    const int fours = a.inner / 4, tid = (int)threadIdx.x;
+    const float before = tid < outs.count ? a.x[outs.first + tid] : 0;
 #pragma unroll 4
     for (int i = (int)threadIdx.x; i < c.n_hits * fours; i += CU_FUSED_THREADS) {
         const int h = i / fours, at = i % fours * 4;
-        *(float4 *)(b.work + h * a.inner + at) =
+        *(float4 *)(b.work + h * vector_floats(a.inner) + place_of(at)) =
             *(const float4 *)(a.hidden + (int64_t)c.hit_at[h] * a.inner + at);
     }
     __syncthreads();
@@ -568,11 +723,11 @@ __device__ __forceinline__ void down(const cu_fused &f, const block &b, const cu
     down_over_link(f, b, a, outs);
     down_by_cpu(f, b, a, outs);
     __syncthreads();
-    for (int i = (int)threadIdx.x; i < outs.count; i += CU_FUSED_THREADS) {
+    for (int i = tid; i < outs.count; i += CU_FUSED_THREADS) {
         float acc = 0;
         for (int k = 0; k < a.top_k; k++)
             acc = __fmaf_rn(c.weight[k], b.y[k * f.outs + i], acc);
-        a.x[outs.first + i] = __fadd_rn(a.x[outs.first + i], acc);
+        a.x[outs.first + i] = __fadd_rn(i == tid ? before : a.x[outs.first + i], acc);
     }
 }
 
@@ -584,36 +739,76 @@ __device__ __forceinline__ void load_layer(const cu_fused &f, const block &b, in
     uint32_t *to = (uint32_t *)&b.c->layer[layer & 1];
     for (int i = (int)threadIdx.x; i < (int)(sizeof(cu_layer) / 4); i += CU_FUSED_THREADS)
         to[i] = from[i];
+    if (threadIdx.x < OTHERS)
+        return;
+    const cu_layer &l = f.layer[layer];
+    cu_rows *const rows = b.c->rows[layer & 1];
+    if (lane_of() == PROJECT)
+        rows[PROJECT] = plan_rows(l.project, f.near_project);
+    else if (lane_of() == OUT)
+        rows[OUT] = plan_rows(l.out, f.near_out);
+    else if (lane_of() == ROUTER)
+        rows[ROUTER] = plan_rows(l.router, f.near_router);
 }
 
 // Attention, by the first warps of a block: a unit or more, what needs no other block before the
-// barrier. The other warps bring the rows of the next matrix meanwhile.
+// barrier. The last brings the next matrix meanwhile.
 __device__ __forceinline__ void attend_part(const cu_fused &f, const block &b, const progress &p,
                                             const cu_layer &l)
 {
-    enum { ATTENDING = CU_FUSED_TEAMS * CU_ATTENTION_THREADS };
-    const bool mine = threadIdx.x < ATTENDING;
     const attn::team_barriers<CU_FUSED_TEAMS> sync = {1};
     attn::unit<DT, CU_FUSED_HEADS, CU_FUSED_DIM, CU_FUSED_TEAMS> u;
-    bool there = false;
-    if (!mine)
-        bring_matrix(f, p.layer, OUT, ATTENDING / 32);
-    else if ((int)blockIdx.x < l.units)
-        there = attn::turn_begin(l.attention, l.turn, 0, (int)blockIdx.x, b.work, u);
-    await_all(f, p);
-    mark(f, p, CU_FUSED_ATTENTION);
-    if (!mine)
+    if (warp_of() == WARPS - 1)
+        bring_matrix(f, p.layer, OUT);
+    if (threadIdx.x >= ATTENDING)
         return;
     for (int y = (int)blockIdx.x;;) {
+        const bool there = y < l.units && attn::turn_begin(l.attention, l.turn, 0, y, b.work, u);
+        if (y == (int)blockIdx.x) {
+            await_all(f, p, ATTENDING);
+            mark(f, p, CU_FUSED_ATTENTION);
+        } else {
+            sync.all();
+        }
         if (there)
             attn::turn_end(l.attention, l.turn, u, b.work, sync);
         y += (int)gridDim.x;
         if (y >= l.units)
             break;
         sync.all();
-        there = attn::turn_begin(l.attention, l.turn, 0, y, b.work, u);
-        sync.all();
     }
+    yield_to_copies();
+}
+
+// The router and the choice; the last warp brings the router's rows and then, since the memory has
+// nothing else to do until the experts are chosen, those of the next layer's Q, K and V.
+__device__ __forceinline__ void choose_part(const cu_fused &f, const block &b, progress &p,
+                                            const cu_paged &e)
+{
+    if (warp_of() == WARPS - 1) {
+        bring_matrix(f, p.layer, ROUTER);
+        if (p.layer + 1 < f.n_layers)
+            bring_matrix(f, p.layer + 1, PROJECT);
+        p.target += gridDim.x;
+        barrier_wait((phase_barrier *)&b.c->known, (uint32_t)p.layer);
+        return;
+    }
+    for (int i = (int)threadIdx.x; i < e.experts; i += OTHERS)
+        b.slot[i] = e.slot_of[i];
+    await_all(f, p, OTHERS);
+    mark(f, p, CU_FUSED_ROUTER);
+    norm(f, p.layer, ROUTER);
+    multiply(f, p.layer, ROUTER);
+    arrive(f, p, OTHERS);
+    await_all(f, p, OTHERS);
+    mark(f, p, CU_FUSED_GATE_UP);
+    choose(b, e);
+    if (threadIdx.x == 0)
+        barrier_arrive((phase_barrier *)&b.c->known);
+    if (threadIdx.x == 32)
+        weigh_chosen(b.exponential, b.c->sum, b.c->chosen, e.top_k, e.renormalize, b.c->weight);
+    if (blockIdx.x == 0 && b.c->job)
+        post(*b.c, e, b.work);
 }
 
 __device__ __forceinline__ void run_layer(const cu_fused &f, progress &p)
@@ -621,52 +816,30 @@ __device__ __forceinline__ void run_layer(const cu_fused &f, progress &p)
     const block b = block_of(f);
     const cu_layer &l = b.c->layer[p.layer & 1];
     const cu_paged &e = l.experts;
-    const bool last = p.layer + 1 == f.n_layers;
+    control &c = *b.c;
     mark(f, p, CU_FUSED_PROJECT);
     norm(f, p.layer, PROJECT);
-    cp_async_wait<0>();
-    __syncthreads();
     multiply(f, p.layer, PROJECT);
     arrive(f, p);
     attend_part(f, b, p, l);
     arrive(f, p);
-    if (!last)
+    if (p.layer + 1 < f.n_layers)
         load_layer(f, b, p.layer + 1);
     await_all(f, p);
     mark(f, p, CU_FUSED_OUT);
     copy_into(b.work, l.out.x, l.out.in);
-    cp_async_wait<0>();
-    __syncthreads();
+    sync_first(ALL);
     multiply(f, p.layer, OUT);
     arrive(f, p);
-    bring_matrix(f, p.layer, ROUTER, 0);
-    // Until the experts are chosen the memory has nothing else to do.
-    if (!last)
-        bring_matrix(f, p.layer + 1, PROJECT, 0);
-    else
-        cp_async_commit();
-    for (int i = (int)threadIdx.x; i < e.experts; i += CU_FUSED_THREADS)
-        b.slot[i] = e.slot_of[i];
-    await_all(f, p);
-    mark(f, p, CU_FUSED_ROUTER);
-    norm(f, p.layer, ROUTER);
-    cp_async_wait<1>();
-    __syncthreads();
-    multiply(f, p.layer, ROUTER);
-    arrive(f, p);
-    await_all(f, p);
-    mark(f, p, CU_FUSED_GATE_UP);
-    choose(b, e);
-    if (blockIdx.x == 0 && b.c->job)
-        post(*b.c, e, b.work);
-    gate_up(f, *b.c, e);
+    choose_part(f, b, p, e);
+    gate_up(f, c, e);
     arrive(f, p);
     await_all(f, p);
     mark(f, p, CU_FUSED_DOWN);
     down(f, b, e);
     arrive(f, p);
     await_all(f, p);
-    if (b.c->job && blockIdx.x == 0 && threadIdx.x == 0)
+    if (c.job && blockIdx.x == 0 && threadIdx.x == 0)
         e.box->ended_ns = global_timer_ns(); // with what came over the link to any block
     mark(f, p, CU_FUSED_PARTS);
 }
@@ -676,11 +849,17 @@ KERNEL __launch_bounds__(CU_FUSED_THREADS, 1) fused_bf16(const __grid_constant__
     const block b = block_of(f);
     progress p = {f.grid->base, 0};
     cu_paged_state *state = f.layer->experts.state;
-    if (threadIdx.x == 0)
+    if (threadIdx.x == 0) {
         b.c->seq = state->seq;
+        for (int i = 0; i < CU_FUSED_BUNDLES; i++)
+            for (int w = PROJECT; w <= ROUTER; w++)
+                barrier_init((phase_barrier *)&b.c->brought[w][i]);
+        barrier_init((phase_barrier *)&b.c->known);
+    }
     load_layer(f, b, 0);
     __syncthreads();
-    bring_matrix(f, 0, PROJECT, 0);
+    if (warp_of() == WARPS - 1)
+        bring_matrix(f, 0, PROJECT);
     for (; p.layer < f.n_layers; p.layer++)
         run_layer(f, p);
     if (blockIdx.x == 0 && threadIdx.x == 0) {

@@ -14,6 +14,9 @@
 #define CU_FUSED_HEADS   2 /* of a unit of attention */
 #define CU_FUSED_TEAMS   2 /* of a block, that share a unit of attention */
 #define CU_FUSED_DIM     128
+/* Rows that are brought together, so many bytes at most or one row, and how many such at most. */
+#define CU_FUSED_BUNDLE_BYTES 16384
+#define CU_FUSED_BUNDLES      16
 
 /* A layer, as the ops of a recorded step would get it for one row. All matrices are bf16. */
 struct cu_layer {
@@ -35,9 +38,16 @@ enum cu_fused_part {
     CU_FUSED_PARTS
 };
 
+/* A block's rows of a matrix: first of `count`, of which `placed` come to shared memory, in bundles
+ * of 2^shift. */
+struct cu_rows {
+    int32_t first, count, placed, shift;
+};
+
 /* Of a block, at the beginning of its shared memory. */
 struct cu_fused_control {
     struct cu_layer layer[2]; /* this one and the next, by turns */
+    struct cu_rows rows[2][3];
     float sums[32];
     float weight[CU_FUSED_TOP_K];
     int32_t chosen[CU_FUSED_TOP_K];
@@ -50,6 +60,10 @@ struct cu_fused_control {
     int32_t cpu_inner, cpu_width; /* outputs of the missed ones that the CPU computes */
     uint32_t seq;                 /* of the last job in the mailbox */
     uint32_t job;                 /* this layer's, 0: none */
+    /* Barriers (stream.cuh): a bundle of a matrix's rows has been brought; Q, K, V, output, router.
+     */
+    uint64_t brought[3][CU_FUSED_BUNDLES];
+    uint64_t known; /* the choice is */
 };
 
 /* Of the grid, in device memory; zeroed once. */

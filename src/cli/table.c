@@ -39,10 +39,10 @@ const struct option_row cli_rows[] = {
     {"miss-link-share", 0, OPTION_STRING, "PERCENT|auto", "auto", 0, 0, CLI_MODEL_COMMANDS, NULL,
      "Of what a GPU does not hold, the part that it reads over the link while those threads "
      "compute the rest; auto: learned while running. Changes speed, never output."},
-    {"one-row-step", 0, OPTION_CHOICE, "ops|fused", "ops", 0, 0, CLI_MODEL_COMMANDS, NULL,
-     "A step of one row on a GPU: a launch for each op, or all layers in one launch. Changes "
-     "speed, "
-     "never output."},
+    {"one-row-step", 0, OPTION_CHOICE, "ops|fused", "fused", 0, 0, CLI_MODEL_COMMANDS, NULL,
+     "A step of one row on a GPU: a launch for each op, or, where model and GPU allow it, all "
+     "layers "
+     "in one launch. Changes speed, never output."},
     {"stage-min-rows", 0, OPTION_INT, "N", NULL, 0, 1048576, CLI_MODEL_COMMANDS, NULL,
      "Missed experts that at least N rows want are copied to a staging slot first. 0: never."},
     {"kv-cache-dtype", 0, OPTION_CHOICE, "auto|bf16|fp32", "auto", 0, 0, CLI_MODEL_COMMANDS, NULL,

@@ -104,7 +104,7 @@ int engine_plan_misses(struct model_options *o, const struct moed_engine_config 
     const char *share = cfg->miss_link_share;
     o->miss_threads = cfg->miss_threads;
     o->link_share = MISSES_SHARE_ADAPTIVE;
-    o->fused_step = cfg->one_row_step && strcmp(cfg->one_row_step, "fused") == 0;
+    o->fused_step = !cfg->one_row_step || strcmp(cfg->one_row_step, "fused") == 0;
     o->miss_isa = cfg->isa && *cfg->isa ? (enum kern_isa)kern_isa_parse(cfg->isa) : KERN_ISA_AUTO;
     if (share && *share && strcmp(share, "auto") != 0) {
         char *end;

@@ -280,7 +280,7 @@ static int open_fused(struct recorded *r, struct model *m, struct moed_error *er
     if (n == c->n_layers)
         rc = m->dev->step->fused_open(m->dev, layers, n, &r->fused, &why, err);
     if (rc == 0 && !r->fused)
-        log_warn("steps of one row are not fused: %s", why);
+        log_info("steps of one row are not fused: %s", why);
     free(layers);
     return rc;
 }

@@ -54,6 +54,12 @@ static struct cu_near near_from(size_t at, size_t end)
     return (struct cu_near){(int32_t)at, (int32_t)((end - at) / 16 * 16)};
 }
 
+/* Of a vector as the kernel lays it. */
+static size_t vector_bytes(size_t n)
+{
+    return (n + 255) / 256 * 256 * sizeof(float);
+}
+
 /* Cuts shared memory; what is left is for weights on their way. False where it is too little. */
 static bool lay_out(struct dev_fused *f, const struct kern_layer *l, size_t attention_bytes,
                     size_t most)
@@ -61,8 +67,8 @@ static bool lay_out(struct dev_fused *f, const struct kern_layer *l, size_t atte
     struct cu_fused *a = &f->args;
     size_t used = 0, experts = (size_t)l->experts.experts * sizeof(float);
     size_t width = (size_t)l->experts.cls->hidden, inner = (size_t)l->experts.cls->intermediate;
-    size_t rows = larger((size_t)l->project.in, (size_t)l->out.in);
-    size_t work = larger(rows, (size_t)l->experts.top_k * inner) * sizeof(float);
+    size_t rows = vector_bytes(larger((size_t)l->project.in, (size_t)l->out.in));
+    size_t work = larger(rows, (size_t)l->experts.top_k * vector_bytes(inner));
     a->outs = (int32_t)cuda_blocks(width, f->blocks);
     cut(&used, sizeof(struct cu_fused_control));
     a->logit_at = cut(&used, experts);
@@ -87,7 +93,7 @@ static bool lay_out(struct dev_fused *f, const struct kern_layer *l, size_t atte
 /* The device's side; *shared is what a block may have. */
 static const char *device_obstacle(struct dev_cuda *d, struct dev_fused *f, int *shared)
 {
-    int together = 0, sms = 0, khz = 0;
+    int together = 0, sms = 0, khz = 0, ptx = 0;
     CUresult r = cuDeviceGetAttribute(&together, CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH, d->device);
     if (r == CUDA_SUCCESS)
         r = cuDeviceGetAttribute(&sms, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, d->device);
@@ -99,6 +105,11 @@ static const char *device_obstacle(struct dev_cuda *d, struct dev_fused *f, int 
     if (r == CUDA_SUCCESS)
         r = cuFuncSetAttribute(d->function[FN_fused_bf16],
                                CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, *shared);
+    if (r == CUDA_SUCCESS)
+        r = cuFuncGetAttribute(&ptx, CU_FUNC_ATTRIBUTE_PTX_VERSION, d->function[FN_fused_bf16]);
+    if (r == CUDA_SUCCESS && ptx < 90)
+        return "the device, or the kernel that it has, knows no bulk copies (compute capability "
+               "9.0)";
     f->blocks = (unsigned)sms;
     f->cycles_per_us = (double)khz * 1e-3;
     return r != CUDA_SUCCESS || !together ? "the device cannot run the blocks of a grid together"
