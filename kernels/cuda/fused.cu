@@ -374,14 +374,14 @@ __device__ __forceinline__ float norm_weight(uint32_t bits, int dtype)
 
 // rmsnorm of x into what the block works on, by every block for itself; by the others for the
 // router.
-__device__ __noinline__ void norm(const cu_fused &f, int layer, which w)
+template <which w> __device__ __noinline__ void norm(const cu_fused &f, int layer)
 {
     enum { HELD = 8, EACH = 8 };
+    constexpr int threads = w == ROUTER ? OTHERS : ALL;
     const block b = block_of(f);
     const cu_norm_linear &a = matrix_of(b, layer, w);
     float *const to = b.work, *const sums = b.c->sums;
     const int tid = (int)threadIdx.x, in = a.in, dtype = a.norm_dtype;
-    const int threads = w == ROUTER ? OTHERS : ALL;
     uint32_t weight[HELD];
     if (dtype == DTYPE_F32) {
         load_weights(a.norm, in, threads, weight);
@@ -797,7 +797,7 @@ __device__ __forceinline__ void choose_part(const cu_fused &f, const block &b, p
         b.slot[i] = e.slot_of[i];
     await_all(f, p, OTHERS);
     mark(f, p, CU_FUSED_ROUTER);
-    norm(f, p.layer, ROUTER);
+    norm<ROUTER>(f, p.layer);
     multiply(f, p.layer, ROUTER);
     arrive(f, p, OTHERS);
     await_all(f, p, OTHERS);
@@ -818,7 +818,7 @@ __device__ __forceinline__ void run_layer(const cu_fused &f, progress &p)
     const cu_paged &e = l.experts;
     control &c = *b.c;
     mark(f, p, CU_FUSED_PROJECT);
-    norm(f, p.layer, PROJECT);
+    norm<PROJECT>(f, p.layer);
     multiply(f, p.layer, PROJECT);
     arrive(f, p);
     attend_part(f, b, p, l);

@@ -32,7 +32,8 @@ void pace_layers_ran(struct pace *p, int32_t n, int64_t us)
 
 int32_t pace_layers(const struct pace *p, int64_t now_us, int32_t left, bool first)
 {
-    int64_t room = p->token_us + p->target_us - p->step_us - now_us;
+    int64_t aim_us = p->target_us - p->target_us / 10;
+    int64_t room = p->token_us + aim_us - p->step_us - now_us;
     int64_t n = p->layer_us > 0 && room > 0 ? room / p->layer_us : 0;
     if (n < 1)
         n = first;

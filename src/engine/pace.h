@@ -3,8 +3,8 @@
  * time between two tokens. Pure: the caller brings the clock.
  *
  * A token comes at the end of a step; the next one comes after the layers that follow and the next
- * step. So layers run as long as they and a step are expected to end within the target. One runs
- * always, or else the pass would never end.
+ * step. So layers run as long as they and a step are expected to end in nine tenths of the target:
+ * what is expected is exceeded at times. One runs always, or else the pass would never end.
  */
 #ifndef MOED_ENGINE_PACE_H
 #define MOED_ENGINE_PACE_H
