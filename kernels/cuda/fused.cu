@@ -117,12 +117,13 @@ __device__ __forceinline__ share every_so_many(int count, int warps)
     return {w, warps, max(n, 0)};
 }
 
+// Where element j of such a vector lies.
 __device__ __forceinline__ int place_of(int j)
 {
     return (j & ~255) | (j >> 2 & 1) << 7 | (j >> 3 & 31) << 2 | (j & 3);
 }
 
-// Floats of such a vector.
+// Floats that it takes.
 __device__ __forceinline__ int vector_floats(int n)
 {
     return (n + 255) & ~255;
