@@ -65,7 +65,10 @@ enum {
 // The first `threads` of a block.
 __device__ __forceinline__ void sync_first(int threads)
 {
-    team_sync(threads == ALL ? 13 : threads == OTHERS ? 14 : 15, (unsigned)threads);
+    if (threads == ALL)
+        __syncthreads();
+    else
+        team_sync(threads == OTHERS ? 14 : 15, (unsigned)threads);
 }
 
 // ---- barriers of the grid, in two halves: what needs nothing of other blocks goes between. By the
@@ -110,11 +113,12 @@ struct share {
     int from, step, count;
 };
 
-// By turns of the first so many warps.
+// By turns of the first so many warps, which are all or all but the last.
 __device__ __forceinline__ share every_so_many(int count, int warps)
 {
-    const int w = warp_of(), n = w < warps ? (count - w + warps - 1) / warps : 0;
-    return {w, warps, max(n, 0)};
+    const int w = warp_of(), more = count - w + warps - 1;
+    const int n = warps == WARPS ? more / WARPS : more / (WARPS - 1);
+    return {w, warps, w < warps ? max(n, 0) : 0};
 }
 
 // Where element j of such a vector lies.
@@ -197,51 +201,42 @@ template <int R> __device__ __noinline__ dotted<R> far_dots(far_rows<R> rows, in
     return out;
 }
 
+// Result r of lane r.
+template <int R> __device__ __forceinline__ float of_lane(const dotted<R> &d)
+{
+    float y = d.y[0];
+#pragma unroll
+    for (int r = 1; r < R; r++)
+        y = lane_of() == r ? d.y[r] : y;
+    return y;
+}
+
 // Lane r takes output r of those that are there.
 template <int R, class Out>
 __device__ __forceinline__ void put_out(const dotted<R> &d, int count, int i, int step,
                                         const Out &out)
 {
-#pragma unroll
-    for (int r = 0; r < R; r++)
-        if (lane_of() == r && r < count)
-            out(i + r * step, d.y[r]);
+    const float y = of_lane(d);
+    if (lane_of() < count)
+        out(i + lane_of() * step, y);
 }
 
-// Those of a warp's rows that were brought near, times what lies at x_at.
-template <class Out>
-__device__ __forceinline__ void dot_near(const cu_near &place, const share &s, int near, int in,
-                                         int x_at, const Out &out)
+// n rows in shared memory, three at most; lane r gets the result of row r.
+__device__ __forceinline__ float few_near(int n, int w_at, int step, int in, int x_at)
 {
-    const int row_bytes = in * 2, step = s.step * row_bytes;
-    for (int j = 0; j < near; j += 3) {
-        const int i = s.from + j * s.step, at = place.at + i * row_bytes, n = min(near - j, 3);
-        if (n == 3)
-            put_out(near_dots<3>(at, step, in, x_at), 3, i, s.step, out);
-        else if (n == 2)
-            put_out(near_dots<2>(at, step, in, x_at), 2, i, s.step, out);
-        else
-            put_out(near_dots<1>(at, step, in, x_at), 1, i, s.step, out);
-    }
+    return n == 3   ? of_lane(near_dots<3>(w_at, step, in, x_at))
+           : n == 2 ? of_lane(near_dots<2>(w_at, step, in, x_at))
+                    : of_lane(near_dots<1>(w_at, step, in, x_at));
 }
 
-// The others, from `first` on.
-template <class Row, class Out>
-__device__ __forceinline__ void dot_far(const share &s, int first, int in, int x_at, const Row &row,
-                                        const Out &out)
+// n rows i, i + step, ..., four at most; lane r gets the result of row r.
+template <class Row>
+__device__ __forceinline__ float few_far(int n, int i, int step, int in, int x_at, const Row &row)
 {
-    for (int j = first, n; j < s.count; j += n) {
-        const int i = s.from + j * s.step;
-        n = min(s.count - j, s.count - j > 2 ? 4 : 2);
-        if (n > 2)
-            put_out(far_dots<4>(
-                        {{row(i), row(i + s.step), row(i + 2 * s.step), row(i + (n - 1) * s.step)}},
-                        in, x_at),
-                    n, i, s.step, out);
-        else
-            put_out(far_dots<2>({{row(i), row(i + (n - 1) * s.step)}}, in, x_at), n, i, s.step,
-                    out);
-    }
+    const uint8_t *const last = row(i + (n - 1) * step);
+    if (n > 2)
+        return of_lane(far_dots<4>({{row(i), row(i + step), row(i + 2 * step), last}}, in, x_at));
+    return of_lane(far_dots<2>({{row(i), last}}, in, x_at));
 }
 
 // ---- dense matrices ----
@@ -326,7 +321,8 @@ __device__ __noinline__ void bring_matrix(const cu_fused &f, int layer, which w)
     __syncwarp();
 }
 
-__device__ __forceinline__ void multiply(const cu_fused &f, int layer, which w)
+// Not inlined, for the instructions' sake.
+__device__ __noinline__ void multiply(const cu_fused &f, int layer, which w)
 {
     const block b = block_of(f);
     const cu_norm_linear &a = matrix_of(b, layer, w);
@@ -351,8 +347,20 @@ __device__ __forceinline__ void multiply(const cu_fused &f, int layer, which w)
     };
     for (int j = 0; j < near; j++)
         barrier_wait(brought_of(b, w, (s.from + j * warps) >> mine.shift), (uint32_t)layer);
-    dot_near(near_of(f, w), s, near, a.in, f.work_at, out);
-    dot_far(s, near, a.in, f.work_at, rows, out);
+    const int row_bytes = a.in * 2, near_at = near_of(f, w).at;
+    for (int j = 0, n; j < s.count; j += n) {
+        const int i = s.from + j * warps;
+        float y;
+        if (j < near) {
+            n = min(near - j, 3);
+            y = few_near(n, near_at + i * row_bytes, warps * row_bytes, a.in, f.work_at);
+        } else {
+            n = min(s.count - j, 4);
+            y = few_far(n, i, warps, a.in, f.work_at, rows);
+        }
+        if (lane_of() < n)
+            out(i + lane_of() * warps, y);
+    }
 }
 
 // Weights of a norm that a thread has need of, before anything waits for one of them.
@@ -638,9 +646,11 @@ __device__ __forceinline__ void down_resident(const cu_fused &f, const block &b,
     const down_rows rows{a, c.hit, outs.first, outs.count};
     for (int at = 0; at < mine.count;) {
         const int i = mine.from + at, expert = i / outs.count;
-        const int n = min(mine.count - at, (expert + 1) * outs.count - i);
-        dot_far({i, 1, n}, 0, a.inner, f.work_at + expert * vector_floats(a.inner) * 4, rows,
-                [&](int row, float v) { b.y[c.hit_at[expert] * f.outs + row % outs.count] = v; });
+        const int n = min(min(mine.count - at, (expert + 1) * outs.count - i), 4);
+        const int x_at = f.work_at + expert * vector_floats(a.inner) * 4;
+        const float y = few_far(n, i, 1, a.inner, x_at, rows);
+        if (lane_of() < n)
+            b.y[c.hit_at[expert] * f.outs + (i + lane_of()) % outs.count] = y;
         at += n;
     }
 }
@@ -734,33 +744,42 @@ __device__ __forceinline__ void down(const cu_fused &f, const block &b, const cu
 
 // ---- the parts of a layer ----
 
-__device__ __forceinline__ void load_layer(const cu_fused &f, const block &b, int layer)
+// By the last warp.
+__device__ __noinline__ void load_layer(const cu_fused &f, int layer)
 {
-    const uint32_t *from = (const uint32_t *)(f.layer + layer);
-    uint32_t *to = (uint32_t *)&b.c->layer[layer & 1];
-    for (int i = (int)threadIdx.x; i < (int)(sizeof(cu_layer) / 4); i += CU_FUSED_THREADS)
-        to[i] = from[i];
-    if (threadIdx.x < OTHERS)
-        return;
-    const cu_layer &l = f.layer[layer];
-    cu_rows *const rows = b.c->rows[layer & 1];
-    if (lane_of() == PROJECT)
-        rows[PROJECT] = plan_rows(l.project, f.near_project);
-    else if (lane_of() == OUT)
-        rows[OUT] = plan_rows(l.out, f.near_out);
-    else if (lane_of() == ROUTER)
-        rows[ROUTER] = plan_rows(l.router, f.near_router);
+    enum { EACH = (sizeof(cu_layer) / 8 + 31) / 32 };
+    static_assert(sizeof(cu_layer) % 8 == 0, "words of eight bytes");
+    const block b = block_of(f);
+    const uint64_t *from = (const uint64_t *)(f.layer + layer);
+    cu_layer &l = b.c->layer[layer & 1];
+    uint64_t word[EACH];
+#pragma unroll
+    for (int i = 0; i < EACH; i++)
+        word[i] = lane_of() + 32 * i < (int)sizeof l / 8 ? from[lane_of() + 32 * i] : 0;
+#pragma unroll
+    for (int i = 0; i < EACH; i++)
+        if (lane_of() + 32 * i < (int)sizeof l / 8)
+            ((uint64_t *)&l)[lane_of() + 32 * i] = word[i];
+    __syncwarp();
+    if (lane_of() <= ROUTER) {
+        const which w = (which)lane_of();
+        b.c->rows[layer & 1][w] = plan_rows(matrix_of(b, layer, w), near_of(f, w));
+    }
+    __syncwarp();
 }
 
 // Attention, by the first warps of a block: a unit or more, what needs no other block before the
-// barrier. The last brings the next matrix meanwhile.
+// barrier. The last brings the next matrix meanwhile, and the next layer.
 __device__ __forceinline__ void attend_part(const cu_fused &f, const block &b, const progress &p,
                                             const cu_layer &l)
 {
     const attn::team_barriers<CU_FUSED_TEAMS> sync = {1};
     attn::unit<DT, CU_FUSED_HEADS, CU_FUSED_DIM, CU_FUSED_TEAMS> u;
-    if (warp_of() == WARPS - 1)
+    if (warp_of() == WARPS - 1) {
         bring_matrix(f, p.layer, OUT);
+        if (p.layer + 1 < f.n_layers)
+            load_layer(f, p.layer + 1);
+    }
     if (threadIdx.x >= ATTENDING)
         return;
     for (int y = (int)blockIdx.x;;) {
@@ -824,8 +843,6 @@ __device__ __forceinline__ void run_layer(const cu_fused &f, progress &p)
     arrive(f, p);
     attend_part(f, b, p, l);
     arrive(f, p);
-    if (p.layer + 1 < f.n_layers)
-        load_layer(f, b, p.layer + 1);
     await_all(f, p);
     mark(f, p, CU_FUSED_OUT);
     copy_into(b.work, l.out.x, l.out.in);
@@ -857,7 +874,8 @@ KERNEL __launch_bounds__(CU_FUSED_THREADS, 1) fused_bf16(const __grid_constant__
                 barrier_init((phase_barrier *)&b.c->brought[w][i]);
         barrier_init((phase_barrier *)&b.c->known);
     }
-    load_layer(f, b, 0);
+    if (warp_of() == WARPS - 1)
+        load_layer(f, 0);
     __syncthreads();
     if (warp_of() == WARPS - 1)
         bring_matrix(f, 0, PROJECT);
