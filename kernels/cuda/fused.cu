@@ -133,6 +133,19 @@ __device__ __forceinline__ int vector_floats(int n)
     return (n + 255) & ~255;
 }
 
+__device__ __forceinline__ void widen8(const uint4 &a, float (&w)[8])
+{
+    widen_bf16(a.x, w);
+    widen_bf16(a.y, w + 2);
+    widen_bf16(a.z, w + 4);
+    widen_bf16(a.w, w + 6);
+}
+
+__device__ __forceinline__ void load8_once(const uint8_t *row, int k, float (&w)[8])
+{
+    widen8(load_once(row + (size_t)k * 2), w);
+}
+
 // Rows times x [in], which lies at bytes x_at of shared memory, by a warp, R at a time; every lane
 // gets the results, lane l has the partial sums 8l..8l+7. NEAR: the rows lie in shared memory too.
 template <int R, bool NEAR>
@@ -156,7 +169,7 @@ __device__ __forceinline__ void multiply_with(const uint8_t *const (&w)[R], int 
             if (NEAR)
                 load8_near<DT>(w[r], k, wide[r]);
             else
-                load8<DT>(w[r], k, wide[r]);
+                load8_once(w[r], k, wide[r]);
         const float4 lo = *(const float4 *)x, hi = *(const float4 *)(x + 128);
         const float xs[8] = {lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w};
 #pragma unroll

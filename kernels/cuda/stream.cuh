@@ -16,6 +16,23 @@ struct phase_barrier {
 #endif
 };
 
+// 16 bytes of weights that nobody reads again soon: kept out of L1, and the first to leave the
+// second-level cache, where what every layer needs should stay.
+__device__ __forceinline__ uint4 load_once(const void *p)
+{
+#ifdef MOED_EMULATED
+    return *static_cast<const uint4 *>(p);
+#else
+    uint64_t policy;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    uint4 v;
+    asm("ld.global.nc.L1::no_allocate.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
+        : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+        : "l"(p), "l"(policy));
+    return v;
+#endif
+}
+
 #ifdef MOED_EMULATED
 
 __device__ __forceinline__ void barrier_init(phase_barrier *b)
