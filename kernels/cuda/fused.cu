@@ -334,8 +334,29 @@ __device__ __noinline__ void bring_matrix(const cu_fused &f, int layer, which w)
     __syncwarp();
 }
 
+// A row or none of each warp's, all of them near: what OUT and ROUTER usually are, and the block
+// waits for them alone.
+__device__ __forceinline__ void multiply_one(const cu_fused &f, const block &b, int layer, which w,
+                                             const cu_norm_linear &a, const cu_rows &mine)
+{
+    const int i = warp_of(), row = mine.first + i;
+    if (i >= mine.count)
+        return;
+    const cu_matrix &m = matrix_rows{a, mine.first}.matrix(i);
+    const int at = row - m.first;
+    const float before = a.residual ? a.residual[row] : 0;
+    const float bias = m.bias ? load_any(m.bias, a.bias_dtype, at) : 0;
+    barrier_wait(brought_of(b, w, i >> mine.shift), (uint32_t)layer);
+    float y = near_dots<1>(near_of(f, w).at + i * a.in * 2, 0, a.in, f.work_at).y[0];
+    if (lane_of())
+        return;
+    if (m.bias)
+        y = __fadd_rn(y, bias);
+    m.y[at] = a.residual ? __fadd_rn(y, before) : y;
+}
+
 // Not inlined, for the instructions' sake.
-__device__ __noinline__ void multiply(const cu_fused &f, int layer, which w)
+__device__ __noinline__ void multiply_many(const cu_fused &f, int layer, which w)
 {
     const block b = block_of(f);
     const cu_norm_linear &a = matrix_of(b, layer, w);
@@ -374,6 +395,17 @@ __device__ __noinline__ void multiply(const cu_fused &f, int layer, which w)
         if (lane_of() < n)
             out(i + lane_of() * warps, y);
     }
+}
+
+__device__ __forceinline__ void multiply(const cu_fused &f, int layer, which w)
+{
+    const block b = block_of(f);
+    const cu_rows &mine = rows_of(b, layer, w);
+    if (w != PROJECT && mine.count <= (w == ROUTER ? WARPS - 1 : WARPS) &&
+        mine.placed == mine.count)
+        multiply_one(f, b, layer, w, matrix_of(b, layer, w), mine);
+    else
+        multiply_many(f, layer, w);
 }
 
 // Weights of a norm that a thread has need of, before anything waits for one of them.
