@@ -820,11 +820,11 @@ __device__ __forceinline__ void attend_part(const cu_fused &f, const block &b, c
 {
     const attn::team_barriers<CU_FUSED_TEAMS> sync = {1};
     attn::unit<DT, CU_FUSED_HEADS, CU_FUSED_DIM, CU_FUSED_TEAMS> u;
-    if (warp_of() == WARPS - 1) {
+    static_assert(ATTENDING <= ALL - 64, "two warps have nothing to do with attention");
+    if (warp_of() == WARPS - 1)
         bring_matrix(f, p.layer, OUT);
-        if (p.layer + 1 < f.n_layers)
-            load_layer(f, p.layer + 1);
-    }
+    else if (warp_of() == WARPS - 2 && p.layer + 1 < f.n_layers)
+        load_layer(f, p.layer + 1);
     if (threadIdx.x >= ATTENDING)
         return;
     for (int y = (int)blockIdx.x;;) {
