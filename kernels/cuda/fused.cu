@@ -148,7 +148,7 @@ __device__ __forceinline__ void load8_once(const uint8_t *row, int k, float (&w)
 
 // Rows times x [in], which lies at bytes x_at of shared memory, by a warp, R at a time; every lane
 // gets the results, lane l has the partial sums 8l..8l+7. NEAR: the rows lie in shared memory too.
-template <int R, bool NEAR>
+template <int R, bool NEAR, int AHEAD = 4>
 __device__ __forceinline__ void multiply_with(const uint8_t *const (&w)[R], int in, int x_at,
                                               float (&y)[R])
 {
@@ -161,7 +161,7 @@ __device__ __forceinline__ void multiply_with(const uint8_t *const (&w)[R], int 
         for (int e = 0; e < 8; e++)
             sum[r][e] = 0;
     const float *x = (const float *)(shared + x_at) + lane * 4;
-#pragma unroll 4
+#pragma unroll AHEAD
     for (int k = lane * 8; k < in; k += 256, x += 256) {
         float wide[R][8];
 #pragma unroll
@@ -207,10 +207,11 @@ template <int R> struct far_rows {
 };
 
 // Not inlined: the instructions of several copies would not stay in the caches.
-template <int R> __device__ __noinline__ dotted<R> far_dots(far_rows<R> rows, int in, int x_at)
+template <int R, int AHEAD>
+__device__ __noinline__ dotted<R> far_dots(far_rows<R> rows, int in, int x_at)
 {
     dotted<R> out;
-    multiply_with<R, false>(rows.w, in, x_at, out.y);
+    multiply_with<R, false, AHEAD>(rows.w, in, x_at, out.y);
     return out;
 }
 
@@ -243,13 +244,14 @@ __device__ __forceinline__ float few_near(int n, int w_at, int step, int in, int
 }
 
 // n rows i, i + step, ..., four at most; lane r gets the result of row r.
-template <class Row>
+template <int AHEAD = 4, class Row>
 __device__ __forceinline__ float few_far(int n, int i, int step, int in, int x_at, const Row &row)
 {
     const uint8_t *const last = row(i + (n - 1) * step);
     if (n > 2)
-        return of_lane(far_dots<4>({{row(i), row(i + step), row(i + 2 * step), last}}, in, x_at));
-    return of_lane(far_dots<2>({{row(i), last}}, in, x_at));
+        return of_lane(
+            far_dots<4, AHEAD>({{row(i), row(i + step), row(i + 2 * step), last}}, in, x_at));
+    return of_lane(far_dots<2, AHEAD>({{row(i), last}}, in, x_at));
 }
 
 // ---- dense matrices ----
@@ -611,7 +613,7 @@ __device__ __forceinline__ void gate_up_units(const cu_fused &f, const cu_paged 
         rows.w[2 * i] = u[i].gate;
         rows.w[2 * i + 1] = u[i].up;
     }
-    const dotted<2 *N> d = far_dots<2 * N>(rows, a.width, f.work_at);
+    const dotted<2 *N> d = far_dots<2 * N, 4>(rows, a.width, f.work_at);
 #pragma unroll
     for (int i = 0; i < N; i++)
         if (lane_of() == i) {
@@ -693,7 +695,7 @@ __device__ __forceinline__ void down_resident(const cu_fused &f, const block &b,
         const int i = mine.from + at, expert = i / outs.count;
         const int n = min(min(mine.count - at, (expert + 1) * outs.count - i), 4);
         const int x_at = f.work_at + expert * vector_floats(a.inner) * 4;
-        const float y = few_far(n, i, 1, a.inner, x_at, rows);
+        const float y = few_far<3>(n, i, 1, a.inner, x_at, rows);
         if (lane_of() < n)
             b.y[c.hit_at[expert] * f.outs + (i + lane_of()) % outs.count] = y;
         at += n;
@@ -739,8 +741,8 @@ __device__ __forceinline__ void down_over_link(const cu_fused &f, const block &b
     for (int i = warp_of(); i < c.n_misses * pairs; i += WARPS) {
         const int m = i / pairs, out = first + i % pairs * 2, there = min(2, first + n - out);
         const uint8_t *row = c.miss[m] + a.down_off + (int64_t)out * a.inner * 2;
-        const dotted<2> d = far_dots<2>({{row, row + (int64_t)(there - 1) * a.inner * 2}}, a.inner,
-                                        f.work_at + (c.n_hits + m) * stride * 4);
+        const dotted<2> d = far_dots<2, 3>({{row, row + (int64_t)(there - 1) * a.inner * 2}},
+                                           a.inner, f.work_at + (c.n_hits + m) * stride * 4);
         put_out(d, there, out - outs.first, 1,
                 [&](int at, float v) { b.y[c.miss_at[m] * f.outs + at] = v; });
     }
