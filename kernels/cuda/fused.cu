@@ -499,7 +499,7 @@ __device__ __forceinline__ void copy_into(float *to, const float *from, int n)
 // ---- experts ----
 
 // Warp 0: where the chosen experts are, and who computes what of those that are not resident.
-__device__ __forceinline__ void resolve(const block &b, const cu_paged &a, bool given_up)
+__device__ __forceinline__ void resolve(const block &b, const cu_paged &a)
 {
     control &c = *b.c;
     const int k = lane_of(), e = k < a.top_k ? c.chosen[k] : 0;
@@ -521,11 +521,11 @@ __device__ __forceinline__ void resolve(const block &b, const cu_paged &a, bool 
     if (k)
         return;
     const int n = __popc(misses);
-    const int share = a.link_share[mailbox_share_class(n)];
+    const int share = c.link_share[mailbox_share_class(n)];
     c.n_hits = __popc(hits);
     c.n_misses = n;
     // Workers may still be at a job that was given up.
-    c.cpu_inner = n && !given_up ? mailbox_cpu_outputs(a.inner, share) : 0;
+    c.cpu_inner = n && !c.given_up ? mailbox_cpu_outputs(a.inner, share) : 0;
     c.cpu_width = c.cpu_inner ? mailbox_cpu_outputs(a.width, share) : 0;
     c.job = 0;
     if (c.cpu_inner)
@@ -538,6 +538,22 @@ __device__ __noinline__ float choose_most(const float *logit, int experts, int t
     return choose_experts(logit, experts, top_k, chosen);
 }
 
+// What the choice has need of beside the logits, before they are there.
+__device__ __forceinline__ void prepare_choice(const block &b, const cu_paged &a)
+{
+    const int tid = (int)threadIdx.x;
+    for (int e = tid; e < a.experts; e += OTHERS)
+        b.slot[e] = a.slot_of[e];
+    if (tid < a.top_k && *a.forced_on)
+        b.c->chosen[tid] = a.forced[a.layer * a.top_k + tid];
+    if (tid < MAILBOX_SHARE_CLASSES)
+        b.c->link_share[tid] = a.link_share[tid];
+    if (tid == 32) {
+        b.c->forced = *a.forced_on;
+        b.c->given_up = (int32_t)a.state->gave_up;
+    }
+}
+
 // The row's choice, by every block for itself, by the others: warp 0 chooses, warp 1 makes the
 // weights.
 __device__ __forceinline__ void choose(const block &b, const cu_paged &a)
@@ -547,14 +563,10 @@ __device__ __forceinline__ void choose(const block &b, const cu_paged &a)
         b.logit[e] = a.logit[e];
     sync_first(OTHERS);
     if (warp_of() == 0) {
-        const bool given_up = a.state->gave_up;
-        const int32_t *forced = *a.forced_on ? a.forced + (int64_t)a.layer * a.top_k : nullptr;
-        if (forced && lane_of() < a.top_k)
-            c.chosen[lane_of()] = forced[lane_of()];
-        else if (!forced)
+        if (!c.forced)
             choose_most(b.logit, a.experts, a.top_k, c.chosen);
         __syncwarp();
-        resolve(b, a, given_up);
+        resolve(b, a);
     } else if (warp_of() == 1) {
         const float max = choose_most(b.logit, a.experts, 1, &c.best);
         exponentiate(b.logit, a.experts, max, b.exponential);
@@ -860,8 +872,7 @@ __device__ __forceinline__ void choose_part(const cu_fused &f, const block &b, p
         barrier_wait((phase_barrier *)&b.c->known, (uint32_t)p.layer);
         return;
     }
-    for (int i = (int)threadIdx.x; i < e.experts; i += OTHERS)
-        b.slot[i] = e.slot_of[i];
+    prepare_choice(b, e);
     await_all(f, p, OTHERS);
     mark(f, p, CU_FUSED_ROUTER);
     norm<ROUTER>(f, p.layer);

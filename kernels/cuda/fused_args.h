@@ -51,6 +51,7 @@ struct cu_fused_control {
     float sums[32];
     float weight[CU_FUSED_TOP_K];
     int32_t chosen[CU_FUSED_TOP_K];
+    int32_t forced, given_up, link_share[MAILBOX_SHARE_CLASSES];
     int32_t best; /* of the warp that makes the exponentials */
     float sum;    /* of the exponentials */
     /* Chosen experts that are resident and that are not: record, place in the row's choice. */
