@@ -554,26 +554,28 @@ __device__ __forceinline__ void prepare_choice(const block &b, const cu_paged &a
     }
 }
 
-// The row's choice, by every block for itself, by the others: warp 0 chooses, warp 1 makes the
-// weights.
+// The row's choice, by warp 0 of every block.
 __device__ __forceinline__ void choose(const block &b, const cu_paged &a)
 {
-    control &c = *b.c;
-    for (int e = (int)threadIdx.x; e < a.experts; e += OTHERS)
+#pragma unroll 4
+    for (int e = lane_of(); e < a.experts; e += 32)
         b.logit[e] = a.logit[e];
-    sync_first(OTHERS);
-    if (warp_of() == 0) {
-        if (!c.forced)
-            choose_most(b.logit, a.experts, a.top_k, c.chosen);
-        __syncwarp();
-        resolve(b, a);
-    } else if (warp_of() == 1) {
-        const float max = choose_most(b.logit, a.experts, 1, &c.best);
-        exponentiate(b.logit, a.experts, max, b.exponential);
-        if (lane_of() == 0)
-            c.sum = sum_ascending(b.exponential, a.experts);
-    }
-    sync_first(OTHERS);
+    __syncwarp();
+    if (!b.c->forced)
+        choose_most(b.logit, a.experts, a.top_k, b.c->chosen);
+    __syncwarp();
+    resolve(b, a);
+}
+
+// Its weights, by a warp, while others wait for hidden.
+__device__ __forceinline__ void weigh(const block &b, const cu_paged &a)
+{
+    control &c = *b.c;
+    const float max = choose_most(b.logit, a.experts, 1, &c.best);
+    exponentiate(b.logit, a.experts, max, b.exponential);
+    if (lane_of() == 0)
+        weigh_chosen(b.exponential, sum_ascending(b.exponential, a.experts), c.chosen, a.top_k,
+                     a.renormalize, c.weight);
 }
 
 // By one block's others: the misses to the mailbox, with the row they work on.
@@ -880,11 +882,11 @@ __device__ __forceinline__ void choose_part(const cu_fused &f, const block &b, p
     arrive(f, p, OTHERS);
     await_all(f, p, OTHERS);
     mark(f, p, CU_FUSED_GATE_UP);
-    choose(b, e);
+    if (warp_of() == 0)
+        choose(b, e);
+    sync_first(OTHERS);
     if (threadIdx.x == 0)
         barrier_arrive((phase_barrier *)&b.c->known);
-    if (threadIdx.x == 32)
-        weigh_chosen(b.exponential, b.c->sum, b.c->chosen, e.top_k, e.renormalize, b.c->weight);
     if (blockIdx.x == 0 && b.c->job)
         post(*b.c, e, b.work);
 }
@@ -910,6 +912,8 @@ __device__ __forceinline__ void run_layer(const cu_fused &f, progress &p)
     choose_part(f, b, p, e);
     gate_up(f, c, e);
     arrive(f, p);
+    if (warp_of() == 1)
+        weigh(b, e);
     await_all(f, p);
     mark(f, p, CU_FUSED_DOWN);
     down(f, b, e);

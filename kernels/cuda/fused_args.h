@@ -52,8 +52,7 @@ struct cu_fused_control {
     float weight[CU_FUSED_TOP_K];
     int32_t chosen[CU_FUSED_TOP_K];
     int32_t forced, given_up, link_share[MAILBOX_SHARE_CLASSES];
-    int32_t best; /* of the warp that makes the exponentials */
-    float sum;    /* of the exponentials */
+    int32_t best; /* of the warp that makes the weights */
     /* Chosen experts that are resident and that are not: record, place in the row's choice. */
     const uint8_t *hit[CU_FUSED_TOP_K], *miss[CU_FUSED_TOP_K];
     int32_t hit_at[CU_FUSED_TOP_K], miss_at[CU_FUSED_TOP_K];
