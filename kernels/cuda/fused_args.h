@@ -12,7 +12,7 @@
 #define CU_FUSED_WARPS   (CU_FUSED_THREADS / 32)
 #define CU_FUSED_TOP_K   32
 #define CU_FUSED_HEADS   2 /* of a unit of attention */
-#define CU_FUSED_TEAMS   2 /* of a block, that share a unit of attention */
+#define CU_FUSED_TEAMS   1 /* of a block, that share a unit of attention: 0.5 us a layer faster than two */
 #define CU_FUSED_DIM     128
 /* Rows that are brought together, so many bytes at most or one row, and how many such at most. */
 #define CU_FUSED_BUNDLE_BYTES 16384
