@@ -56,10 +56,13 @@ __device__ __forceinline__ void exponentiate(const float *logit, int experts, fl
 __device__ __forceinline__ bool await(cu_paged_state *s, mailbox *box, uint32_t job,
                                       uint64_t patience_ns, const uint32_t *word)
 {
+    enum { LOOKS = 16 }; // a look takes a round trip over the link: mostly at the word alone
     const uint64_t begin = global_timer_ns();
-    for (;;) {
+    for (uint32_t looks = 1;; looks++) {
         if (load_system(word) == job)
             return true;
+        if (looks % LOOKS)
+            continue;
         if (atomicAdd(&s->gave_up, 0))
             return false;
         const bool failed = load_system(&box->failed) == job || load_system(&box->stop);
@@ -68,6 +71,25 @@ __device__ __forceinline__ bool await(cu_paged_state *s, mailbox *box, uint32_t 
             store_system(&box->abandon, job);
             return false;
         }
+    }
+}
+
+// Four floats at a time to(i) = from(i), i below n, by `threads` of a block: loads that take a
+// round trip over the link begin together.
+template <class From, class To>
+__device__ __forceinline__ void fetch_fours(int n, int threads, const From &from, const To &to)
+{
+    enum { TOGETHER = 4 };
+    for (int first = (int)threadIdx.x; first < n; first += TOGETHER * threads) {
+        float4 v[TOGETHER];
+#pragma unroll
+        for (int k = 0; k < TOGETHER; k++)
+            if (first + k * threads < n)
+                v[k] = from(first + k * threads);
+#pragma unroll
+        for (int k = 0; k < TOGETHER; k++)
+            if (first + k * threads < n)
+                *(float4 *)to(first + k * threads) = v[k];
     }
 }
 

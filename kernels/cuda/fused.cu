@@ -579,7 +579,8 @@ __device__ __forceinline__ void weigh(const block &b, const cu_paged &a)
 }
 
 // By one block's others: the misses to the mailbox, with the row they work on.
-__device__ __forceinline__ void post(const control &c, const cu_paged &a, const float *h)
+__device__ __forceinline__ void post(const cu_fused &f, const control &c, const cu_paged &a,
+                                     const float *h)
 {
     const int tid = (int)threadIdx.x;
     for (int j = tid; j < a.width; j += OTHERS)
@@ -601,6 +602,7 @@ __device__ __forceinline__ void post(const control &c, const cu_paged &a, const 
     a.box->posted_ns = global_timer_ns();
     __threadfence_system();
     store_system(&a.box->posted, c.job);
+    store_release(&f.grid->posted, c.job);
 }
 
 // A unit of gate and up: output `out` of the expert at `place` of the choice.
@@ -638,11 +640,16 @@ __device__ __forceinline__ void gate_up_units(const cu_fused &f, const cu_paged 
         }
 }
 
-// By the last warp of each block: gate and up of missed experts, over the link.
+// By the last warp of each block: gate and up of missed experts, over the link. Not before the job
+// is posted, which would wait 10 us behind what all these ask for.
 __device__ __forceinline__ void gate_up_over_link(const cu_fused &f, const control &c,
                                                   const cu_paged &a)
 {
     const int from = c.cpu_inner, span = a.inner - from;
+    if (c.job && lane_of() == 0)
+        while (load_acquire(&f.grid->posted) != c.job) {
+        }
+    __syncwarp();
     for (int u = (int)blockIdx.x; u < c.n_misses * span; u += (int)gridDim.x) {
         const int m = u / span;
         const int64_t to = (int64_t)c.miss_at[m] * a.inner;
@@ -716,21 +723,55 @@ __device__ __forceinline__ void down_resident(const cu_fused &f, const block &b,
     }
 }
 
-// Waits for a word of the miss workers; block 0 asks for all.
+// Waits for a word of the miss workers, which block 0 looks at for all: it does what is to be done
+// with what they have written before it tells the others.
+template <class Then>
 __device__ __forceinline__ void await_word(const control &c, const cu_paged &a,
-                                           const uint32_t *word, uint32_t *seen)
+                                           const uint32_t *word, uint32_t *seen, const Then &then)
 {
-    if (threadIdx.x == 0 && blockIdx.x == 0) {
-        await(a.state, a.box, c.job, a.patience_ns, word);
-        store_system(seen, c.job);
-    } else if (threadIdx.x == 0) {
+    if (blockIdx.x == 0) {
+        if (threadIdx.x == 0)
+            await(a.state, a.box, c.job, a.patience_ns, word);
+        __syncthreads();
+        then();
+        __syncthreads();
+        if (threadIdx.x == 0)
+            store_release(seen, c.job);
+        return;
+    }
+    if (threadIdx.x == 0)
         while (load_acquire(seen) != c.job) {
         }
-    }
     __syncthreads();
 }
 
-// Those of its outputs of missed experts that come over the link.
+// The CPU's part of missed experts' vectors of `width`, as long, to device memory: over the link
+// once, not by each block that has need of some.
+__device__ __forceinline__ void fetch(const control &c, const float *from, int width, int length,
+                                      float *to)
+{
+    const int fours = length / 4;
+    const auto at = [&](int i) { return (int64_t)c.miss_at[i / fours] * width + i % fours * 4; };
+    fetch_fours(
+        c.n_misses * fours, CU_FUSED_THREADS,
+        [&](int i) { return load_system_float4(from + at(i)); }, [&](int i) { return to + at(i); });
+}
+
+// Hidden vectors of n experts at places `at` of the choice, to shared memory.
+__device__ __forceinline__ void gather_hidden(const cu_paged &a, const int32_t *at, int n,
+                                              float *to)
+{
+    const int fours = a.inner / 4;
+#pragma unroll 4
+    for (int i = (int)threadIdx.x; i < n * fours; i += CU_FUSED_THREADS) {
+        const int h = i / fours, j = i % fours * 4;
+        *(float4 *)(to + h * vector_floats(a.inner) + place_of(j)) =
+            *(const float4 *)(a.hidden + (int64_t)at[h] * a.inner + j);
+    }
+}
+
+// Those of its outputs of missed experts that come over the link, by so many warps that what all
+// blocks together ask for does not hold up what else crosses it.
 __device__ __forceinline__ void down_over_link(const cu_fused &f, const block &b, const cu_paged &a,
                                                const run &outs)
 {
@@ -739,20 +780,16 @@ __device__ __forceinline__ void down_over_link(const cu_fused &f, const block &b
     if (c.n_misses == 0 || c.cpu_width == a.width)
         return;
     if (c.job && (n > 0 || blockIdx.x == 0))
-        await_word(c, a, &a.box->cpu_hidden, &f.grid->cpu_hidden);
+        await_word(c, a, &a.box->cpu_hidden, &f.grid->cpu_hidden,
+                   [&] { fetch(c, a.box_hidden, a.inner, c.cpu_inner, a.hidden); });
     if (n <= 0)
         return;
     const int stride = vector_floats(a.inner);
-    float *hidden = b.work + c.n_hits * stride;
-    for (int i = (int)threadIdx.x; i < c.n_misses * a.inner; i += CU_FUSED_THREADS) {
-        const int m = i / a.inner, j = i % a.inner;
-        const int64_t from = (int64_t)c.miss_at[m] * a.inner + j;
-        hidden[m * stride + place_of(j)] =
-            c.job && j < c.cpu_inner ? load_system_float(a.box_hidden + from) : a.hidden[from];
-    }
+    gather_hidden(a, c.miss_at, c.n_misses, b.work + c.n_hits * stride);
     __syncthreads();
-    const int pairs = (n + 1) / 2;
-    for (int i = warp_of(); i < c.n_misses * pairs; i += WARPS) {
+    const int blocks = (a.width - c.cpu_width + outs.count - 1) / outs.count;
+    const int warps = min(max(CU_FUSED_LINK_WARPS / blocks, 1), WARPS), pairs = (n + 1) / 2;
+    for (int i = warp_of(); i < c.n_misses * pairs && warp_of() < warps; i += warps) {
         const int m = i / pairs, out = first + i % pairs * 2, there = min(2, first + n - out);
         const uint8_t *row = c.miss[m] + a.down_off + (int64_t)out * a.inner * 2;
         const dotted<2> d = far_dots<2, 3>({{row, row + (int64_t)(there - 1) * a.inner * 2}},
@@ -770,10 +807,11 @@ __device__ __forceinline__ void down_by_cpu(const cu_fused &f, const block &b, c
     const int n = min(outs.count, c.cpu_width - outs.first);
     if (!c.job || (n <= 0 && blockIdx.x))
         return;
-    await_word(c, a, &a.box->done, &f.grid->done);
+    await_word(c, a, &a.box->done, &f.grid->done,
+               [&] { fetch(c, a.box_y, a.width, c.cpu_width, a.y); });
     for (int i = (int)threadIdx.x; i < c.n_misses * n; i += CU_FUSED_THREADS) {
-        const int k = c.miss_at[i / n], out = outs.first + i % n;
-        b.y[k * f.outs + i % n] = load_system_float(a.box_y + (int64_t)k * a.width + out);
+        const int k = c.miss_at[i / n];
+        b.y[k * f.outs + i % n] = a.y[(int64_t)k * a.width + outs.first + i % n];
     }
 }
 
@@ -782,14 +820,9 @@ __device__ __forceinline__ void down(const cu_fused &f, const block &b, const cu
 {
     const control &c = *b.c;
     const run outs(a.width);
-    const int fours = a.inner / 4, tid = (int)threadIdx.x;
+    const int tid = (int)threadIdx.x;
     const float before = tid < outs.count ? a.x[outs.first + tid] : 0;
-#pragma unroll 4
-    for (int i = (int)threadIdx.x; i < c.n_hits * fours; i += CU_FUSED_THREADS) {
-        const int h = i / fours, at = i % fours * 4;
-        *(float4 *)(b.work + h * vector_floats(a.inner) + place_of(at)) =
-            *(const float4 *)(a.hidden + (int64_t)c.hit_at[h] * a.inner + at);
-    }
+    gather_hidden(a, c.hit_at, c.n_hits, b.work);
     __syncthreads();
     down_resident(f, b, a, outs);
     down_over_link(f, b, a, outs);
@@ -888,7 +921,7 @@ __device__ __forceinline__ void choose_part(const cu_fused &f, const block &b, p
     if (threadIdx.x == 0)
         barrier_arrive((phase_barrier *)&b.c->known);
     if (blockIdx.x == 0 && b.c->job)
-        post(*b.c, e, b.work);
+        post(f, *b.c, e, b.work);
 }
 
 __device__ __forceinline__ void run_layer(const cu_fused &f, progress &p)

@@ -14,6 +14,9 @@
 #define CU_FUSED_HEADS   2 /* of a unit of attention */
 #define CU_FUSED_TEAMS   1 /* of a block, that share a unit of attention: 0.5 us a layer faster than two */
 #define CU_FUSED_DIM     128
+/* Warps of the grid that read down of missed experts over the link. A round trip takes 4 to 5 us
+ * beside the CPU's reading and brings each of them 3 KiB. */
+#define CU_FUSED_LINK_WARPS 128
 /* Rows that are brought together, so many bytes at most or one row, and how many such at most. */
 #define CU_FUSED_BUNDLE_BYTES 16384
 #define CU_FUSED_BUNDLES      16
@@ -73,6 +76,7 @@ struct cu_grid {
     /* The mailbox's words cpu_hidden and done as block 0 has last awaited them: the others look
      * here, since a look over the link takes long and disturbs the CPU. */
     uint32_t cpu_hidden, done;
+    uint32_t posted; /* the job is in the mailbox */
 };
 
 /* Shared memory for weights on their way, bytes. */

@@ -1,5 +1,5 @@
-// Experts of a recorded step: the choice of each row, residency, the GPU's part of the work, and the
-// hand-over of the rest to the miss workers (mailbox.h).
+// Experts of a recorded step: the choice of each row, residency, the GPU's part of the work, and
+// the hand-over of the rest to the miss workers (mailbox.h).
 #include "choice.cuh"
 #include "step.h"
 
@@ -20,7 +20,8 @@ __device__ __forceinline__ void choose(const cu_paged &a, int row, int live, flo
     }
     exponentiate(logit, a.experts, max, e);
     if (lane == 0)
-        weigh_chosen(e, sum_ascending(e, a.experts), chosen, a.top_k, a.renormalize, a.weight + row * a.top_k);
+        weigh_chosen(e, sum_ascending(e, a.experts), chosen, a.top_k, a.renormalize,
+                     a.weight + row * a.top_k);
 }
 
 struct resolved {
@@ -35,7 +36,8 @@ __device__ __forceinline__ void make_items(const cu_paged &a, bool box, struct r
         const int n = r->count[e], slot = n ? a.slot_of[e] : 0;
         if (!n)
             continue;
-        const int first = atomicAdd(&r->n_pairs, n), items = (n + a.rows_per_item - 1) / a.rows_per_item;
+        const int first = atomicAdd(&r->n_pairs, n),
+                  items = (n + a.rows_per_item - 1) / a.rows_per_item;
         const int at = atomicAdd(slot >= 0 ? &r->n_hits : &r->n_misses, items);
         cu_expert_item *item = (slot >= 0 ? a.hit : a.miss) + at;
         const uint8_t *record = slot >= 0 ? a.slots + slot * a.slot_bytes : a.host_of[e];
@@ -178,7 +180,7 @@ template <int DT, int NB> __device__ __forceinline__ void paged_gate_up(const cu
 
 template <int DT, int NB>
 __device__ __forceinline__ void down_two(const cu_paged &a, const cu_expert_item &item,
-                                          const float *const (&x)[NB], int first)
+                                         const float *const (&x)[NB], int first)
 {
     const int lane = threadIdx.x & 31;
     const int64_t row_bytes = (int64_t)a.inner * (DT == DTYPE_F32 ? 4 : 2);
@@ -196,18 +198,19 @@ __device__ __forceinline__ void down_two(const cu_paged &a, const cu_expert_item
                 a.y[(int64_t)a.pair[item.first + b] * a.width + first + r] = y[r][b];
 }
 
-// What the CPU made of an item's hidden vectors, and what came over the link, side by side in memory
-// of this block alone.
+// What the CPU made of an item's hidden vectors, and what came over the link, side by side in
+// memory of this block alone.
 __device__ __forceinline__ float *gather_hidden(const cu_paged &a, const cu_expert_item &item)
 {
     float *to = a.link_x + (int64_t)blockIdx.x * CU_MAX_ROWS * a.inner;
-    for (int b = 0; b < item.count; b++) {
-        const int64_t from = (int64_t)a.pair[item.first + b] * a.inner;
-        for (int j = (int)threadIdx.x; j < a.inner; j += CU_THREADS)
-            to[b * a.inner + j] = j < a.state->cpu_inner && a.state->job
-                                      ? load_system_float(a.box_hidden + from + j)
-                                      : a.hidden[from + j];
-    }
+    const int by_cpu = a.state->job ? a.state->cpu_inner : 0, fours = a.inner / 4;
+    const auto from = [&](int i) {
+        const int j = i % fours * 4;
+        const int64_t at = (int64_t)a.pair[item.first + i / fours] * a.inner + j;
+        return j < by_cpu ? load_system_float4(a.box_hidden + at)
+                          : *(const float4 *)(a.hidden + at);
+    };
+    fetch_fours(item.count * fours, CU_THREADS, from, [&](int i) { return to + i * 4; });
     __syncthreads();
     return to;
 }

@@ -100,6 +100,22 @@ __device__ __forceinline__ float load_system_float(const float *p)
 #endif
 }
 
+// Four that lie on a 16-byte edge.
+__device__ __forceinline__ float4 load_system_float4(const float *p)
+{
+    float4 v;
+#ifdef MOED_EMULATED
+    v = {load_system_float(p), load_system_float(p + 1), load_system_float(p + 2),
+         load_system_float(p + 3)};
+#else
+    asm volatile("ld.relaxed.sys.global.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+                 : "l"(p)
+                 : "memory");
+#endif
+    return v;
+}
+
 __device__ __forceinline__ void store_system(uint32_t *p, uint32_t v)
 {
 #ifdef MOED_EMULATED
@@ -131,6 +147,15 @@ __device__ __forceinline__ uint32_t load_acquire(const uint32_t *p)
     uint32_t v;
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
     return v;
+#endif
+}
+
+__device__ __forceinline__ void store_release(uint32_t *p, uint32_t v)
+{
+#ifdef MOED_EMULATED
+    emulator_store_word(p, v);
+#else
+    asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
 #endif
 }
 
