@@ -20,10 +20,15 @@
 #define CHANGE        0.25
 #define KNOWN_WINDOWS 4
 
-/* Of the time of steps, for trials; what one has cost at most, so that there are others. */
-#define TRIAL_SHARE  0.02
-#define DEBT_MAX_US  60e6
-#define TRIAL_MAX_US 300000000
+/* Of the time of steps, for trials; saved up to; there is some at the start. */
+#define TRIAL_SHARE   0.02
+#define EARNED_US     1e6
+#define EARNED_MAX_US 60e6
+#define TRIAL_MAX_US  300000000
+/* A size that is not known is expected to lose such a part of the chosen one's rate. */
+#define LOSS 0.3
+/* Demand is that of the last one to two periods: clients that ask again are not gone in between. */
+#define PERIOD_US 1000000
 /* Before a size is tried again: one that was near, one that was far, and at most. */
 #define NEAR            0.2
 #define BACKOFF_NEAR_US 60000000
@@ -32,8 +37,11 @@
 
 void admission_init(struct admission *a, int32_t max_seqs, int64_t max_wait_us)
 {
-    *a = (struct admission){
-        .max_seqs = max_seqs, .max_wait_us = max_wait_us, .trial = -1, .spell.size = -1};
+    *a = (struct admission){.max_seqs = max_seqs,
+                            .max_wait_us = max_wait_us,
+                            .trial = -1,
+                            .spell.size = -1,
+                            .earned_us = EARNED_US};
 }
 
 /* The nearest size of n rows, by ratio: 3 counts for 4, 5 for 4, 6 for 8. */
@@ -86,23 +94,37 @@ static bool settled(const struct admission *a, int32_t size)
     return a->spell.size == size && a->spell.n_windows > 0;
 }
 
-/* The nearest size that is due, larger ones first; -1: none is, or the time is not earned. */
+/* Whether a trial of the size may begin: the next one up where nothing is owed, others where what
+ * they are expected to cost is there. */
+static bool affordable(const struct admission *a, int32_t size)
+{
+    double rate = a->size[a->chosen].rate, known = a->size[size].rate;
+    double loss = known > 0 ? 1 - known / rate : LOSS;
+    double tokens = a->mean_tokens * (double)(1 << size);
+    return a->earned_us >= (size == a->chosen + 1 ? 0 : loss * tokens * 1e6 / rate);
+}
+
+/* The nearest size that is due, larger ones first and before all others those that are not known;
+ * -1: none is. */
 static int32_t due(const struct admission *a, int64_t now_us, int32_t top, int32_t demand)
 {
     double rate = a->size[a->chosen].rate;
-    if (a->debt_us > 0 || a->owing || !settled(a, a->chosen))
+    int32_t found = -1;
+    if (a->owing || !settled(a, a->chosen))
         return -1;
     for (int32_t d = 1; d < ADMISSION_SIZES; d++) {
         const int32_t near[] = {a->chosen + d, a->chosen - d};
         for (int k = 0; k < 2; k++) {
             int32_t i = near[k];
-            if (i < 0 || i > top || now_us < a->size[i].retry_us)
+            if (i < 0 || i > top || now_us < a->size[i].retry_us || !affordable(a, i) ||
+                !bearable(a, i, rate, demand))
                 continue;
-            if (bearable(a, i, rate, demand))
+            if (a->size[i].rate == 0)
                 return i;
+            found = found < 0 ? i : found;
         }
     }
-    return -1;
+    return found;
 }
 
 static void put_off(struct admission_size *s, int64_t now_us, double gap)
@@ -124,9 +146,21 @@ static void pass_over(struct admission *a, int64_t now_us)
             put_off(&a->size[i], now_us, 1 - a->size[i].rate / rate);
 }
 
+static int32_t lasting_demand(struct admission *a, int64_t now_us, int32_t n)
+{
+    if (now_us - a->period_us >= PERIOD_US) {
+        a->demand[1] = now_us - a->period_us < 2 * PERIOD_US ? a->demand[0] : 0;
+        a->demand[0] = 0;
+        a->period_us = now_us;
+    }
+    if (n > a->demand[0])
+        a->demand[0] = n;
+    return a->demand[0] > a->demand[1] ? a->demand[0] : a->demand[1];
+}
+
 int32_t admission_limit(struct admission *a, int64_t now_us, int32_t running, int32_t queued)
 {
-    int32_t demand = running + queued;
+    int32_t demand = lasting_demand(a, now_us, running + queued);
     if (demand == 0)
         return a->max_seqs;
     int32_t top = size_of(demand < a->max_seqs ? demand : a->max_seqs);
@@ -194,13 +228,13 @@ static void learn(struct admission *a, int64_t now_us)
 static void charge(struct admission *a, int32_t rows, int64_t us)
 {
     double rate = a->size[a->chosen].rate;
-    a->debt_us -= TRIAL_SHARE * (double)us;
+    a->earned_us += TRIAL_SHARE * (double)us;
     if ((a->trial >= 0 || a->owing) && rate > 0)
-        a->debt_us += (double)us - rows * 1e6 / rate;
-    if (a->debt_us < 0)
-        a->debt_us = 0;
-    if (a->debt_us > DEBT_MAX_US)
-        a->debt_us = DEBT_MAX_US;
+        a->earned_us -= (double)us - rows * 1e6 / rate;
+    if (a->earned_us > EARNED_MAX_US)
+        a->earned_us = EARNED_MAX_US;
+    if (a->earned_us < -EARNED_MAX_US)
+        a->earned_us = -EARNED_MAX_US;
 }
 
 /* Whether the step is of the spell's size; a new one begins where others persist. */

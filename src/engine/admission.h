@@ -6,8 +6,8 @@
  * Sizes of the batch are powers of two; a step counts for the nearest. Their rates are learned from
  * steps of decode rows alone, in windows of a second after a second in which the cache settles. The
  * choice is the largest size that is as good as the best of those that what runs and waits can
- * fill. A size that is not known, or was bad long ago, is tried where what trials have cost has
- * been earned back: they may take a fiftieth of the time.
+ * fill. A size that is not known, or was bad long ago, is tried once the time that it may cost is
+ * earned: trials may cost a fiftieth of the time of steps. What a trial lets in runs to its end.
  */
 #ifndef MOED_ENGINE_ADMISSION_H
 #define MOED_ENGINE_ADMISSION_H
@@ -44,7 +44,9 @@ struct admission {
     int32_t trial; /* -1: none */
     int64_t trial_end_us;
     bool owing;         /* what a trial let in is still there: its cost is charged */
-    double debt_us;     /* time that trials have cost and that is not earned back */
+    double earned_us;   /* what trials may cost; negative: to be earned back first */
+    int32_t demand[2];  /* the most that ran and waited in this period and in the one before */
+    int64_t period_us;  /* when it began */
     double mean_tokens; /* of a sequence; 0: not known */
 };
 

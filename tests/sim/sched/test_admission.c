@@ -30,12 +30,12 @@
 struct curve {
     const char *name;
     double rate[CURVE]; /* tokens/s at 1, 2, 4, ... rows */
-    bool locality;
+    double cold; /* part of COLD and RESIZED that it pays */
 };
 
-static const struct curve quarter = {"25 %", {129, 91, 76, 70, 76, 99, 125}, true};
-static const struct curve most = {"75 %", {306, 323, 300, 283, 266, 291, 340}, true};
-static const struct curve whole = {"100 %", {335, 560, 900, 1450, 2300, 3500, 5000}, false};
+static const struct curve quarter = {"25 %", {129, 91, 76, 70, 76, 99, 125}, 1};
+static const struct curve most = {"75 %", {306, 323, 300, 283, 266, 291, 340}, 0.25};
+static const struct curve whole = {"100 %", {335, 560, 900, 1450, 2300, 3500, 5000}, 0};
 
 struct client {
     struct sched_request *request;
@@ -130,8 +130,7 @@ static int64_t step_us(struct world *w, const struct sched_plan *p)
         pace += c->pace / rows;
     }
     double us = rows / rate_of(w, rows) * 1e6 * pace * (1 + VARY * (even(w) - 0.5));
-    if (w->load->curve->locality)
-        us *= 1 + COLD * cold + RESIZED * fabs(log2(rows) - w->size);
+    us *= 1 + w->load->curve->cold * (COLD * cold + RESIZED * fabs(log2(rows) - w->size));
     w->size += (log2(rows) - w->size) * (1 - exp(-us / ADAPT_US));
     return (int64_t)us;
 }
