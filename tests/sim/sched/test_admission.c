@@ -3,8 +3,9 @@
  * with one conversation after another, over the real scheduler and a model of what steps cost.
  *
  * Steps cost what was measured on an H200 with Qwen3-30B-A3B at 25 and 75 % of the experts resident
- * (docs/performance.md), and for 100 % what a batch that shares its weights would; a cache that has to
- * get used to a new conversation, or to a batch of another size, costs more for a while. Steps vary.
+ * (docs/performance.md), and for 100 % what a batch that shares its weights would; a cache that has
+ * to get used to a new conversation, or to a batch of another size, costs more for a while. Steps
+ * vary.
  */
 #include "check.h"
 
@@ -30,7 +31,7 @@
 struct curve {
     const char *name;
     double rate[CURVE]; /* tokens/s at 1, 2, 4, ... rows */
-    double cold; /* part of COLD and RESIZED that it pays */
+    double cold;        /* part of COLD and RESIZED that it pays */
 };
 
 static const struct curve quarter = {"25 %", {129, 91, 76, 70, 76, 99, 125}, 1};
@@ -94,8 +95,7 @@ static void ask(struct world *w, struct client *c)
 {
     struct moed_error err;
     int32_t token = (int32_t)(c - w->client);
-    struct sched_new r = {
-        .prompt = &token, .n_prompt = 1, .n = 1, .max_tokens = w->load->tokens};
+    struct sched_new r = {.prompt = &token, .n_prompt = 1, .n = 1, .max_tokens = w->load->tokens};
     assert_ok(sched_add(w->s, &c->request, &r, &err), &err);
     c->request->seqs[0].user = c;
     c->asked_us = w->now_us;
@@ -121,8 +121,7 @@ static int64_t step_us(struct world *w, const struct sched_plan *p)
     double cold = 0, pace = 0;
     int32_t rows = p->n_rows;
     for (int32_t i = 0; i < rows; i++) {
-        const struct sched_span *s =
-            i < p->n_decode ? &p->decode[i] : &p->prefill[i - p->n_decode];
+        const struct sched_span *s = i < p->n_decode ? &p->decode[i] : &p->prefill[i - p->n_decode];
         struct client *c = s->seq->user;
         if (i >= p->n_decode)
             c->born_us = w->now_us;
@@ -243,18 +242,29 @@ static void table(void **state)
 {
     const struct curve *curves[] = {&quarter, &most, &whole};
     for (int32_t tokens = 128; tokens <= 2048; tokens *= 4)
-    for (int k = 0; k < 3; k++) {
-        for (int32_t n = 1; n <= 64; n *= 2) {
-            for (int m = 0; m < 3; m++) {
-                struct load l = {.curve = curves[k], .clients = n, .tokens = tokens, .measured = m>0, .wait_us=m == 2 ? 60000000 : 0,
-                                 .warm_us = 0, .end_us = 3600000000};
-                struct outcome o = simulate(&l);
-                print_message("%s L %d | %d | %s | %.1f | %.2f | %.2f | %.2f | %.1f  worst10 %.1f limit %.1f past %lld\n", curves[k]->name, tokens, n,
-                              m == 2 ? "60s" : m ? "measured" : "all", o.tokens_s, o.ttft_p50_s, o.ttft_p99_s, o.ttft_max_s,
-                              o.completion_s, o.worst_minutes, o.limit, (long long)o.past_limit);
+        for (int k = 0; k < 3; k++) {
+            for (int32_t n = 1; n <= 64; n *= 2) {
+                for (int m = 0; m < 3; m++) {
+                    struct load l = {.curve = curves[k],
+                                     .clients = n,
+                                     .tokens = tokens,
+                                     .measured = m > 0,
+                                     .wait_us = m == 2 ? 60000000 : 0,
+                                     .warm_us = 0,
+                                     .end_us = 3600000000};
+                    struct outcome o = simulate(&l);
+                    print_message("%s L %d | %d | %s | %.1f | %.2f | %.2f | %.2f | %.1f  worst10 "
+                                  "%.1f limit %.1f past %lld\n",
+                                  curves[k]->name, tokens, n,
+                                  m == 2 ? "60s"
+                                  : m    ? "measured"
+                                         : "all",
+                                  o.tokens_s, o.ttft_p50_s, o.ttft_p99_s, o.ttft_max_s,
+                                  o.completion_s, o.worst_minutes, o.limit,
+                                  (long long)o.past_limit);
+                }
             }
         }
-    }
 }
 
 static const struct CMUnitTest tests[] = {
