@@ -141,8 +141,9 @@ static void drop(void *self, enum model_lane lane, int32_t seq)
 static int end(void *self, enum model_lane lane)
 {
     struct bench_clients *k = self;
-    int rc = model_pass_end(k->b->model, lane);
-    if (atomic_load(&k->phase) == RUNNING) {
+    int rc = model_pass_end(k->b->model, lane), phase = atomic_load(&k->phase);
+    /* A window that shall end does so at the next pass. */
+    if (phase == RUNNING || phase == STOP) {
         k->n_tokens += k->rows;
         k->n_steps++;
         bench_sample(k->c, (double)(clock_us() - k->pass_us) * 1e-6);
