@@ -160,7 +160,7 @@ def test_bench_ends_when_its_time_is_over(moed):
 
 
 def test_bench_refuses_what_it_does_not_know(moed):
-    for option, value, word in (("--routing", "synthetic:nobody", "deepseek-v2-lite"), ("--cases", "decode,all", "prefill, decode and mixed"),
+    for option, value, word in (("--routing", "synthetic:nobody", "deepseek-v2-lite"), ("--cases", "decode,all", "prefill, decode, mixed and clients"),
                                 ("--expert-cache", "10%,ten", "not '10%,ten'"), ("--batch", "1,0", "not '1,0'")):
         done = subprocess.run([moed, "bench", MODEL, option, value], capture_output=True, text=True, timeout=PATIENCE_S)
         assert done.returncode == 2 and word in done.stderr
