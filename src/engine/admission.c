@@ -1,7 +1,5 @@
 #include "engine/admission.h"
 
-#include <assert.h>
-
 /* After a change of size the cache adapts: its policy needs some steps, its copies some time. */
 #define SETTLE_US    1000000
 #define SETTLE_STEPS 8
@@ -14,8 +12,9 @@
 
 /* A size is chosen within this part of the best, the larger of two such: a shorter wait is worth
  * it. The one that was chosen stays a little longer. */
-#define EQUAL 0.02
-#define STAY  0.05
+#define EQUAL   0.02
+#define STAY    0.05
+#define CLEARLY 0.8 /* of the wait that is borne */
 /* From such a change of the chosen size's rate on, what is known of the others is in doubt. */
 #define CHANGE        0.25
 #define KNOWN_WINDOWS 4
@@ -53,12 +52,14 @@ static int32_t size_of(int32_t n)
     return i;
 }
 
-/* Whether the last in the queue would wait no longer than asked for. */
+/* Whether the last in the queue would wait no longer than asked for; clearly so where that would
+ * hold back those who are admitted now. */
 static bool bearable(const struct admission *a, int32_t size, double rate, int32_t demand)
 {
     double waiting = (double)demand - (double)(1 << size);
+    double part = size < a->chosen ? CLEARLY : 1;
     return !a->max_wait_us || waiting <= 0 ||
-           waiting * a->mean_tokens * 1e6 <= rate * (double)a->max_wait_us;
+           waiting * a->mean_tokens * 1e6 <= part * rate * (double)a->max_wait_us;
 }
 
 static double best_rate(const struct admission *a, int32_t top, int32_t demand, bool *known)
@@ -225,11 +226,11 @@ static void learn(struct admission *a, int64_t now_us)
 }
 
 /* What a step takes longer than the chosen size would take for its tokens. */
-static void charge(struct admission *a, int32_t rows, int64_t us)
+static void charge(struct admission *a, int32_t rows, bool pure, int64_t us)
 {
     double rate = a->size[a->chosen].rate;
     a->earned_us += TRIAL_SHARE * (double)us;
-    if ((a->trial >= 0 || a->owing) && rate > 0)
+    if (pure && (a->trial >= 0 || a->owing) && rate > 0)
         a->earned_us -= (double)us - rows * 1e6 / rate;
     if (a->earned_us > EARNED_MAX_US)
         a->earned_us = EARNED_MAX_US;
@@ -257,7 +258,7 @@ void admission_step(struct admission *a, int32_t rows, bool pure, int64_t begin_
     int64_t us = end_us - begin_us;
     if (rows < 1 || us <= 0)
         return;
-    charge(a, rows, us);
+    charge(a, rows, pure, us);
     if (!pure || !of_spell(w, size_of(rows), us))
         return;
     if (w->settle_us < SETTLE_US || w->settle_steps < SETTLE_STEPS) {

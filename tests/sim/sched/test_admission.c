@@ -15,8 +15,8 @@
 #include "engine/admission.h"
 #include "sched/sched.h"
 
-#define MAX_CLIENTS 64
-#define CURVE       7 /* 1 to 64 rows */
+#define MAX_CLIENTS 32
+#define CURVE       6 /* 1 to 32 rows */
 #define THINK_US    1000
 /* A cache of a quarter of the experts takes in a conversation's own in about so long ... */
 #define ADAPT_US 300000.0
@@ -36,9 +36,9 @@ struct curve {
     double cold;        /* part of COLD and RESIZED that it pays */
 };
 
-static const struct curve quarter = {"25 %", {129, 91, 76, 70, 76, 99, 125}, 1};
-static const struct curve most = {"75 %", {306, 323, 300, 283, 266, 291, 340}, 0.25};
-static const struct curve whole = {"100 %", {335, 560, 900, 1450, 2300, 3500, 5000}, 0};
+static const struct curve quarter = {"25 %", {129, 91, 76, 70, 76, 99}, 1};
+static const struct curve most = {"75 %", {306, 323, 300, 283, 266, 291}, 0.25};
+static const struct curve whole = {"100 %", {335, 560, 900, 1450, 2300, 3500}, 0};
 
 struct client {
     struct sched_request *request;
@@ -270,7 +270,9 @@ static void compare_loops(const struct curve *curve, int32_t tokens, double of_o
 {
     struct load l = {.curve = curve, .tokens = tokens, .end_us = HOUR_US};
     double one = one_client(&l);
-    for (l.clients = 1; l.clients <= 32; l.clients *= 2) {
+    const int32_t clients[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32};
+    for (size_t i = 0; i < sizeof clients / sizeof clients[0]; i++) {
+        l.clients = clients[i];
         l.measured = false;
         struct outcome all = simulate(&l);
         l.measured = true;
@@ -280,7 +282,7 @@ static void compare_loops(const struct curve *curve, int32_t tokens, double of_o
         check_shares(&measured);
         assert_true(measured.tokens_s >= of_one * one);
         assert_true(measured.tokens_s >= of_all * all.tokens_s);
-        assert_true(measured.worst_minutes >= 0.9 * fmin(one, all.worst_minutes * 10));
+        assert_true(measured.worst_minutes >= 0.9 * one);
     }
 }
 

@@ -121,9 +121,10 @@ static void waits_that_are_not_borne_open_the_batch(void **state)
     open_rig(&g, 10000000);
     rates(&g, 100, 50, 40, 30);
     admission_ended(&g.a, 200);
-    assert_int_equal(run(&g, 6, 20), 1);        /* five conversations of two seconds */
-    assert_int_equal(run(&g, 8, 20), MAX_SEQS); /* seven */
-    assert_int_equal(run(&g, 6, 20), 1);
+    assert_int_equal(run(&g, 6, 20), 1);        /* the last waits for five of two seconds */
+    assert_int_equal(run(&g, 8, 20), MAX_SEQS); /* for seven */
+    assert_int_equal(run(&g, 6, 20), MAX_SEQS); /* who is admitted stays so */
+    assert_int_equal(run(&g, 4, 20), 1);
 }
 
 static void what_is_not_pure_or_not_settled_is_not_learned(void **state)
