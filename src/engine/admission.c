@@ -95,37 +95,43 @@ static bool settled(const struct admission *a, int32_t size)
     return a->spell.size == size && a->spell.n_windows > 0;
 }
 
-/* Whether a trial of the size may begin: the next one up where nothing is owed, others where what
- * they are expected to cost is there. */
-static bool affordable(const struct admission *a, int32_t size)
+/* What a trial of the size is expected to cost. The next one up needs nothing in advance, or a
+ * batch that pays would be climbed slowly. */
+static double price_us(const struct admission *a, int32_t size)
 {
     double rate = a->size[a->chosen].rate, known = a->size[size].rate;
     double loss = known > 0 ? 1 - known / rate : LOSS;
-    double tokens = a->mean_tokens * (double)(1 << size);
-    return a->earned_us >= (size == a->chosen + 1 ? 0 : loss * tokens * 1e6 / rate);
+    return size == a->chosen + 1 ? 0 : loss * a->mean_tokens * (double)(1 << size) * 1e6 / rate;
 }
 
-/* The nearest size that is due, larger ones first and before all others those that are not known;
- * -1: none is. */
-static int32_t due(const struct admission *a, int64_t now_us, int32_t top, int32_t demand)
+/* The nearest size to try, larger ones first, of those that are not known or of the others; -1:
+ * none is due at a price that can be earned. */
+static int32_t nearest(const struct admission *a, int64_t now_us, int32_t top, int32_t demand,
+                       bool known)
 {
     double rate = a->size[a->chosen].rate;
-    int32_t found = -1;
-    if (a->owing || !settled(a, a->chosen))
-        return -1;
     for (int32_t d = 1; d < ADMISSION_SIZES; d++) {
         const int32_t near[] = {a->chosen + d, a->chosen - d};
         for (int k = 0; k < 2; k++) {
             int32_t i = near[k];
-            if (i < 0 || i > top || now_us < a->size[i].retry_us || !affordable(a, i) ||
-                !bearable(a, i, rate, demand))
-                continue;
-            if (a->size[i].rate == 0)
+            if (i >= 0 && i <= top && (a->size[i].rate > 0) == known &&
+                now_us >= a->size[i].retry_us && price_us(a, i) <= EARNED_MAX_US &&
+                bearable(a, i, rate, demand))
                 return i;
-            found = found < 0 ? i : found;
         }
     }
-    return found;
+    return -1;
+}
+
+/* What shall be tried now: first what is not known, for which all is saved up. -1: nothing. */
+static int32_t due(const struct admission *a, int64_t now_us, int32_t top, int32_t demand)
+{
+    if (a->owing || !settled(a, a->chosen))
+        return -1;
+    int32_t i = nearest(a, now_us, top, demand, false);
+    if (i < 0)
+        i = nearest(a, now_us, top, demand, true);
+    return i >= 0 && a->earned_us >= price_us(a, i) ? i : -1;
 }
 
 static void put_off(struct admission_size *s, int64_t now_us, double gap)
