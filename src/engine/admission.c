@@ -58,7 +58,7 @@ static bool bearable(const struct admission *a, int32_t size, double rate, int32
 {
     double waiting = (double)demand - (double)(1 << size);
     double part = size < a->chosen ? CLEARLY : 1;
-    return !a->max_wait_us || waiting <= 0 ||
+    return !a->max_wait_us || size >= size_of(demand) ||
            waiting * a->mean_tokens * 1e6 <= part * rate * (double)a->max_wait_us;
 }
 

@@ -3,6 +3,7 @@
  * layers of a long pass, and sleeps in the inbox when nothing is in flight.
  */
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/clock.h"
@@ -228,6 +229,16 @@ static void look_after(struct moed_engine *e)
     }
 }
 
+static void log_limit(const struct moed_engine *e, int32_t n)
+{
+    char rates[ADMISSION_SIZES * 12];
+    size_t at = 0;
+    for (int32_t i = 0; i < ADMISSION_SIZES && 1 << i <= e->setup.sched.max_seqs; i++)
+        at += (size_t)snprintf(rates + at, sizeof rates - at, " %.4g", e->admission.size[i].rate);
+    log_debug("the batch may grow to %d%s; tokens/s of 1, 2, 4, ...:%s", n,
+              e->admission.trial >= 0 ? ", a trial" : "", rates);
+}
+
 static void limit_batch(struct moed_engine *e)
 {
     struct sched_stats s;
@@ -236,6 +247,8 @@ static void limit_batch(struct moed_engine *e)
     sched_stats(e->sched, &s);
     int32_t n = admission_limit(&e->admission, engine_now_us(e), s.running, s.queued);
     sched_limit_batch(e->sched, n);
+    if (n != e->stats.batch_limit)
+        log_limit(e, n);
     e->stats.batch_limit = n;
 }
 
