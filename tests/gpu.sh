@@ -216,7 +216,7 @@ bench_row() {
     qwen3-uniform) bench_qwen3 "$row" 90 "$qwen3_uniform" "$@" ;;
     streams-75) bench_qwen3 "$row" 240 "$streams_75" "$@" ;;
     admission)
-        case_seconds=10
+        case_seconds=9
         bench_qwen3 "$row" 150 "$clients admission=all; $clients admission=measured" "$@"
         case_seconds=60
         ;;
