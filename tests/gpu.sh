@@ -10,6 +10,7 @@
 #       ops        Qwen3, decode, batch 1, 25, 0, 50 and 100 %, with --one-row-step ops
 #       streams    Qwen3 at 25 %, 2 to 32 streams
 #       streams-75 the same at 75 %, 1 to 32 streams
+#       admission  Qwen3 at 25 %, 1 to 32 clients in a closed loop, conversations of 128 tokens, --admission all and measured
 #       prefill    Qwen3 at 25 % and with no expert resident, prompts of 4K and 16K tokens in one pass
 #       mixed      Qwen3 at 25 %, a prompt of 16K tokens beside 4 and 8 streams, 100 and 200 ms between their tokens as the target
 #       qwen3      all of these that decode only, in one process, the model loaded once
@@ -163,6 +164,7 @@ for c in said["cases"]:
           f"link {c['link_gb_per_s']:.1f} GB/s = {100 * c['link_part']:.0f} %, "
           f"host {c['host_gb_per_s']:.1f} GB/s = {100 * c['host_part']:.0f} %, "
           f"runs s {[round(s, 4) for s in c['runs_seconds']]}, stages ms {ms}"
+          + (f", clients {c['clients']}" if c["clients"] else "")
           + (f", fused us {({k: round(v, 1) for k, v in c['fused_us'].items()})}" if c["fused_us"] else ""))
 PY
 }
@@ -184,9 +186,12 @@ qwen3_100="decode batch=1 expert-cache=100%"
 qwen3_uniform="decode batch=1 expert-cache=25% decode-tokens=64 routing=synthetic:uniform"
 streams="decode batch=2,4 expert-cache=25% decode-tokens=64; decode batch=8,16,32 expert-cache=25% decode-tokens=16"
 streams_75="decode batch=1,2,4,8,16,32 expert-cache=75% decode-tokens=32"
+clients="clients batch=1,2,4,8,16,32 expert-cache=25% decode-tokens=128 runs=2"
 mixed="mixed batch=4 prompt-tokens=16384 expert-cache=25% decode-tokens=64 target-itl-ms=100"
 mixed="$mixed; mixed batch=8 prompt-tokens=16384 expert-cache=25% decode-tokens=64 target-itl-ms=200"
 prefill="prefill prompt-tokens=4096,16384 expert-cache=25%; prefill prompt-tokens=4096 expert-cache=0"
+
+case_seconds=60
 
 # bench_qwen3 ROW SECONDS SETS OPTIONS...
 bench_qwen3() {
@@ -194,7 +199,7 @@ bench_qwen3() {
     shift 3
     qwen3 "${MOED_BENCH_LAYERS:-48}"
     bench_one "$row" "$total" --device cuda --decode-tokens 128 --routing synthetic:qwen3-30b-a3b --long-prefill-tokens 16384 \
-        --case-seconds 60 --cases "$sets" "$@"
+        --case-seconds "$case_seconds" --cases "$sets" "$@"
 }
 
 # bench_row ROW OPTIONS...
@@ -210,6 +215,11 @@ bench_row() {
     qwen3-50-100) bench_qwen3 "$row" 120 "$qwen3_50_100" "$@" ;;
     qwen3-uniform) bench_qwen3 "$row" 90 "$qwen3_uniform" "$@" ;;
     streams-75) bench_qwen3 "$row" 240 "$streams_75" "$@" ;;
+    admission)
+        case_seconds=9
+        bench_qwen3 "$row" 150 "$clients admission=all; $clients admission=measured" "$@"
+        case_seconds=60
+        ;;
     streams) bench_qwen3 "$row" 240 "$streams" "$@" ;;
     mixed) bench_qwen3 "$row" 120 "$mixed" "$@" ;;
     prefill) bench_qwen3 "$row" 120 "$prefill" "$@" ;;
@@ -337,7 +347,7 @@ soak)
     part soak "$((seconds + 120))" python3 tests/gpu_soak.py "$build/moed" "$seconds" "$@"
     ;;
 *)
-    sed -n '2,29s/^# *//p' "$0" >&2
+    sed -n '2,30s/^# *//p' "$0" >&2
     exit 2
     ;;
 esac

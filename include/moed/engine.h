@@ -40,9 +40,13 @@ struct moed_engine_config {
     /* Prompt tokens of a pass that pauses for steps; -1: by the memory plan, on a GPU; 0: no such
      * pass, prompts are cut into the steps. */
     int32_t long_prefill_tokens;
-    double target_itl_ms;    /* between two tokens of a stream beside such a pass; 0: 100 */
-    int32_t max_queue;       /* waiting requests; 0: 256 */
-    uint64_t kv_cache_bytes; /* 0: planned from memory */
+    double target_itl_ms;     /* between two tokens of a stream beside such a pass; 0: 100 */
+    const char *admission;    /* "all": whatever fits; "measured": only what does not lower the
+                                 tokens a second of all; NULL: "all" */
+    double admission_wait_ms; /* measured: a request that has waited so long is admitted all the
+                                 same; 0: no such limit */
+    int32_t max_queue;        /* waiting requests; 0: 256 */
+    uint64_t kv_cache_bytes;  /* 0: planned from memory */
     bool no_prefix_cache;
     bool no_generation_config; /* do not take sampling defaults from generation_config.json */
     /* Called while loading, on one thread, not once moed_engine_open has returned; may be NULL. */
@@ -101,7 +105,11 @@ extern const double moed_histogram_bound[MOED_HISTOGRAM_BUCKETS];
 
 struct moed_engine_stats {
     int32_t running, waiting; /* sequences in the batch; requests never admitted so far */
-    bool failed;              /* a sticky error: the process should be restarted */
+    /* With measured admission: how far the batch may grow, requests that wait for it to shrink, and
+     * sequences that were admitted past it, having waited long enough. */
+    int32_t batch_limit, held;
+    uint64_t exempted;
+    bool failed; /* a sticky error: the process should be restarted */
     uint64_t requests, requests_ok, requests_failed, requests_canceled;
     uint64_t prompt_tokens, generated_tokens,
         cached_tokens; /* cached: prompt tokens reused from the prefix cache */

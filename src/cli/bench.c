@@ -279,7 +279,7 @@ static int run_case(struct bench *b, struct bench_result *r, struct bench_case c
     struct bench_case *to = &r->cases[r->n_cases];
     *to = c;
     bench_watch_case(&b->watch, "%s, batch %d, prompt %lld, %d slots, %s", bench_kind_names[c.kind],
-                     c.batch, c.kind == BENCH_DECODE ? 0LL : (long long)c.tokens, c.slots,
+                     c.batch, bench_by_batch(c.kind) ? 0LL : (long long)c.tokens, c.slots,
                      c.routing);
     int rc = bench_measure(b, to, err);
     if (rc < 0) {
@@ -291,28 +291,36 @@ static int run_case(struct bench *b, struct bench_result *r, struct bench_case c
     return 0;
 }
 
+static struct bench_case case_of(const struct bench *b, const struct bench_set *s,
+                                 enum bench_kind kind, int i)
+{
+    struct bench_case c = {.kind = kind, .batch = 1, .tokens = s->prompt[i]};
+    snprintf(c.routing, sizeof c.routing, "%s%s", s->routing ? "synthetic:" : "",
+             s->routing ? s->routing->name : "model");
+    if (kind == BENCH_MIXED) {
+        c.batch = bench_set_batch(s);
+        c.target_itl_ms = (double)s->target_itl_us * 1e-3;
+    }
+    if (bench_by_batch(kind)) {
+        c.batch = s->batch[i];
+        c.tokens = (int64_t)s->batch[i] * b->decode_steps;
+    }
+    c.context = kind == BENCH_DECODE || kind == BENCH_MIXED ? b->context : 0;
+    return c;
+}
+
 /* The cases of one kind: prompts, or batches, or prompts beside the largest batch. */
 static int run_kind(struct bench *b, const struct bench_set *s, enum bench_kind kind,
                     struct bench_result *r, struct moed_error *err)
 {
-    int n = kind == BENCH_DECODE ? s->n_batch : s->n_prompt, rc = 0;
-    if (kind != BENCH_PREFILL)
+    int n = bench_by_batch(kind) ? s->n_batch : s->n_prompt, rc = 0;
+    if (kind == BENCH_DECODE || kind == BENCH_MIXED)
         rc = bench_fill_contexts(b, err);
-    for (int i = 0; i < n && rc == 0; i++) {
-        struct bench_case c = {.kind = kind, .batch = 1, .tokens = s->prompt[i]};
-        snprintf(c.routing, sizeof c.routing, "%s%s", s->routing ? "synthetic:" : "",
-                 s->routing ? s->routing->name : "model");
-        if (kind == BENCH_MIXED) {
-            c.batch = bench_set_batch(s);
-            c.target_itl_ms = (double)s->target_itl_us * 1e-3;
-        }
-        if (kind == BENCH_DECODE) {
-            c.batch = s->batch[i];
-            c.tokens = (int64_t)s->batch[i] * b->decode_steps;
-        }
-        c.context = kind == BENCH_PREFILL ? 0 : b->context;
-        rc = run_case(b, r, c, err);
-    }
+    if (kind == BENCH_CLIENTS)
+        rc = bench_clients_open(&b->clients, b, s, err);
+    for (int i = 0; i < n && rc == 0; i++)
+        rc = run_case(b, r, case_of(b, s, kind, i), err);
+    bench_clients_close(&b->clients);
     return rc;
 }
 

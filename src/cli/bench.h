@@ -1,8 +1,8 @@
 /*
- * moed bench: bench_sets.c reads what is asked for, bench.c opens and chooses, bench_run.c and
- * bench_mixed.c run and time, bench_watch.c says where it is and keeps to the time, bench_peaks.c
- * measures the machine beside it, bench_numbers.c works out what the samples say, bench_report.c
- * prints.
+ * moed bench: bench_sets.c reads what is asked for, bench.c opens and chooses, bench_run.c,
+ * bench_mixed.c and bench_clients.c run and time, bench_watch.c says where it is and keeps to the
+ * time, bench_peaks.c measures the machine beside it, bench_numbers.c works out what the samples
+ * say, bench_report.c prints.
  */
 #ifndef MOED_CLI_BENCH_H
 #define MOED_CLI_BENCH_H
@@ -22,9 +22,14 @@
 #define BENCH_MAX_SETS  16
 
 /* MIXED: a prompt's passes pause at layers for the steps of decoding streams, as the engine's do.
- */
-enum bench_kind { BENCH_PREFILL, BENCH_DECODE, BENCH_MIXED, BENCH_KINDS };
+ * CLIENTS: conversations of clients in a closed loop, served by the engine. */
+enum bench_kind { BENCH_PREFILL, BENCH_DECODE, BENCH_MIXED, BENCH_CLIENTS, BENCH_KINDS };
 extern const char *const bench_kind_names[BENCH_KINDS];
+/* A case for each batch size; else one for each prompt length. */
+static inline bool bench_by_batch(enum bench_kind kind)
+{
+    return kind == BENCH_DECODE || kind == BENCH_CLIENTS;
+}
 
 /* A size of the expert cache as the command line gives it. */
 struct bench_cache_size {
@@ -42,6 +47,8 @@ struct bench_set {
     const struct routing_model *routing; /* NULL: the model's own router */
     int32_t decode_steps, warmup_tokens, runs;
     int64_t target_itl_us;
+    bool measured; /* admission, of clients */
+    int64_t admission_wait_us;
 };
 
 /* The sets of --cases, each with what the other options say where it says nothing itself. Returns
@@ -59,6 +66,19 @@ struct bench_peaks {
     double device;    /* a copy within the device, read and write counted */
     double host_cpu;  /* plain reads by the CPU's threads ... */
     double host_link; /* ... and plain copies to the device, both at once */
+};
+
+/* What clients saw of a case. */
+struct bench_clients_result {
+    bool measured;       /* admission */
+    int32_t tokens;      /* of a conversation */
+    int32_t ended;       /* conversations */
+    int32_t waiting;     /* clients without a first token at its end */
+    int32_t batch_limit; /* then; 0: all are admitted */
+    /* From asking to the first token, of those that came; the longest counts those that still wait,
+     * too. */
+    double first_p50_s, first_p99_s, first_max_s;
+    double completion_s; /* mean, from asking to the last token; 0: none ended */
 };
 
 /* One case: a prefill of one prompt, or decode at one batch size, or both, with one expert cache.
@@ -87,6 +107,7 @@ struct bench_case {
     /* Of the median run: differences, not totals. */
     struct model_stats stages;
     struct pager_counters experts;
+    struct bench_clients_result clients;
     /* Where steps were fused: microseconds of the parts of a layer, of one launch after the runs.
      */
     bool fused;
@@ -173,6 +194,11 @@ bool bench_watch_goes_on(struct bench_watch *w, double part, const char *phase, 
 /* What is left of that part, in microseconds, at least 0. */
 int64_t bench_watch_left_us(const struct bench_watch *w, double part);
 
+struct bench_counts {
+    struct model_stats stages;
+    struct pager_counters experts;
+};
+
 /* A run: the model with its buffers, and what is measured. Strings are the caller's. */
 struct bench {
     struct model *model;
@@ -185,7 +211,8 @@ struct bench {
     struct routing *routing; /* NULL: the model's router chooses */
     int32_t decode_steps, runs, warmup_tokens;
     int64_t target_itl_us;
-    bool late; /* a run was given up, its time being over */
+    struct bench_clients *clients; /* while cases of that kind run */
+    bool late;                     /* a run was given up, its time being over */
     bool contexts_filled;
     int32_t *block_table;                /* a context for each of max_batch, then the prompt's */
     struct model_seq *seqs;              /* [max_batch + 1]: the last one is of prompts */
@@ -224,6 +251,16 @@ int bench_tokens(struct bench *b, enum model_lane lane, const int32_t *rows, int
 int bench_step(struct bench *b, int32_t step, int32_t batch, struct moed_error *err);
 /* Adds a sample; counts nothing where c is NULL. */
 void bench_sample(struct bench_case *c, double seconds);
+/* What has been computed so far; on the thread that computes. */
+void bench_counts(struct bench *b, struct bench_counts *out);
+/* What came between the two becomes the case's. */
+void bench_counts_between(struct bench_case *c, const struct bench_counts *before,
+                          const struct bench_counts *after);
+/* The engine for the cases of a set whose kind is CLIENTS; close it also after a failure. */
+int bench_clients_open(struct bench_clients **out, struct bench *b, const struct bench_set *s,
+                       struct moed_error *err);
+void bench_clients_close(struct bench_clients **k);
+int bench_clients_measure(struct bench_clients *k, struct bench_case *c, struct moed_error *err);
 /* One run of a mixed case; samples go to c unless it is NULL. */
 int bench_mixed_run(struct bench *b, const struct bench_case *what, struct bench_case *c,
                     struct moed_error *err);

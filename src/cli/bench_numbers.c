@@ -6,7 +6,7 @@
 
 #include "base/mem.h"
 
-const char *const bench_kind_names[BENCH_KINDS] = {"prefill", "decode", "mixed"};
+const char *const bench_kind_names[BENCH_KINDS] = {"prefill", "decode", "mixed", "clients"};
 
 static int compare_double(const void *a, const void *b)
 {

@@ -86,12 +86,40 @@ static json_t *fused_json(const struct bench_case *c)
     return parts;
 }
 
+static void print_clients(const struct bench_case *c, FILE *out)
+{
+    const struct bench_clients_result *r = &c->clients;
+    if (c->kind != BENCH_CLIENTS)
+        return;
+    fprintf(
+        out,
+        "    %d conversations ended, after %.2f s in the mean; first tokens after %.2f s (p50), "
+        "%.2f s (p99), %.2f s at most; %d clients wait for theirs; batch limit %d\n",
+        r->ended, r->completion_s, r->first_p50_s, r->first_p99_s, r->first_max_s, r->waiting,
+        r->batch_limit);
+}
+
+static json_t *clients_json(const struct bench_case *c)
+{
+    const struct bench_clients_result *r = &c->clients;
+    if (c->kind != BENCH_CLIENTS)
+        return json_object();
+    return json_pack("{s:s, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:f}", "admission",
+                     r->measured ? "measured" : "all", "tokens", (int)r->tokens, "ended",
+                     (int)r->ended, "waiting", (int)r->waiting, "batch_limit", (int)r->batch_limit,
+                     "first_token_s_p50", r->first_p50_s, "first_token_s_p99", r->first_p99_s,
+                     "first_token_s_max", r->first_max_s, "completion_s", r->completion_s);
+}
+
 static void print_case(const struct bench_result *r, const struct bench_case *c, FILE *out)
 {
     struct bench_numbers n;
     double reads = bench_median(c->read_gb_per_s, c->n_runs);
     bench_numbers(&n, r, c);
-    if (c->kind == BENCH_DECODE)
+    if (c->kind == BENCH_CLIENTS)
+        fprintf(out, "\n%d clients, admission %s, conversations of %d tokens", c->batch,
+                c->clients.measured ? "measured" : "all", c->clients.tokens);
+    else if (c->kind == BENCH_DECODE)
         fprintf(out, "\ndecode, batch %d from %d tokens of context, %d steps", c->batch, c->context,
                 c->steps);
     else
@@ -117,6 +145,7 @@ static void print_case(const struct bench_result *r, const struct bench_case *c,
     fputc('\n', out);
     if (n.first_token_ms > 0)
         fprintf(out, "    time to first token %.1f ms\n", n.first_token_ms);
+    print_clients(c, out);
     print_experts(c, &n, out);
     print_fused(c, out);
     print_stages(c, r->apart ? r->peaks.device : reads, out);
@@ -211,7 +240,8 @@ static json_t *case_json(const struct bench_result *r, const struct bench_case *
     bench_numbers(&n, r, c);
     json_t *all = numbers_json(&n);
     json_t *more = json_pack(
-        "{s:s, s:s, s:i, s:f, s:i, s:i, s:i, s:I, s:b, s:i, s:I, s:o, s:o, s:o, s:o, s:o, s:o}",
+        "{s:s, s:s, s:i, s:f, s:i, s:i, s:i, s:I, s:b, s:i, s:I, s:o, s:o, s:o, s:o, s:o, s:o, "
+        "s:o}",
         "kind", bench_kind_names[c->kind], "routing", c->routing, "warmup_steps",
         (int)c->warmup_steps, "target_itl_ms", c->target_itl_ms, "batch", (int)c->batch, "context",
         (int)c->context, "steps", (int)c->steps, "tokens", (json_int_t)c->tokens, "in_place",
@@ -219,7 +249,7 @@ static json_t *case_json(const struct bench_result *r, const struct bench_case *
         "runs_seconds", array_json(c->seconds, c->n_runs, 1), "steps_ms",
         array_json(c->step_seconds, (int)c->n_step_seconds, 1e3), "read_gb_per_s",
         array_json(c->read_gb_per_s, c->n_runs, 1), "stages", stages_json(&c->stages), "fused_us",
-        fused_json(c), "pager", experts);
+        fused_json(c), "clients", clients_json(c), "pager", experts);
     json_object_update(all, more);
     json_decref(more);
     return all;

@@ -350,12 +350,21 @@ static void subtract_counters(struct pager_counters *a, const struct pager_count
 #undef X
 }
 
-static void snapshot(struct bench *b, struct model_stats *stats, struct pager_counters *counters)
+void bench_counts(struct bench *b, struct bench_counts *out)
 {
-    model_stats(b->model, stats);
-    memset(counters, 0, sizeof *counters);
+    memset(out, 0, sizeof *out);
+    model_stats(b->model, &out->stages);
     if (model_pager(b->model))
-        pager_counters(model_pager(b->model), counters);
+        pager_counters(model_pager(b->model), &out->experts);
+}
+
+void bench_counts_between(struct bench_case *c, const struct bench_counts *before,
+                          const struct bench_counts *after)
+{
+    c->stages = after->stages;
+    subtract_stats(&c->stages, &before->stages);
+    c->experts = after->experts;
+    subtract_counters(&c->experts, &before->experts);
 }
 
 /* Steps of decode before a case: as many as bring all streams together warmup_tokens on. */
@@ -429,8 +438,9 @@ static int median_run(const struct bench_case *c)
 
 int bench_measure(struct bench *b, struct bench_case *c, struct moed_error *err)
 {
-    struct model_stats stages[BENCH_MAX_RUNS], before, after;
-    struct pager_counters experts[BENCH_MAX_RUNS], count_before, count_after;
+    struct bench_counts before[BENCH_MAX_RUNS], after[BENCH_MAX_RUNS];
+    if (c->kind == BENCH_CLIENTS)
+        return bench_clients_measure(b->clients, c, err);
     c->steps = c->kind == BENCH_DECODE ? b->decode_steps
                                        : (int32_t)((c->tokens + b->pass_rows - 1) / b->pass_rows);
     c->step_room = (size_t)b->runs * (size_t)c->steps;
@@ -444,7 +454,7 @@ int bench_measure(struct bench *b, struct bench_case *c, struct moed_error *err)
         size_t n_steps = c->n_step_seconds;
         if ((rc = draw(b, c, err)) < 0)
             break;
-        snapshot(b, &before, &count_before);
+        bench_counts(b, &before[run]);
         double start = clock_seconds();
         rc = run_once(b, c, c, err);
         c->seconds[run] = clock_seconds() - start;
@@ -452,12 +462,8 @@ int bench_measure(struct bench *b, struct bench_case *c, struct moed_error *err)
             c->n_step_seconds = n_steps;
             break;
         }
-        snapshot(b, &after, &count_after);
+        bench_counts(b, &after[run]);
         c->read_gb_per_s[run] = bench_yardstick_reads(b->yardstick);
-        stages[run] = after;
-        subtract_stats(&stages[run], &before);
-        experts[run] = count_after;
-        subtract_counters(&experts[run], &count_before);
         c->n_runs++;
     }
     if (rc < 0)
@@ -467,8 +473,7 @@ int bench_measure(struct bench *b, struct bench_case *c, struct moed_error *err)
                  b->runs);
     if (c->n_runs == 0)
         return 0;
-    c->stages = stages[median_run(c)];
-    c->experts = experts[median_run(c)];
+    bench_counts_between(c, &before[median_run(c)], &after[median_run(c)]);
     c->fused = c->kind == BENCH_DECODE && c->batch == 1 &&
                c->context + c->steps <= model_fused_context(b->model);
     rc = c->fused ? model_fused_times(b->model, c->fused_us) : 0;

@@ -90,7 +90,8 @@ static int parse_kinds(struct bench_set *s, const char *text, struct moed_error 
             kind++;
         if (kind == BENCH_KINDS)
             return moed_fail_param(err, MOED_EINVAL, "cases",
-                                   "--cases takes prefill, decode and mixed, not '%s'", text);
+                                   "--cases takes prefill, decode, mixed and clients, not '%s'",
+                                   text);
         s->kinds[kind] = true;
     }
     return *text ? 0 : list_too_long("cases", err);
@@ -157,9 +158,22 @@ static int set_option(struct bench_set *s, const char *name, const char *text,
         s->target_itl_us = (int64_t)(ms * 1e3);
         return rc;
     }
+    if (strcmp(name, "admission") == 0) {
+        s->measured = strcmp(text, "measured") == 0;
+        if (s->measured || strcmp(text, "all") == 0)
+            return 0;
+        return moed_fail_param(err, MOED_EINVAL, name,
+                               "--admission takes all or measured, not '%s'", text);
+    }
+    if (strcmp(name, "admission-wait-ms") == 0) {
+        rc = parse_number(name, text, 0, 86400000, &ms, err);
+        s->admission_wait_us = (int64_t)(ms * 1e3);
+        return rc;
+    }
     return moed_fail_param(err, MOED_EINVAL, "cases",
                            "a set of cases takes routing, expert-cache, batch, prompt-tokens, "
-                           "decode-tokens, warmup-tokens, runs and target-itl-ms, not '%s'",
+                           "decode-tokens, warmup-tokens, runs, target-itl-ms, admission and "
+                           "admission-wait-ms, not '%s'",
                            name);
 }
 
@@ -180,6 +194,8 @@ static int common_options(struct bench_set *s, const struct options *o, struct m
         options_has(o, "warmup-tokens") ? (int32_t)options_int(o, "warmup-tokens") : -1;
     s->runs = (int32_t)options_int(o, "runs");
     s->target_itl_us = (int64_t)(options_real(o, "target-itl-ms") * 1e3);
+    s->measured = strcmp(options_string(o, "admission"), "measured") == 0;
+    s->admission_wait_us = (int64_t)(options_real(o, "admission-wait-ms") * 1e3);
     return 0;
 }
 
@@ -239,7 +255,9 @@ static int32_t largest(const int32_t *values, int n)
 
 int32_t bench_set_batch(const struct bench_set *s)
 {
-    return s->kinds[BENCH_DECODE] || s->kinds[BENCH_MIXED] ? largest(s->batch, s->n_batch) : 1;
+    return s->kinds[BENCH_DECODE] || s->kinds[BENCH_MIXED] || s->kinds[BENCH_CLIENTS]
+               ? largest(s->batch, s->n_batch)
+               : 1;
 }
 
 int32_t bench_set_prompt(const struct bench_set *s)
@@ -252,6 +270,6 @@ int bench_set_cases(const struct bench_set *s)
     int each = 0;
     for (enum bench_kind kind = 0; kind < BENCH_KINDS; kind++)
         if (s->kinds[kind])
-            each += kind == BENCH_DECODE ? s->n_batch : s->n_prompt;
+            each += bench_by_batch(kind) ? s->n_batch : s->n_prompt;
     return each * s->n_cache;
 }

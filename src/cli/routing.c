@@ -245,3 +245,9 @@ void routing_draw(struct routing *r, int32_t stream, int32_t n, int32_t *id, siz
         }
     }
 }
+
+void routing_next_conversation(struct routing *r, int32_t stream)
+{
+    if (r->model.talk_tokens > 0)
+        start_conversation(r, &r->streams[stream]);
+}

@@ -53,4 +53,7 @@ void routing_close(struct routing **r);
  */
 void routing_draw(struct routing *r, int32_t stream, int32_t n, int32_t *id, size_t layer_stride);
 
+/* The stream's next token is the first of another conversation. */
+void routing_next_conversation(struct routing *r, int32_t stream);
+
 #endif

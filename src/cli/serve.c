@@ -52,6 +52,8 @@ static void *load(void *arg)
     struct serve *s = arg;
     const struct options *o = s->options;
     struct moed_engine_config cfg = cli_engine_config(o, s->dir);
+    cfg.admission = options_string(o, "admission");
+    cfg.admission_wait_ms = options_real(o, "admission-wait-ms");
     cfg.max_queue = (int32_t)options_int(o, "max-queue");
     cfg.no_prefix_cache = options_flag(o, "no-prefix-cache");
     cfg.no_generation_config = strcmp(options_string(o, "generation-config"), "none") == 0;

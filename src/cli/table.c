@@ -54,6 +54,13 @@ const struct option_row cli_rows[] = {
      "holds."},
     {"max-num-seqs", 0, OPTION_INT, "N", "64", 1, 4096, CLI_MODEL_COMMANDS, NULL,
      "Sequences computed together."},
+    {"admission", 0, OPTION_CHOICE, "all|measured", "all", 0, 0, CLI_SERVE | CLI_BENCH, NULL,
+     "Which waiting sequences join the batch: all that fit, or only as many as do not lower the "
+     "tokens per second of all together, by what was measured. Where streams evict each other's "
+     "experts, measured keeps the total up and ends requests sooner, and lets first tokens wait."},
+    {"admission-wait-ms", 0, OPTION_REAL, "MS", "60000", 0, 86400000, CLI_SERVE | CLI_BENCH, NULL,
+     "With measured admission: a request that has waited so long is admitted all the same, and a "
+     "batch that would keep requests waiting longer is not chosen. 0: no limit."},
     {"max-num-batched-tokens", 0, OPTION_INT, "N", NULL, 1, 65536, CLI_MODEL_COMMANDS, NULL,
      "Rows of one step: decode rows first, then prompts. Without it: 512, or 64 beside long "
      "passes; "
@@ -117,10 +124,15 @@ const struct option_row cli_rows[] = {
     /* Measuring */
     {"cases", 0, OPTION_STRING, "LIST", "prefill,decode", 0, 0, CLI_BENCH, NULL,
      "What is measured: prefill of each prompt length, decode at each batch size, mixed: each "
-     "prompt beside the largest batch of decoding streams, paced by --target-itl-ms. Several sets "
-     "are separated by ';', and options may be given for one of them: \"decode "
+     "prompt beside the largest batch of decoding streams, paced by --target-itl-ms, clients: so "
+     "many "
+     "clients as --batch says in a closed loop, each with one conversation of --decode-tokens "
+     "after "
+     "another, until each has had --runs of them or the time is over. Several sets are separated "
+     "by ';', and options may be given for one of them: \"decode "
      "expert-cache=0,100% batch=1; prefill expert-cache=25%\". They are routing, expert-cache, "
-     "batch, prompt-tokens, decode-tokens, warmup-tokens, runs, target-itl-ms."},
+     "batch, prompt-tokens, decode-tokens, warmup-tokens, runs, target-itl-ms, admission, "
+     "admission-wait-ms."},
     {"routing", 0, OPTION_STRING, "model|synthetic:NAME", "model", 0, 0, CLI_BENCH, NULL,
      "Who chooses experts: the model's own router, or choices drawn with the locality of a real "
      "model. NAME is one of olmoe, gpt-oss-20b, qwen3-30b-a3b, qwen3-30b-a3b-one-tenant, "

@@ -27,6 +27,7 @@ int engine_start(struct moed_engine **out, const struct engine_setup *setup, str
     struct moed_engine *e = mem_new(1, sizeof *e);
     e->setup = *setup;
     e->pace.target_us = setup->target_itl_us ? setup->target_itl_us : ENGINE_TARGET_ITL_US;
+    admission_init(&e->admission, setup->sched.max_seqs, setup->admission_wait_us);
     e->inbox.fd = -1;
     pthread_mutex_init(&e->shown_lock, NULL);
     int rc = inbox_init(&e->inbox, err);

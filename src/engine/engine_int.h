@@ -11,6 +11,7 @@
 
 #include "base/buf.h"
 #include "base/inbox.h"
+#include "engine/admission.h"
 #include "engine/backend.h"
 #include "engine/outbox.h"
 #include "engine/pace.h"
@@ -44,8 +45,9 @@ struct request {
     bool queued;            /* counted in moed_engine.queued */
     bool started;           /* its first token, or its prompt, is out */
     bool penalties;
-    bool hit;  /* a pass that failed carried it */
-    bool lost; /* memory for an event of it could not be had: it must end with an error */
+    bool hit;    /* a pass that failed carried it */
+    bool exempt; /* it has waited too long to be held back */
+    bool lost;   /* memory for an event of it could not be had: it must end with an error */
     int64_t submitted_us;
     uint32_t generated;
     /* Prompt logprobs: [n_prompt] and [n_prompt][prompt_logprobs]; the first prompt_done are known.
@@ -121,6 +123,8 @@ struct moed_engine {
     struct pass step;
     struct long_pass long_pass;
     struct pace pace;
+    struct admission admission;      /* where setup says so */
+    uint64_t layers_seen;            /* of long passes, when the last step ran */
     int32_t *rows;                   /* [max_logits] rows of a pass whose logits are made */
     float *logits;                   /* [max_logits][vocab] */
     struct job **sampled;            /* [max_logits] the jobs that wait for them */

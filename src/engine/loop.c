@@ -3,6 +3,7 @@
  * layers of a long pass, and sleeps in the inbox when nothing is in flight.
  */
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/clock.h"
@@ -88,8 +89,10 @@ void request_end(struct moed_engine *e, struct request *r, const struct moed_err
                                           .usage = request_usage(r),
                                           .error = error});
     for (int32_t i = 0; r->choices && i < r->spec->n; i++) {
-        if (r->choices[i].seq)
+        if (r->choices[i].seq) {
             sched_end(e->sched, r->choices[i].seq);
+            admission_ended(&e->admission, r->choices[i].generated);
+        }
         choice_close(e, &r->choices[i]);
     }
     if (r->sched)
@@ -190,6 +193,21 @@ static void take_messages(struct moed_engine *e)
     }
 }
 
+static bool waits_too_long(const struct moed_engine *e, const struct request *r, int64_t now_us)
+{
+    int64_t most = e->setup.admission_wait_us;
+    return e->setup.admission_measured && most && r->sched && !r->exempt &&
+           now_us - r->submitted_us >= most;
+}
+
+/* Its choices need not wait for a batch that is small enough. */
+static void exempt(struct moed_engine *e, struct request *r)
+{
+    r->exempt = true;
+    for (int32_t i = 0; i < r->sched->n; i++)
+        sched_exempt(e->sched, &r->sched->seqs[i]);
+}
+
 /* Deadlines that have passed, clients that have gone, answers that have a hole. */
 static void look_after(struct moed_engine *e)
 {
@@ -206,7 +224,32 @@ static void look_after(struct moed_engine *e)
             request_end(e, r, &lost);
         else if (r->spec->deadline_us && now >= r->spec->deadline_us)
             request_end(e, r, &late);
+        else if (waits_too_long(e, r, now))
+            exempt(e, r);
     }
+}
+
+static void log_limit(const struct moed_engine *e, int32_t n)
+{
+    char rates[ADMISSION_SIZES * 12];
+    size_t at = 0;
+    for (int32_t i = 0; i < ADMISSION_SIZES && 1 << i <= e->setup.sched.max_seqs; i++)
+        at += (size_t)snprintf(rates + at, sizeof rates - at, " %.4g", e->admission.size[i].rate);
+    log_debug("the batch may grow to %d%s; tokens/s of 1, 2, 4, ...:%s", n,
+              e->admission.trial >= 0 ? ", a trial" : "", rates);
+}
+
+static void limit_batch(struct moed_engine *e)
+{
+    struct sched_stats s;
+    if (!e->setup.admission_measured)
+        return;
+    sched_stats(e->sched, &s);
+    int32_t n = admission_limit(&e->admission, engine_now_us(e), s.running, s.queued);
+    sched_limit_batch(e->sched, n);
+    if (n != e->stats.batch_limit)
+        log_limit(e, n);
+    e->stats.batch_limit = n;
 }
 
 void *engine_main(void *arg)
@@ -217,6 +260,7 @@ void *engine_main(void *arg)
         if (e->closing)
             break;
         look_after(e);
+        limit_batch(e);
         const struct sched_plan *plan = sched_plan(e->sched);
         bool stepped = plan->n_rows > 0;
         if (stepped)

@@ -159,6 +159,10 @@ static int plan_described(struct engine_plan *p, const struct dev_choice *choice
     struct memory_limits limits;
     memory_limits_read(&limits);
     limits.device_bytes = choice->cuda ? choice->memory.free_bytes : 0;
+    if (cfg->admission && strcmp(cfg->admission, "all") != 0 &&
+        strcmp(cfg->admission, "measured") != 0)
+        return moed_fail_param(err, MOED_EINVAL, "admission",
+                               "admission must be all or measured, not \"%.64s\"", cfg->admission);
     if (cfg->expert_policy && *cfg->expert_policy && !policy_find(cfg->expert_policy))
         return moed_fail_param(err, MOED_EINVAL, "expert-policy",
                                "expert-policy must be one of %s, not \"%s\"", policy_names(),
@@ -317,6 +321,22 @@ static void set_info(struct moed_engine_info *out, const struct model_config *c,
     model_config_parameters(c, &out->parameters, &out->active_parameters);
 }
 
+/* Where every expert is resident streams evict nothing of each other. */
+static void set_admission(struct engine_setup *s, const struct loaded *l, const struct described *d,
+                          const struct moed_engine_config *cfg)
+{
+    struct pager_info info = {0};
+    int32_t records = model_config_moe_layers(&d->config) * d->config.n_experts;
+    if (!cfg->admission || strcmp(cfg->admission, "measured") != 0)
+        return;
+    if (model_pager(l->model))
+        pager_info(model_pager(l->model), &info);
+    s->admission_measured = info.mode == PAGER_CACHED && info.slots < records;
+    s->admission_wait_us = (int64_t)(cfg->admission_wait_ms * 1000);
+    if (!s->admission_measured)
+        log_info("all experts are resident: --admission measured has no effect");
+}
+
 static void set_up(struct engine_setup *s, struct loaded *l, const struct described *d,
                    const struct moed_engine_config *cfg, const struct engine_plan *p)
 {
@@ -344,6 +364,7 @@ static void set_up(struct engine_setup *s, struct loaded *l, const struct descri
                                      .no_prefix_cache = cfg->no_prefix_cache};
     s->max_logits = p->options.max_logits;
     s->target_itl_us = p->target_itl_us;
+    set_admission(s, l, d, cfg);
     set_info(&s->info, &d->config, p);
     set_eos(s, d, l);
     set_sampling(&s->sampling, &d->generation, cfg);

@@ -3,8 +3,11 @@
  * time between two tokens. Pure: the caller brings the clock.
  *
  * A token comes at the end of a step; the next one comes after the layers that follow and the next
- * step. So layers run as long as they and a step are expected to end in nine tenths of the target:
- * what is expected is exceeded at times. One runs always, or else the pass would never end.
+ * step. So layers run as long as they and a step are expected to end within the target. A step is
+ * expected to take its mean and four mean deviations, both smoothed, as TCP expects an answer
+ * (V. Jacobson, Congestion Avoidance and Control, 1988, appendix A; RFC 6298): steps of several
+ * streams vary by two fifths, those of one hardly. One layer runs always, or else the pass would
+ * never end.
  */
 #ifndef MOED_ENGINE_PACE_H
 #define MOED_ENGINE_PACE_H
@@ -12,11 +15,17 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* How long something takes. */
+struct pace_time {
+    double mean_us; /* 0: not known */
+    double deviation_us;
+    double part; /* of the mean that it deviates by before more is known */
+};
+
 struct pace {
     int64_t target_us; /* between two tokens of a stream */
     int64_t token_us;  /* when the last step ended */
-    int64_t step_us;   /* a step is expected to take so long; 0: not known */
-    int64_t layer_us;  /* a layer of the pass likewise */
+    struct pace_time step, layer;
 };
 
 /* A step has run from begin_us to end_us. */

@@ -35,6 +35,8 @@ void stats_show(struct moed_engine *e)
     struct sched_stats s;
     sched_stats(e->sched, &s);
     e->stats.running = s.running;
+    e->stats.held = s.held;
+    e->stats.exempted = s.exempted;
     e->stats.preemptions = s.preemptions;
     e->stats.kv_blocks = e->setup.sched.kv_blocks;
     e->stats.kv_blocks_used = s.kv_used;

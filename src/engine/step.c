@@ -18,6 +18,8 @@ void engine_step(struct moed_engine *e, const struct sched_plan *plan)
     int64_t start = engine_now_us(e);
     struct pass *p = &e->step;
     struct moed_error err = {0};
+    int32_t n_decode = plan->n_decode;
+    bool pure = plan->n_prefill == 0 && e->layers_seen == e->stats.long_layers;
     pass_clear(p);
     for (int32_t i = 0; i < plan->n_decode; i++)
         pass_add(e, p, &plan->decode[i]);
@@ -36,6 +38,9 @@ void engine_step(struct moed_engine *e, const struct sched_plan *plan)
         pass_apply(e, p);
     }
     int64_t end = engine_now_us(e);
+    if (rc >= 0)
+        admission_step(&e->admission, n_decode, pure, start, end);
+    e->layers_seen = e->stats.long_layers;
     pace_step(&e->pace, start, end);
     histogram_add(&e->stats.step_time, end - start);
 }

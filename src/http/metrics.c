@@ -52,6 +52,12 @@ struct stat_row {
 static const struct stat_row stat_rows[] = {
     ROW(running, 'i', "moed_sequences_running", "gauge", "Sequences in the batch."),
     ROW(waiting, 'i', "moed_requests_waiting", "gauge", "Requests in the queue."),
+    ROW(batch_limit, 'i', "moed_batch_limit", "gauge",
+        "With --admission measured: sequences up to which the batch grows; else 0."),
+    ROW(held, 'i', "moed_requests_held", "gauge",
+        "Requests in the queue that wait for the batch to fall below that limit."),
+    ROW(exempted, 'u', "moed_admissions_past_limit_total", "counter",
+        "Sequences admitted past that limit after --admission-wait-ms."),
     ROW(requests, 'u', "moed_requests_total", "counter", "Requests taken by the engine."),
     ROW(requests_ok, 'u', "moed_requests_ok_total", "counter", "Requests that ended well."),
     ROW(requests_failed, 'u', "moed_requests_failed_total", "counter",

@@ -52,6 +52,7 @@ static bool admit(struct sched *s)
     if (!q->no_reuse)
         s->prefix_queries += (uint64_t)q->n_tokens;
     count_hits(s, q, q->n_computed);
+    s->exempted += s->running.n >= s->limit && !q->admitted;
     sched_move(s, q, SCHED_PREFILL);
     return true;
 }
@@ -138,7 +139,7 @@ static void plan_prefill(struct sched *s)
     /* Prompts for one long pass are admitted ahead, so that short ones behind them get their step.
      */
     while ((long_tokens ? left < long_tokens : budget > 0) && s->waiting.head &&
-           s->running.n < s->cfg.max_seqs && admit(s))
+           s->running.n < s->cfg.max_seqs && !held_back(s) && admit(s))
         budget -= add_prefill(s, s->running.tail, budget, &left);
 }
 

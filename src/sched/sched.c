@@ -18,6 +18,7 @@ int sched_open(struct sched **out, const struct sched_config *cfg, struct moed_e
                                cfg->max_batched_tokens, cfg->max_seqs);
     struct sched *s = mem_new(1, sizeof *s);
     s->cfg = *cfg;
+    s->limit = cfg->max_seqs;
     int rc = kv_pool_open(&s->kv, cfg->kv_blocks,
                           cfg->kv_hash_mask ? cfg->kv_hash_mask : UINT64_MAX, err);
     if (rc < 0) {
@@ -251,6 +252,18 @@ int sched_add(struct sched *s, struct sched_request **out, const struct sched_ne
     return 0;
 }
 
+void sched_limit_batch(struct sched *s, int32_t n)
+{
+    assert(n >= 1 && !s->planned);
+    s->limit = n < s->cfg.max_seqs ? n : s->cfg.max_seqs;
+}
+
+void sched_exempt(struct sched *s, struct sched_seq *q)
+{
+    assert(!s->planned);
+    q->exempt = true;
+}
+
 void sched_append(struct sched *s, struct sched_seq *q, int32_t token)
 {
     assert(!s->planned && q->state == SCHED_DECODE && q->n_computed == q->n_tokens);
@@ -282,6 +295,9 @@ void sched_stats(const struct sched *s, struct sched_stats *out)
     *out = (struct sched_stats){
         .running = s->running.n,
         .waiting = s->n_new,
+        .queued = s->waiting.n,
+        .held = held_back(s) ? s->n_new : 0,
+        .exempted = s->exempted,
         .kv_used = kv_total(s->kv) - kv_available(s->kv),
         .kv_cached = kv_cached(s->kv),
         .preemptions = s->preemptions,

@@ -63,6 +63,7 @@ struct sched_seq {
     struct kv_salt salt;
     bool no_reuse; /* computes its prompt even where blocks are known */
     bool admitted; /* once at least */
+    bool exempt;   /* the batch limit does not hold it back */
     bool in_long;  /* in the open long pass */
     struct sched_request *request;
     struct sched_seq *prev, *next; /* in the queue or in the batch */
@@ -103,6 +104,10 @@ struct sched_long {
 
 struct sched_stats {
     int32_t running, waiting; /* sequences in the batch; requests never admitted */
+    int32_t queued;           /* sequences in the queue, preempted ones too */
+    int32_t held;      /* of the waiting requests: all where the batch limit is what they wait
+                          for, else 0 */
+    uint64_t exempted; /* admissions past the batch limit, of exempt sequences */
     int32_t kv_used, kv_cached;
     uint64_t preemptions;
     uint64_t prefix_queries, prefix_hits; /* tokens */
@@ -131,6 +136,14 @@ int sched_add(struct sched *s, struct sched_request **out, const struct sched_ne
 /* 0 when a request of this size can run, else MOED_ELIMIT. Any thread. */
 int sched_check(const struct sched_config *cfg, size_t n_prompt, size_t max_tokens,
                 struct moed_error *err);
+
+/*
+ * From now on sequences are admitted only while fewer than n (1 to max_seqs, which it is at open)
+ * are in the batch. None leaves it for that, and those that were preempted come back whatever n.
+ */
+void sched_limit_batch(struct sched *s, int32_t n);
+/* The limit does not hold this one back any more; its place in the queue stays. */
+void sched_exempt(struct sched *s, struct sched_seq *seq);
 
 /* The next step, owned by the scheduler and valid until the next call; n_rows is 0 when there is
  * nothing to do in it. */

@@ -118,6 +118,22 @@ def test_bench_of_a_prompt_beside_streams(run):
     assert case["step_ms_max"] == max(case["steps_ms"]) and case["floor_ms"] == 0
 
 
+def test_bench_of_clients(run):
+    said = json.loads(run("bench", MODEL, "--json", "--runs", 2, "--expert-cache", "50%", "--routing", "synthetic:qwen3-30b-a3b", "--cases",
+                          "clients batch=1,3 decode-tokens=20 warmup-tokens=10; clients batch=3 decode-tokens=20 admission=measured",
+                          "--log-level", "error").stdout)
+    assert [(c["kind"], c["batch"], c["clients"]["admission"], c["clients"]["tokens"]) for c in said["cases"]] == [
+        ("clients", 1, "all", 20), ("clients", 3, "all", 20), ("clients", 3, "measured", 20)]
+    shape = json.loads((MODEL / "config.json").read_text())
+    for c in said["cases"]:
+        seen = c["clients"]
+        assert seen["ended"] >= 2 * c["batch"] and c["tokens"] >= 20 and c["tokens_per_s"] > 0 and len(c["steps_ms"]) == c["steps"]
+        assert 0 < seen["first_token_s_p50"] <= seen["first_token_s_p99"] <= seen["first_token_s_max"]
+        assert seen["first_token_s_p50"] < seen["completion_s"]
+        assert c["pager"]["activations"] == c["tokens"] * shape["num_experts_per_tok"] * shape["num_hidden_layers"]
+    assert [c["clients"]["batch_limit"] for c in said["cases"]][:2] == [0, 0] and said["cases"][2]["clients"]["batch_limit"] >= 1
+
+
 def test_bench_of_several_sets(run):
     said = json.loads(run("bench", MODEL, "--json", "--runs", 1, "--expert-cache", "50%", "--routing", "synthetic:qwen3-30b-a3b", "--cases",
                           "decode batch=1,2 decode-tokens=4 warmup-tokens=8; decode batch=1 expert-cache=0,50% routing=synthetic:uniform; "
@@ -144,7 +160,7 @@ def test_bench_ends_when_its_time_is_over(moed):
 
 
 def test_bench_refuses_what_it_does_not_know(moed):
-    for option, value, word in (("--routing", "synthetic:nobody", "deepseek-v2-lite"), ("--cases", "decode,all", "prefill, decode and mixed"),
+    for option, value, word in (("--routing", "synthetic:nobody", "deepseek-v2-lite"), ("--cases", "decode,all", "prefill, decode, mixed and clients"),
                                 ("--expert-cache", "10%,ten", "not '10%,ten'"), ("--batch", "1,0", "not '1,0'")):
         done = subprocess.run([moed, "bench", MODEL, option, value], capture_output=True, text=True, timeout=PATIENCE_S)
         assert done.returncode == 2 and word in done.stderr

@@ -51,13 +51,14 @@ struct world {
     struct sched_config cfg;
     struct sched *s;
     uint64_t kv[MAX_BLOCKS][SCHED_BLOCK_TOKENS]; /* the prefix that lies there; 0: nothing whole */
-    struct job jobs[MAX_REQUESTS];
+    struct job jobs[MAX_REQUESTS + 1];           /* the last one stays empty */
     int32_t n_jobs, n_alive, n_arrived;
     int64_t plans;
     uint64_t dropped; /* spans whose sequence went while the pass was paused */
-    uint64_t long_passes, pauses;
+    uint64_t long_passes, pauses, held;
     int32_t max_turns, turns_left; /* of a long pass */
     bool faults;
+    bool limits; /* the batch is limited now and then, and some are exempt */
 };
 
 static uint64_t mix(uint64_t h, uint64_t v)
@@ -166,6 +167,19 @@ static void arrive(struct world *w)
                            .stop_after = pick(&w->rng, 0, 1) ? r.max_tokens : pick(&w->rng, 0, 60)};
         j->request->seqs[c].user = j;
     }
+}
+
+/* The bound holds whatever the limit. */
+static void limit(struct world *w)
+{
+    if (pick(&w->rng, 0, 3) == 0)
+        sched_limit_batch(w->s, pick(&w->rng, 1, w->cfg.max_seqs));
+    struct job *j = &w->jobs[pick(&w->rng, 0, w->n_jobs)];
+    if (j->request && pick(&w->rng, 0, 15) == 0)
+        sched_exempt(w->s, &j->request->seqs[pick(&w->rng, 0, j->request->n - 1)]);
+    struct sched_stats st;
+    sched_stats(w->s, &st);
+    w->held += st.held;
 }
 
 static void finish_if_ended(struct world *w, struct job *j)
@@ -334,7 +348,7 @@ static int32_t decoding(struct world *w)
 
 /* What all workloads together must have seen, or else they test nothing. */
 struct coverage {
-    uint64_t plans, finished, preemptions, hits, dropped, long_passes, pauses;
+    uint64_t plans, finished, preemptions, hits, dropped, long_passes, pauses, held, exempted;
 };
 
 static void workload(uint64_t seed, struct coverage *seen)
@@ -346,6 +360,7 @@ static void workload(uint64_t seed, struct coverage *seen)
     bool long_lane = pick(g, 0, 1);
     w->max_turns = long_lane ? pick(g, 1, 6) : 1;
     w->faults = pick(g, 0, 9) == 0;
+    w->limits = pick(g, 0, 2) == 0;
     w->cfg = (struct sched_config){
         .max_seqs = seqs,
         .max_batched_tokens = seqs + pick(g, 0, pick(g, 0, 1) ? 8 : 64),
@@ -368,6 +383,8 @@ static void workload(uint64_t seed, struct coverage *seen)
         sched_stats(w->s, &st);
         int32_t n_decoding = decoding(w);
         watch_all(w);
+        if (w->limits)
+            limit(w);
         const struct sched_plan *p = sched_plan(w->s);
         check_plan(w, p, n_decoding, st.preemptions);
         bool stepped = p->n_rows > 0;
@@ -392,6 +409,8 @@ static void workload(uint64_t seed, struct coverage *seen)
     seen->preemptions += st.preemptions;
     seen->hits += st.prefix_hits;
     seen->dropped += w->dropped;
+    seen->held += w->held;
+    seen->exempted += st.exempted;
     seen->long_passes += w->long_passes;
     seen->pauses += w->pauses;
     sched_close(&w->s);
@@ -411,7 +430,7 @@ static void run_workloads(uint64_t first, uint64_t n)
                   (unsigned long long)seen.dropped);
     assert_true(seen.plans > 50 * n && seen.finished > 5 * n && seen.preemptions > n / 2 &&
                 seen.hits > 10 * n && seen.dropped > n / 100 && seen.long_passes > n &&
-                seen.pauses > n);
+                seen.pauses > n && seen.held > n && seen.exempted > n / 100);
 }
 
 static void ten_thousand_random_workloads(void **state)

@@ -240,6 +240,14 @@ static void sets_of_cases(void **state)
     assert_int_equal(s[2].target_itl_us, 2500);
     assert_int_equal(s[2].decode_steps, 5);
     assert_int_equal(s[2].warmup_tokens, 9);
+    assert_int_equal(sets_of(s,
+                             "clients batch=3,1; clients admission=measured admission-wait-ms=1.5",
+                             NULL, NULL, &err),
+                     2);
+    assert_int_equal(bench_set_batch(&s[0]), 3);
+    assert_int_equal(bench_set_cases(&s[0]), 2);
+    assert_true(!s[0].measured && s[0].admission_wait_us == 60000000);
+    assert_true(s[1].measured && s[1].admission_wait_us == 1500);
     static const struct {
         const char *cases, *word;
     } wrong[] = {{"", "1 to"},
@@ -248,6 +256,8 @@ static void sets_of_cases(void **state)
                  {"decode fast", "not NAME=VALUE"},
                  {"decode,all", "not 'decode,all'"},
                  {"decode batch=1,x", "not '1,x'"},
+                 {"clients admission=some", "not 'some'"},
+                 {"clients admission-wait-ms=-1", "from 0"},
                  {"decode runs=1.5", "whole"},
                  {"decode runs=101", "1 to 100"},
                  {"decode expert-cache=many", "not 'many'"},

@@ -130,7 +130,8 @@ static int run(void *self, enum model_lane lane, int32_t layer_end, struct moed_
     assert(l->open && layer_end > l->layer && layer_end <= f->n_layers);
     int32_t n = layer_end - l->layer;
     l->layer = layer_end;
-    f->clock_us += lane == MODEL_STEP ? f->step_us : n * f->layer_us;
+    f->clock_us +=
+        lane == MODEL_STEP ? f->step_us + (l->batch.n_rows - 1) * f->row_us : n * f->layer_us;
     note(f, lane == MODEL_STEP ? FAKE_STEP : FAKE_LONG_RUN, l->batch.n_rows, n);
     bool last = layer_end == f->n_layers;
     compute(f, l, last);
@@ -287,6 +288,8 @@ struct fake *fake_setup(struct engine_setup *setup, const struct fake_config *cf
                   .no_prefix_cache = cfg->no_prefix_cache},
         .max_logits = cfg->max_logits ? cfg->max_logits : 8,
         .target_itl_us = cfg->target_itl_us,
+        .admission_measured = cfg->admission_measured,
+        .admission_wait_us = cfg->admission_wait_us,
         .eos = {FAKE_EOS},
         .n_eos = 1,
         .info = {.vocab_size = FAKE_VOCAB, .n_layers = cfg->n_layers ? cfg->n_layers : FAKE_LAYERS},
@@ -295,6 +298,7 @@ struct fake *fake_setup(struct engine_setup *setup, const struct fake_config *cf
     f->n_layers = setup->info.n_layers;
     f->step_us = cfg->step_us;
     f->layer_us = cfg->layer_us;
+    f->row_us = cfg->row_us;
     f->lane[MODEL_STEP].max_rows = setup->sched.max_batched_tokens;
     f->lane[MODEL_LONG].max_rows = setup->sched.long_prefill_tokens;
     f->max_logits = setup->max_logits;

@@ -49,9 +49,9 @@ struct fake {
     atomic_bool nan_logits;
     atomic_int sampled; /* rows that it has sampled itself; from the fail_sampled-th on it fails */
     atomic_int fail_sampled;
-    /* With step_us the clock is the fake's own: a step and a layer of the long lane take so long.
-     */
-    int64_t clock_us, step_us, layer_us;
+    /* With step_us the clock is the fake's own: a step and a layer of the long lane take so long,
+     * and a step row_us more for each row but the first. */
+    int64_t clock_us, step_us, layer_us, row_us;
     /* Called by the engine thread after each run of the long lane that leaves layers. */
     void (*on_pause)(void *user);
     void *user;
@@ -64,6 +64,9 @@ struct fake_config {
     int32_t max_seqs, max_batched_tokens, max_queue, max_model_len, kv_blocks, max_logits;
     int32_t long_prefill_tokens, n_layers;
     int64_t target_itl_us, step_us, layer_us;
+    int64_t row_us; /* a step takes so much longer for each row but the first */
+    bool admission_measured;
+    int64_t admission_wait_us;
     bool no_prefix_cache, no_text, no_eos;
     bool samples; /* as a device does that can */
     int threads;

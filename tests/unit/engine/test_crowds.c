@@ -124,6 +124,8 @@ static void crowd(uint64_t round, struct answer *want, struct answer *got, struc
                                 .n_layers = pick(1, 5),
                                 .target_itl_us = pick(0, 1) ? 1 : 0,
                                 .no_prefix_cache = pick(0, 3) == 0,
+                                .admission_measured = pick(0, 1),
+                                .admission_wait_us = pick(0, 1) ? 1000 : 0,
                                 .threads = pick(0, 2)};
     struct fake *fake;
     e = open_fake(&tight, &fake);

@@ -112,6 +112,64 @@ static void batch_chunks_reuse_and_preemption_change_nothing(void **state)
     crowd(&(struct fake_config){.threads = 3, .max_logits = 64}, &st);
 }
 
+/* Six streams of 400 tokens, whose steps take `row_us` more for each row but the first. Returns the
+ * part of the model's time in which one ran alone. */
+static double six_streams(int64_t row_us, int64_t wait_us, struct moed_engine_stats *st)
+{
+    enum { N = 6, TOKENS = 400, STEP_US = 5000 };
+    const struct fake_config cfg = {.no_eos = true,
+                                    .max_model_len = 500,
+                                    .kv_blocks = 200,
+                                    .max_seqs = 8,
+                                    .step_us = STEP_US,
+                                    .row_us = row_us,
+                                    .admission_measured = true,
+                                    .admission_wait_us = wait_us};
+    struct moed_error err;
+    struct fake *fake;
+    struct moed_engine *e = open_fake(&cfg, &fake);
+    struct moed_outbox *box;
+    struct answer *answers = mem_new(N, sizeof *answers);
+    int32_t prompt[N][4];
+    assert_ok(moed_outbox_open(&box, &err), &err);
+    fake->hold_at = 1;
+    for (uint32_t i = 0; i < N; i++) {
+        uint64_t handle;
+        prompt_of(prompt[i], 4, i);
+        struct moed_request *r = request_of(prompt[i], 4, TOKENS, &answers[i]);
+        assert_ok(moed_submit(e, &r, box, &handle, &err), &err);
+    }
+    usleep(2000); /* all are in the queue, and have waited */
+    fake->hold_at = 0;
+    assert_true(answers_wait(box, N));
+    for (int i = 0; i < N; i++)
+        check_greedy(&answers[i], prompt[i], 4, TOKENS, true);
+    settled(e, st);
+    int64_t alone_us = 0;
+    for (int i = 0; i < fake->n_log; i++)
+        if (fake->log[i].kind == FAKE_STEP && fake->log[i].rows == 1)
+            alone_us += STEP_US;
+    double part = (double)alone_us / (double)fake->clock_us;
+    moed_outbox_close(&box);
+    moed_engine_close(&e);
+    free(answers);
+    return part;
+}
+
+static void a_batch_that_does_not_pay_is_not_made(void **state)
+{
+    struct moed_engine_stats st;
+    /* Two rows take three times as long as one. One trial of two lasts until both have ended. */
+    double alone = six_streams(10000, 0, &st);
+    print_message("alone %.2f of the time\n", alone);
+    assert_true(alone > 0.3 && st.exempted == 0);
+    /* Rows cost nothing: soon all run together. */
+    assert_true(six_streams(0, 0, &st) < 0.8);
+    /* All have waited long enough. */
+    assert_true(six_streams(10000, 1000, &st) < 0.05);
+    assert_true(st.exempted >= 4 && st.held == 0);
+}
+
 static char *copy(const char *s)
 {
     return mem_strdup(s);
@@ -338,6 +396,7 @@ static void no_tokens_and_no_text_are_fine(void **state)
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(a_prompt_is_continued),
+    cmocka_unit_test(a_batch_that_does_not_pay_is_not_made),
     cmocka_unit_test(batch_chunks_reuse_and_preemption_change_nothing),
     cmocka_unit_test(stop_strings_end_the_text_before_them),
     cmocka_unit_test(stop_ids_eos_and_min_tokens_are_kept),
