@@ -358,7 +358,7 @@ __device__ __forceinline__ void multiply_one(const cu_fused &f, const block &b, 
 }
 
 // Not inlined, for the instructions' sake.
-__device__ __noinline__ void multiply_many(const cu_fused &f, int layer, which w)
+__device__ __forceinline__ void multiply_rows(const cu_fused &f, int layer, which w)
 {
     const block b = block_of(f);
     const cu_norm_linear &a = matrix_of(b, layer, w);
@@ -399,6 +399,11 @@ __device__ __noinline__ void multiply_many(const cu_fused &f, int layer, which w
     }
 }
 
+__device__ __noinline__ void multiply_many(const cu_fused &f, int layer, which w)
+{
+    multiply_rows(f, layer, w);
+}
+
 __device__ __forceinline__ void multiply(const cu_fused &f, int layer, which w)
 {
     const block b = block_of(f);
@@ -406,6 +411,8 @@ __device__ __forceinline__ void multiply(const cu_fused &f, int layer, which w)
     if (w != PROJECT && mine.count <= (w == ROUTER ? WARPS - 1 : WARPS) &&
         mine.placed == mine.count)
         multiply_one(f, b, layer, w, matrix_of(b, layer, w), mine);
+    else if (w == PROJECT)
+        multiply_rows(f, layer, PROJECT);
     else
         multiply_many(f, layer, w);
 }
