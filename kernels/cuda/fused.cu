@@ -437,7 +437,7 @@ __device__ __forceinline__ float norm_weight(uint32_t bits, int dtype)
 
 // rmsnorm of x into what the block works on, by every block for itself; by the others for the
 // router.
-template <which w> __device__ __noinline__ void norm(const cu_fused &f, int layer)
+template <which w> __device__ __forceinline__ void norm(const cu_fused &f, int layer)
 {
     enum { HELD = 8, EACH = 8 };
     constexpr int threads = w == ROUTER ? OTHERS : ALL;
