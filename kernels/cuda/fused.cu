@@ -5,17 +5,9 @@
 //
 // A block has a run of the outputs of each matrix, and a warp every so many of that run's rows.
 // What other blocks have written is read only after a barrier of the grid.
-//
-// A vector that rows are multiplied with lies in shared memory in the order in which a warp reads
-// it (place_of): of each 256 elements first the four of each lane that its first load takes, then
-// those of the second.
 #include "attention.cuh"
 #include "choice.cuh"
-#include "fused_args.h"
-#include "stream.cuh"
-
-#define WARPS CU_FUSED_WARPS
-#define DT    DTYPE_BF16
+#include "fused_rows.cuh"
 
 typedef cu_fused_control control;
 
@@ -44,16 +36,6 @@ struct progress {
     uint32_t target; // of the barrier to come
     int layer;
 };
-
-__device__ __forceinline__ int lane_of()
-{
-    return (int)threadIdx.x & 31;
-}
-
-__device__ __forceinline__ int warp_of()
-{
-    return (int)threadIdx.x / 32;
-}
 
 // The last warp brings weights beside attention and beside the router, which are the others' alone.
 enum {
@@ -94,164 +76,6 @@ __device__ __forceinline__ void mark(const cu_fused &f, const progress &p, int p
 {
     if (f.cycles && blockIdx.x == 0 && threadIdx.x == 0)
         f.cycles[p.layer * (CU_FUSED_PARTS + 1) + part] = cycles_now();
-}
-
-// ---- rows of weights ----
-
-// A block's run of n things.
-struct run {
-    int first, count;
-    __device__ __forceinline__ explicit run(int n)
-        : first((int)((uint32_t)n * blockIdx.x / gridDim.x)),
-          count((int)((uint32_t)n * (blockIdx.x + 1) / gridDim.x) - first)
-    {
-    }
-};
-
-// A warp's rows among the block's: from, from + step, ...
-struct share {
-    int from, step, count;
-};
-
-// By turns of the first so many warps, which are all or all but the last.
-__device__ __forceinline__ share every_so_many(int count, int warps)
-{
-    const int w = warp_of(), more = count - w + warps - 1;
-    const int n = warps == WARPS ? more / WARPS : more / (WARPS - 1);
-    return {w, warps, w < warps ? max(n, 0) : 0};
-}
-
-// Where element j of such a vector lies.
-__device__ __forceinline__ int place_of(int j)
-{
-    return (j & ~255) | (j >> 2 & 1) << 7 | (j >> 3 & 31) << 2 | (j & 3);
-}
-
-// Floats that it takes.
-__device__ __forceinline__ int vector_floats(int n)
-{
-    return (n + 255) & ~255;
-}
-
-__device__ __forceinline__ void widen8(const uint4 &a, float (&w)[8])
-{
-    widen_bf16(a.x, w);
-    widen_bf16(a.y, w + 2);
-    widen_bf16(a.z, w + 4);
-    widen_bf16(a.w, w + 6);
-}
-
-__device__ __forceinline__ void load8_once(const uint8_t *row, int k, float (&w)[8])
-{
-    widen8(load_once(row + (size_t)k * 2), w);
-}
-
-// Rows times x [in], which lies at bytes x_at of shared memory, by a warp, R at a time; every lane
-// gets the results, lane l has the partial sums 8l..8l+7. NEAR: the rows lie in shared memory too.
-template <int R, bool NEAR, int AHEAD = 4>
-__device__ __forceinline__ void multiply_with(const uint8_t *const (&w)[R], int in, int x_at,
-                                              float (&y)[R])
-{
-    SHARED_DYNAMIC(uint8_t, shared);
-    const int lane = lane_of();
-    float sum[R][8];
-#pragma unroll
-    for (int r = 0; r < R; r++)
-#pragma unroll
-        for (int e = 0; e < 8; e++)
-            sum[r][e] = 0;
-    const float *x = (const float *)(shared + x_at) + lane * 4;
-#pragma unroll AHEAD
-    for (int k = lane * 8; k < in; k += 256, x += 256) {
-        float wide[R][8];
-#pragma unroll
-        for (int r = 0; r < R; r++)
-            if (NEAR)
-                load8_near<DT>(w[r], k, wide[r]);
-            else
-                load8_once(w[r], k, wide[r]);
-        const float4 lo = *(const float4 *)x, hi = *(const float4 *)(x + 128);
-        const float xs[8] = {lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w};
-#pragma unroll
-        for (int r = 0; r < R; r++)
-#pragma unroll
-            for (int e = 0; e < 8; e++)
-                sum[r][e] = __fmaf_rn(wide[r][e], xs[e], sum[r][e]);
-    }
-#pragma unroll
-    for (int r = 0; r < R; r++)
-        y[r] = tree(sum[r]);
-}
-
-template <int R> struct dotted {
-    float y[R];
-};
-
-// Rows at bytes of shared memory, `step` bytes apart.
-template <int R>
-__device__ __forceinline__ dotted<R> near_dots(int w_at, int step, int in, int x_at)
-{
-    SHARED_DYNAMIC(uint8_t, shared);
-    const uint8_t *w[R];
-#pragma unroll
-    for (int r = 0; r < R; r++)
-        w[r] = shared + w_at + r * step;
-    dotted<R> out;
-    multiply_with<R, true>(w, in, x_at, out.y);
-    return out;
-}
-
-// Rows of any memory that nobody writes; they may be the same.
-template <int R> struct far_rows {
-    const uint8_t *w[R];
-};
-
-// Not inlined: the instructions of several copies would not stay in the caches.
-template <int R, int AHEAD>
-__device__ __noinline__ dotted<R> far_dots(far_rows<R> rows, int in, int x_at)
-{
-    dotted<R> out;
-    multiply_with<R, false, AHEAD>(rows.w, in, x_at, out.y);
-    return out;
-}
-
-// Result r of lane r.
-template <int R> __device__ __forceinline__ float of_lane(const dotted<R> &d)
-{
-    float y = d.y[0];
-#pragma unroll
-    for (int r = 1; r < R; r++)
-        y = lane_of() == r ? d.y[r] : y;
-    return y;
-}
-
-// Lane r takes output r of those that are there.
-template <int R, class Out>
-__device__ __forceinline__ void put_out(const dotted<R> &d, int count, int i, int step,
-                                        const Out &out)
-{
-    const float y = of_lane(d);
-    if (lane_of() < count)
-        out(i + lane_of() * step, y);
-}
-
-// n rows in shared memory, three at most; lane r gets the result of row r.
-__device__ __forceinline__ float few_near(int n, int w_at, int step, int in, int x_at)
-{
-    return n == 3   ? of_lane(near_dots<3>(w_at, step, in, x_at))
-           : n == 2 ? of_lane(near_dots<2>(w_at, step, in, x_at))
-                    : of_lane(near_dots<1>(w_at, step, in, x_at));
-}
-
-// n rows i, i + step, ..., four at most; lane r gets the result of row r.
-template <int AHEAD = 4, class Row>
-__device__ __forceinline__ float few_far(int n, int i, int step, int in, int x_at, const Row &row)
-{
-    const uint8_t *const last = row(i + (n - 1) * step);
-    if (n > 2)
-        return of_lane(
-            far_dots<4, AHEAD>({{row(i), row(i + step), row(i + 2 * step), last}}, in, x_at));
-    return of_lane(far_dots<2, AHEAD>({{row(i), last}}, in, x_at));
 }
 
 // ---- dense matrices ----
@@ -357,7 +181,7 @@ __device__ __forceinline__ void multiply_one(const cu_fused &f, const block &b, 
     m.y[at] = a.residual ? __fadd_rn(y, before) : y;
 }
 
-// Not inlined, for the instructions' sake.
+// Rows of any number, near and far.
 __device__ __forceinline__ void multiply_rows(const cu_fused &f, int layer, which w)
 {
     const block b = block_of(f);
@@ -399,6 +223,7 @@ __device__ __forceinline__ void multiply_rows(const cu_fused &f, int layer, whic
     }
 }
 
+// A copy apart for matrices of unusual shapes.
 __device__ __noinline__ void multiply_many(const cu_fused &f, int layer, which w)
 {
     multiply_rows(f, layer, w);
@@ -674,6 +499,9 @@ __device__ __forceinline__ void gate_up_over_link(const cu_fused &f, const contr
     store_system(&a.box->link_hidden, c.job);
 }
 
+// Turns of a row of down that are asked for together: all of a row of 768, the usual length.
+enum { DOWN_AHEAD = 3 };
+
 // Rows of the block's down, one expert after the other.
 struct down_rows {
     const cu_paged &a;
@@ -723,7 +551,7 @@ __device__ __forceinline__ void down_resident(const cu_fused &f, const block &b,
         const int i = mine.from + at, expert = i / outs.count;
         const int n = min(min(mine.count - at, (expert + 1) * outs.count - i), 4);
         const int x_at = f.work_at + expert * vector_floats(a.inner) * 4;
-        const float y = few_far<3>(n, i, 1, a.inner, x_at, rows);
+        const float y = few_far<DOWN_AHEAD>(n, i, 1, a.inner, x_at, rows);
         if (lane_of() < n)
             b.y[c.hit_at[expert] * f.outs + (i + lane_of()) % outs.count] = y;
         at += n;
@@ -799,8 +627,9 @@ __device__ __forceinline__ void down_over_link(const cu_fused &f, const block &b
     for (int i = warp_of(); i < c.n_misses * pairs && warp_of() < warps; i += warps) {
         const int m = i / pairs, out = first + i % pairs * 2, there = min(2, first + n - out);
         const uint8_t *row = c.miss[m] + a.down_off + (int64_t)out * a.inner * 2;
-        const dotted<2> d = far_dots<2, 3>({{row, row + (int64_t)(there - 1) * a.inner * 2}},
-                                           a.inner, f.work_at + (c.n_hits + m) * stride * 4);
+        const dotted<2> d =
+            far_dots<2, DOWN_AHEAD>({{row, row + (int64_t)(there - 1) * a.inner * 2}}, a.inner,
+                                    f.work_at + (c.n_hits + m) * stride * 4);
         put_out(d, there, out - outs.first, 1,
                 [&](int at, float v) { b.y[c.miss_at[m] * f.outs + at] = v; });
     }
