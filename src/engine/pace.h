@@ -3,11 +3,11 @@
  * time between two tokens. Pure: the caller brings the clock.
  *
  * A token comes at the end of a step; the next one comes after the layers that follow and the next
- * step. So layers run as long as they and a step are expected to end within the target. A step is
- * expected to take its mean and four mean deviations, both smoothed, as TCP expects an answer
- * (V. Jacobson, Congestion Avoidance and Control, 1988, appendix A; RFC 6298): steps of several
- * streams vary by two fifths, those of one hardly. One layer runs always, or else the pass would
- * never end.
+ * step. So layers run as long as they and a step are expected to end a tenth below the target. A
+ * step is expected to take its mean and four mean deviations, both smoothed, as TCP expects an
+ * answer (V. Jacobson, Congestion Avoidance and Control, 1988, appendix A; RFC 6298): steps of
+ * several streams vary by two fifths, those of one hardly. One layer runs always, or else the pass
+ * would never end.
  */
 #ifndef MOED_ENGINE_PACE_H
 #define MOED_ENGINE_PACE_H

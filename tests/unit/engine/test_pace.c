@@ -14,7 +14,7 @@ static void layers_fill_what_a_step_leaves_of_the_target(void **state)
     assert_int_equal(pace_layers(&p, 1010000, 48, true), 1);
     assert_int_equal(pace_layers(&p, 1010000, 48, false), 0);
     pace_layers_ran(&p, 1, 20000);
-    /* 100 ms less 10 for the step less 20 gone: three more of 20. */
+    /* Nine tenths of 100 ms, less 10 for the step, less 20 gone: three more of 20. */
     assert_int_equal(pace_layers(&p, 1030000, 47, false), 3);
     assert_int_equal(pace_layers(&p, 1041000, 47, false), 2);
     assert_int_equal(pace_layers(&p, 1030000, 2, false), 2);
