@@ -169,11 +169,16 @@ for c in said["cases"]:
 PY
 }
 
-# bench_one NAME SECONDS OPTIONS...: a run of moed bench on the model in $folder. It ends by itself in time; the limit is for one
-# that hangs.
+# bench_one NAME SECONDS OPTIONS...: a run of moed bench on the model in $folder. It ends by itself in time, which the options may
+# set otherwise; the limit is for one that hangs.
 bench_one() {
     row=$1 total=$2
     shift 2
+    before=
+    for option in "$@"; do
+        [ "$before" != --total-seconds ] || total=$option
+        before=$option
+    done
     timed "bench $row" "$((total + 60))" "$build/moed" bench "$folder" --load-format dummy --json --runs 3 --total-seconds "$total" "$@"
     ended summary
 }
@@ -265,14 +270,10 @@ bench() {
 }
 
 # sanitized TOOL SECONDS PROGRAM [TEST]: one run of a test program under a tool; findings and a run that is not over by then fail.
-# Racecheck has to be told how many barriers in shared memory a block has, or it loses track of those that a loop makes.
 sanitized() {
     tool=$1 seconds=$2 program=$3
     shift 3
-    barriers=
-    [ "$tool" != racecheck ] || barriers="--num-cuda-barriers 64"
-    # shellcheck disable=SC2086
-    part "sanitize $tool $program $*" "$seconds" "$sanitizer" --tool "$tool" --error-exitcode 1 --print-limit 20 $barriers \
+    part "sanitize $tool $program $*" "$seconds" "$sanitizer" --tool "$tool" --error-exitcode 1 --print-limit 20 \
         "$build/tests/$program" "$@"
 }
 
