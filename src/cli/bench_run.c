@@ -438,7 +438,7 @@ static int median_run(const struct bench_case *c)
 
 int bench_measure(struct bench *b, struct bench_case *c, struct moed_error *err)
 {
-    struct bench_counts before[BENCH_MAX_RUNS], after[BENCH_MAX_RUNS];
+    struct bench_counts before[BENCH_MAX_RUNS] = {0}, after[BENCH_MAX_RUNS] = {0};
     if (c->kind == BENCH_CLIENTS)
         return bench_clients_measure(b->clients, c, err);
     c->steps = c->kind == BENCH_DECODE ? b->decode_steps
