@@ -15,11 +15,11 @@
 #define EXPERTS 12
 
 /* Two groups of three heads with norms of their own; rows of odd multiples of 8, more than a block
- * of the emulator holds at once, and longer than what a norm has in registers. */
+ * of the emulator holds at once. */
 static const struct model_config grouped = {.family = MODEL_QWEN3_MOE,
                                             .architecture = "Qwen3MoeForCausalLM",
                                             .vocab_size = VOCAB,
-                                            .hidden = 2312,
+                                            .hidden = 264,
                                             .n_layers = 2,
                                             .n_heads = 6,
                                             .n_kv_heads = 2,
@@ -36,8 +36,8 @@ static const struct model_config grouped = {.family = MODEL_QWEN3_MOE,
                                             .dtype = DTYPE_BF16,
                                             .bos = -1};
 
-/* A window that ends within a chunk; as many KV heads as heads; experts wider than rows, and than
- * what a warp has of them in registers. */
+/* A window that ends within a chunk; as many KV heads as heads; experts wider than rows, and
+ * longer than the turns of down that are asked for together. */
 static const struct model_config windowed = {.family = MODEL_MIXTRAL,
                                              .architecture = "MixtralForCausalLM",
                                              .vocab_size = VOCAB,
