@@ -171,15 +171,14 @@ static int place_weights(struct model *m, struct moed_error *err)
 static int place_tables(struct model *m, struct moed_error *err)
 {
     size_t floats = (size_t)m->o.max_context * (size_t)(m->c.head_dim / 2);
-    if (m->dev->ops->uses_host_memory) {
-        rope_tables(&m->c, m->o.max_context, m->b.cos, m->b.sin);
-        return 0;
-    }
+    if (m->dev->ops->uses_host_memory)
+        return rope_tables(&m->c, m->o.max_context, m->b.cos, m->b.sin, err);
     float *table = mem_try(2 * floats, sizeof *table);
     if (!table)
         return moed_fail(err, MOED_ENOMEM, "no memory for the RoPE tables");
-    rope_tables(&m->c, m->o.max_context, table, table + floats);
-    int rc = send(m, m->b.cos, table, floats * sizeof *table, err);
+    int rc = rope_tables(&m->c, m->o.max_context, table, table + floats, err);
+    if (rc == 0)
+        rc = send(m, m->b.cos, table, floats * sizeof *table, err);
     if (rc == 0)
         rc = send(m, m->b.sin, table + floats, floats * sizeof *table, err);
     free(table);

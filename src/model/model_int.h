@@ -96,8 +96,10 @@ struct model {
     struct model_stats stats;
 };
 
-/* cos and sin tables for positions 0..max_context-1. */
-void rope_tables(const struct model_config *c, int32_t max_context, float *cos, float *sin);
+/* cos and sin tables for positions 0..max_context-1, made by threads of its own: millions of sines.
+ */
+int rope_tables(const struct model_config *c, int32_t max_context, float *cos, float *sin,
+                struct moed_error *err);
 
 /* Bytes of one KV block of one layer. */
 uint64_t kv_layer_block_bytes(const struct model_config *c, enum dtype kv_dtype);
