@@ -1,7 +1,6 @@
-#include "base/mem.h"
+#include "base/mem_int.h"
 
 #include <stdarg.h>
-#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -73,20 +72,12 @@ char *mem_printf(const char *fmt, ...)
     return must(n < 0 ? NULL : text, 0);
 }
 
-/* 2 MiB is the huge page of x86-64 and the common one of aarch64. */
-#define HUGE_PAGE_BYTES ((size_t)2 << 20)
-
-static size_t map_bytes(size_t bytes)
-{
-    return (bytes + HUGE_PAGE_BYTES - 1) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
-}
-
 void *mem_map(size_t bytes)
 {
     if (bytes == 0 || bytes > SIZE_MAX - 2 * HUGE_PAGE_BYTES)
         return NULL;
     /* Over-map by one huge page and give the ends back, so that the block starts on a huge page. */
-    size_t want = map_bytes(bytes), over = want + HUGE_PAGE_BYTES;
+    size_t want = mem_mapped_bytes(bytes), over = want + HUGE_PAGE_BYTES;
     uint8_t *raw = mmap(NULL, over, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (raw == MAP_FAILED)
         return NULL;
@@ -102,35 +93,10 @@ void *mem_map(size_t bytes)
 void mem_unmap(void *p, size_t bytes)
 {
     if (p)
-        munmap(p, map_bytes(bytes));
+        munmap(p, mem_mapped_bytes(bytes));
 }
 
 void mem_make_huge(void *p, size_t bytes)
 {
-    madvise(p, map_bytes(bytes), MADV_COLLAPSE);
-}
-
-long long mem_huge_bytes(const void *p, size_t bytes)
-{
-    FILE *f = fopen("/proc/self/smaps", "re");
-    if (!f)
-        return -1;
-    uintptr_t lo = (uintptr_t)p, hi = lo + map_bytes(bytes);
-    static const char key[] = "AnonHugePages:";
-    long long sum = 0;
-    bool ours = false, told = false;
-    char line[512];
-    while (fgets(line, sizeof line, f)) {
-        char *dash;
-        uintptr_t begin = strtoul(line, &dash, 16);
-        if (*dash == '-') {
-            ours = begin < hi && strtoul(dash + 1, NULL, 16) > lo;
-        } else if (ours && strncmp(line, key, sizeof key - 1) == 0) {
-            sum += strtoll(line + sizeof key - 1, NULL, 10) * 1024;
-            told = true;
-        }
-    }
-    fclose(f);
-    /* A mapping may go on beyond the block, where the kernel merged neighbours. */
-    return !told ? -1 : sum < (long long)bytes ? sum : (long long)bytes;
+    madvise(p, mem_mapped_bytes(bytes), MADV_COLLAPSE);
 }

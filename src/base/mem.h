@@ -37,7 +37,7 @@ void mem_unmap(void *p, size_t bytes);
  * blocks that were filled while the kernel gave none. Does what it can (Linux 6.1 and later). */
 void mem_make_huge(void *p, size_t bytes);
 /* Bytes of such a block that lie on huge pages now, -1 where the system does not tell. Takes a walk
- * over the block's pages: once after filling. */
+ * over the block's page tables (before Linux 6.7: the whole process's). */
 long long mem_huge_bytes(const void *p, size_t bytes);
 
 #endif

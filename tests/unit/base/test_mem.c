@@ -2,7 +2,7 @@
 
 #include <sys/mman.h>
 
-#include "base/mem.h"
+#include "base/mem_int.h"
 
 static void huge_pages_are_told(void **state)
 {
@@ -32,6 +32,48 @@ static void huge_pages_are_told(void **state)
     mem_unmap(b, 2 * MIB);
 }
 
+/* Both ways of counting say the same of a block whose pages the kernel does not change meanwhile.
+ */
+static void both_counts_agree(void **state)
+{
+    size_t bytes = 16 * HUGE_PAGE_BYTES;
+    uint8_t *p = mem_map(bytes);
+    if (mem_huge_bytes_scanned(p, bytes) < 0) {
+        mem_unmap(p, bytes);
+        skip(); /* Linux before 6.7 */
+    }
+    /* Runs of 1, 2, 3, 4 huge pages between runs of small ones and one that nobody touched. */
+    static const int small[16] = {0, 1, 0, 0, 1, 1, 0, 0, 0, 1, 0, 0, 0, 0, 1, 1};
+    for (size_t i = 0; i < 16; i++)
+        if (small[i])
+            assert_int_equal(madvise(p + i * HUGE_PAGE_BYTES, HUGE_PAGE_BYTES, MADV_NOHUGEPAGE), 0);
+    memset(p, 1, bytes - HUGE_PAGE_BYTES);
+    long long listed = mem_huge_bytes_listed(p, bytes);
+    assert_true(listed >= 0 && listed <= (long long)(10 * HUGE_PAGE_BYTES));
+    assert_int_equal(mem_huge_bytes_scanned(p, bytes), listed);
+    assert_int_equal(mem_huge_bytes(p, bytes), listed);
+    /* No more than the block, wherever its last page ends. */
+    uint8_t *last = p + 13 * HUGE_PAGE_BYTES;
+    long long one = mem_huge_bytes_scanned(last, HUGE_PAGE_BYTES);
+    assert_int_equal(mem_huge_bytes_scanned(last, 4096), one ? 4096 : 0);
+    mem_unmap(p, bytes);
+}
+
+/* More runs than the kernel tells of at once. */
+static void many_runs_are_counted(void **state)
+{
+    enum { RUNS = 40 };
+    size_t bytes = 2 * RUNS * HUGE_PAGE_BYTES;
+    uint8_t *p = mem_map(bytes);
+    /* One byte is enough for a huge page. */
+    for (size_t i = 0; i < RUNS; i++)
+        p[2 * i * HUGE_PAGE_BYTES] = 1;
+    long long scanned = mem_huge_bytes_scanned(p, bytes);
+    if (scanned >= 0)
+        assert_int_equal(scanned, mem_huge_bytes_listed(p, bytes));
+    mem_unmap(p, bytes);
+}
+
 /* A block that was filled with small pages keeps its bytes, on pages no smaller than before. */
 static void small_pages_become_huge(void **state)
 {
@@ -52,6 +94,8 @@ static void small_pages_become_huge(void **state)
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(small_pages_become_huge),
     cmocka_unit_test(huge_pages_are_told),
+    cmocka_unit_test(both_counts_agree),
+    cmocka_unit_test(many_runs_are_counted),
 };
 
 CHECK_MAIN(tests)
