@@ -1,7 +1,7 @@
 /* A folder of safetensors files, or a dummy: opening, finding, expecting. */
 #include "store/store.h"
 
-#include <errno.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,10 +9,13 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "io/io.h"
 #include "store/store_int.h"
 
 #define SINGLE_NAME "model.safetensors"
 #define INDEX_NAME  "model.safetensors.index.json"
+/* Each may hold the largest header that there may be, and what parsing makes of it. */
+#define HEADER_THREADS 8
 
 struct store {
     bool dummy;
@@ -66,18 +69,14 @@ static int add_tensor(struct store *s, const struct tensor_ref *t, struct moed_e
     return 0;
 }
 
-/* Reads the header of one file, which becomes the store's; takes the path over. */
-static int add_file(struct store *s, char *path, struct moed_error *err)
+/* Reads the header of one file. Any thread. */
+static int read_header(const struct store *s, int file, struct moed_error *err)
 {
-    int fd = -1, index = s->n_files;
+    const char *path = s->paths[file];
+    int fd = -1;
     uint64_t file_bytes = 0, json_bytes = 0;
     uint8_t first[8];
     char *json = NULL;
-    s->paths = mem_grow(s->paths, (size_t)index + 1, sizeof s->paths[0]);
-    s->headers = mem_grow(s->headers, (size_t)index + 1, sizeof s->headers[0]);
-    s->paths[index] = path;
-    s->headers[index] = (struct safetensors_header){0};
-    s->n_files++;
     int rc = store_open_file(&fd, &file_bytes, path, err);
     if (rc < 0)
         return rc;
@@ -99,11 +98,52 @@ static int add_file(struct store *s, char *path, struct moed_error *err)
     }
     rc = store_read_exactly(fd, sizeof first, json, (size_t)json_bytes, path, err);
     if (rc == 0)
-        rc = safetensors_parse(&s->headers[index], json, (size_t)json_bytes, file_bytes, path,
-                               index, err);
+        rc = safetensors_parse(&s->headers[file], json, (size_t)json_bytes, file_bytes, path, file,
+                               err);
 out:
     free(json);
     close(fd);
+    return rc;
+}
+
+/* The headers of all files, read by threads. */
+struct reading {
+    const struct store *s;
+    pthread_mutex_t lock;
+    int failed; /* under lock: the first file in their order that failed, n_files where none did */
+    struct moed_error err; /* under lock: of that file */
+};
+
+static void read_header_job(void *arg, size_t file)
+{
+    struct reading *r = arg;
+    struct moed_error err;
+    if (read_header(r->s, (int)file, &err) == 0)
+        return;
+    pthread_mutex_lock(&r->lock);
+    if ((int)file < r->failed) {
+        r->failed = (int)file;
+        r->err = err;
+    }
+    pthread_mutex_unlock(&r->lock);
+}
+
+/* Takes n paths over; their headers become the store's. */
+static int add_files(struct store *s, char **paths, size_t n, struct moed_error *err)
+{
+    const struct io_config io = {.threads = HEADER_THREADS};
+    struct reading r = {.s = s, .failed = (int)n};
+    s->paths = paths;
+    s->n_files = (int)n;
+    s->headers = mem_new(n, sizeof s->headers[0]);
+    pthread_mutex_init(&r.lock, NULL);
+    int rc = io_for_each(n, read_header_job, &r, &io, err);
+    pthread_mutex_destroy(&r.lock);
+    if (rc == 0 && r.failed < (int)n) {
+        rc = r.err.code;
+        if (err)
+            *err = r.err;
+    }
     return rc;
 }
 
@@ -211,8 +251,12 @@ static int open_sharded(struct store *s, struct moed_error *err)
         goto out;
     }
     rc = shard_names(&names, &n, map, index_path, err);
-    for (size_t i = 0; rc == 0 && i < n; i++)
-        rc = add_file(s, mem_printf("%s/%s", s->dir, names[i]), err);
+    if (rc < 0)
+        goto out;
+    char **paths = mem_new(n, sizeof paths[0]);
+    for (size_t i = 0; i < n; i++)
+        paths[i] = mem_printf("%s/%s", s->dir, names[i]);
+    rc = add_files(s, paths, n, err);
     if (rc == 0)
         rc = add_tensors(s, err);
     if (rc == 0)
@@ -239,7 +283,9 @@ int store_open(struct store **out, const char *dir, struct moed_error *err)
     *out = NULL;
     s->dir = mem_strdup(dir);
     if (exists(dir, SINGLE_NAME)) {
-        rc = add_file(s, mem_printf("%s/" SINGLE_NAME, dir), err);
+        char **path = mem_new(1, sizeof path[0]);
+        path[0] = mem_printf("%s/" SINGLE_NAME, dir);
+        rc = add_files(s, path, 1, err);
         if (rc == 0)
             rc = add_tensors(s, err);
     } else if (exists(dir, INDEX_NAME)) {

@@ -41,7 +41,8 @@ struct store;
 
 /*
  * Opens model.safetensors, or else model.safetensors.index.json with its shards, in a folder;
- * symbolic links are followed. Reads headers only. Format:
+ * symbolic links are followed. Reads headers only, several at a time; where more than one file is
+ * broken the first in their order is told. Format:
  * https://github.com/huggingface/safetensors ("Format" in its README): 8 bytes of header length,
  * the header as JSON, then the data, which the tensors cover without gap or overlap.
  */

@@ -252,6 +252,31 @@ static void an_index_that_disagrees_with_its_shards_is_refused(void **state)
     refused_index(f, MOED_EFORMAT, "[]", "no weight_map", "index.json");
 }
 
+/* However many threads read the headers, the first file in their order that is broken is told. */
+static void the_first_of_several_broken_shards_is_told(void **state)
+{
+    enum { SHARDS = 40, ROUNDS = 20 };
+    const struct folder *f = *state;
+    char map[SHARDS * 64] = "{", name[32];
+    for (int i = 0; i < SHARDS; i++) {
+        char tensor[16], header[128];
+        snprintf(name, sizeof name, "s%02d.safetensors", i);
+        snprintf(tensor, sizeof tensor, "t%02d", i);
+        snprintf(header, sizeof header,
+                 "{\"%s\":{\"dtype\":\"U8\",\"shape\":[%d],\"data_offsets\":[0,4]}}", tensor,
+                 i < 13 || i % 3 == 0 ? 4 : 5);
+        folder_tensors(f, name, header, 4);
+        snprintf(map + strlen(map), sizeof map - strlen(map), "%s\"%s\":\"%s\"", i ? "," : "",
+                 tensor, name);
+    }
+    strcat(map, "}");
+    for (int i = 0; i < ROUNDS; i++)
+        refused_index(f, MOED_EFORMAT, map, "/s13.safetensors", "tensor t13");
+    folder_text(f, "s07.safetensors", "short");
+    for (int i = 0; i < ROUNDS; i++)
+        refused_index(f, MOED_EFORMAT, map, "/s07.safetensors", "truncated");
+}
+
 static void a_tensor_in_two_shards_is_refused(void **state)
 {
     const struct folder *f = *state;
@@ -339,6 +364,7 @@ static const struct CMUnitTest tests[] = {
                                     teardown),
     cmocka_unit_test_setup_teardown(an_index_that_disagrees_with_its_shards_is_refused, setup,
                                     teardown),
+    cmocka_unit_test_setup_teardown(the_first_of_several_broken_shards_is_told, setup, teardown),
     cmocka_unit_test_setup_teardown(a_tensor_in_two_shards_is_refused, setup, teardown),
     cmocka_unit_test_setup_teardown(a_folder_without_tensors_says_what_was_looked_for, setup,
                                     teardown),
