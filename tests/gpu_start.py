@@ -170,7 +170,7 @@ def register_peaks():
 
 # What the log says of the stages of a start, in the order of its lines.
 STAGES = [
-    (r"model described in ([0-9.]+) s, device chosen in ([0-9.]+) s", ("described_s", "device_chosen_s")),
+    (r"model described in ([0-9.]+) s, device chosen (?:beside it )?in ([0-9.]+) s", ("described_s", "device_chosen_s")),
     (r"device opened in ([0-9.]+) s", ("device_opened_s",)),
     (r"weights: [0-9.]+ GB read in ([0-9.]+) s, ([0-9.]+) GB/s", ("read_s", "read_gb_per_s")),
     (r"registered [0-9.]+ GB in ([0-9.]+) s, ([0-9.]+) GB/s; all in place ([0-9.]+) s",

@@ -1,7 +1,12 @@
 /*
  * From a model folder to a running engine: reads what describes the model, plans memory, loads, and
  * joins model, tokenizer and loop. The one place where all modules meet.
+ *
+ *   describing  config, headers of files |
+ *   caller      device chosen            | plan, reading begins, device opened | rest of loading
+ *   tokenizer   read and built                                                 |
  */
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,13 +20,38 @@
 #include "pager/policy.h"
 #include "text/tokenizer.h"
 
+/* Work on a thread of its own while the caller does other work. */
+struct beside {
+    pthread_t thread;
+    bool running;
+};
+
+/* Where no thread can be had the work is done before this returns. */
+static void beside_begin(struct beside *b, void *(*work)(void *arg), void *arg)
+{
+    b->running = pthread_create(&b->thread, NULL, work, arg) == 0;
+    if (!b->running)
+        work(arg);
+}
+
+static void beside_end(struct beside *b)
+{
+    if (b->running)
+        pthread_join(b->thread, NULL);
+    b->running = false;
+}
+
 /* What a running engine stands on; the backend's self. */
 struct loaded {
     struct dev_choice choice;
     struct dev *dev; /* computes the model */
     struct dev *cpu; /* samples; dev itself on the CPU */
     struct model *model;
+    struct beside tokenizing; /* while it runs, the thread's: */
     struct tokenizer *tokenizer;
+    const char *model_dir;
+    int tokenizer_rc;
+    struct moed_error tokenizer_err;
 };
 
 /* What a folder says about a model. */
@@ -73,6 +103,7 @@ static void parallel(void *self, void (*fn)(void *arg, int part, int parts), voi
 static void loaded_close(void *self)
 {
     struct loaded *l = self;
+    beside_end(&l->tokenizing);
     model_close(&l->model);
     if (l->cpu != l->dev)
         dev_close(&l->cpu);
@@ -151,6 +182,45 @@ static int describe(struct described *d, const struct moed_engine_config *cfg,
     return 0;
 }
 
+struct describing {
+    struct described *d;
+    const struct moed_engine_config *cfg;
+    int rc;
+    struct moed_error err;
+    int64_t took_us;
+};
+
+static void *describe_beside(void *arg)
+{
+    struct describing *w = arg;
+    int64_t start_us = clock_us();
+    w->rc = describe(w->d, w->cfg, &w->err);
+    w->took_us = clock_us() - start_us;
+    return NULL;
+}
+
+/* What the folder says is parsed while a driver comes up. The folder's fault is told first. */
+static int describe_and_choose(struct described *d, struct dev_choice *choice,
+                               const struct moed_engine_config *cfg, struct moed_error *err)
+{
+    struct describing w = {.d = d, .cfg = cfg};
+    struct beside describing;
+    int64_t start_us = clock_us();
+    beside_begin(&describing, describe_beside, &w);
+    int rc = dev_choose_to_open(choice, cfg->device, err);
+    int64_t chosen_us = clock_us() - start_us;
+    beside_end(&describing);
+    if (w.rc < 0) {
+        if (err)
+            *err = w.err;
+        return w.rc;
+    }
+    if (rc >= 0)
+        log_info("model described in %.3f s, device chosen beside it in %.3f s",
+                 (double)w.took_us * 1e-6, (double)chosen_us * 1e-6);
+    return rc;
+}
+
 /* The choice is made already. */
 static int plan_described(struct engine_plan *p, const struct dev_choice *choice,
                           const struct described *d, const struct moed_engine_config *cfg,
@@ -222,17 +292,27 @@ static int open_device(struct loaded *l, const struct moed_engine_config *cfg,
     return 0;
 }
 
-/* A folder without a tokenizer runs on token ids alone; one that is broken is an error. */
-static int open_tokenizer(struct loaded *l, const struct moed_engine_config *cfg,
-                          const struct model_config *c, struct moed_error *err)
+static void *tokenize_beside(void *arg)
 {
-    int rc = tokenizer_open(&l->tokenizer, cfg->model_dir, err);
-    if (rc == MOED_ENOTFOUND) {
-        log_warn("%s has no tokenizer: token ids only, no text", cfg->model_dir);
+    struct loaded *l = arg;
+    l->tokenizer_rc = tokenizer_open(&l->tokenizer, l->model_dir, &l->tokenizer_err);
+    return NULL;
+}
+
+/* Waits for it. A folder without a tokenizer runs on token ids alone; one that is broken is an
+ * error. */
+static int end_tokenizer(struct loaded *l, const struct model_config *c, struct moed_error *err)
+{
+    beside_end(&l->tokenizing);
+    if (l->tokenizer_rc == MOED_ENOTFOUND) {
+        log_warn("%s has no tokenizer: token ids only, no text", l->model_dir);
         return 0;
     }
-    if (rc < 0)
-        return rc;
+    if (l->tokenizer_rc < 0) {
+        if (err)
+            *err = l->tokenizer_err;
+        return l->tokenizer_rc;
+    }
     log_info("tokenizer: %s", tokenizer_describe(l->tokenizer));
     if (tokenizer_vocab_size(l->tokenizer) > c->vocab_size)
         log_warn("the tokenizer has %d ids and the model %d: prompts with higher ids are refused",
@@ -240,7 +320,8 @@ static int open_tokenizer(struct loaded *l, const struct moed_engine_config *cfg
     return 0;
 }
 
-/* The weights are read while tokenizer and device open. */
+/* The weights are read while the device opens, which takes longer than a tokenizer; a broken one
+ * ends the reading. */
 static int load(struct loaded *l, const struct described *d, const struct moed_engine_config *cfg,
                 const struct engine_plan *p, struct moed_error *err)
 {
@@ -249,12 +330,12 @@ static int load(struct loaded *l, const struct described *d, const struct moed_e
     o.user = cfg->user;
     int64_t start = clock_us();
     int rc = model_begin(&l->model, &d->config, &o, d->store, err);
-    if (rc < 0 || (rc = open_tokenizer(l, cfg, &d->config, err)) < 0)
-        return rc;
     int64_t device_start = clock_us();
-    if ((rc = open_device(l, cfg, p, err)) < 0)
+    if (rc < 0 || (rc = open_device(l, cfg, p, err)) < 0)
         return rc;
     log_info("device opened in %.3f s", (double)(clock_us() - device_start) * 1e-6);
+    if ((rc = end_tokenizer(l, &d->config, err)) < 0)
+        return rc;
     if (d->config.n_experts == 0 && cfg->expert_cache_bytes >= 0)
         log_info("this model has no experts: --expert-cache has no effect");
     if ((rc = model_finish(l->model, l->dev, err)) < 0)
@@ -378,14 +459,12 @@ int engine_open_hooked(struct moed_engine **out, const struct moed_engine_config
     struct engine_plan plan = {0};
     struct loaded *l = mem_new(1, sizeof *l);
     *out = NULL;
-    int64_t start = clock_us();
-    int rc = describe(&d, cfg, err);
-    int64_t described = clock_us();
-    if (rc < 0 || (rc = dev_choose_to_open(&l->choice, cfg->device, err)) < 0 ||
-        (rc = plan_described(&plan, &l->choice, &d, cfg, err)) < 0)
+    l->model_dir = cfg->model_dir;
+    if (cfg->model_dir && *cfg->model_dir)
+        beside_begin(&l->tokenizing, tokenize_beside, l);
+    int rc = describe_and_choose(&d, &l->choice, cfg, err);
+    if (rc < 0 || (rc = plan_described(&plan, &l->choice, &d, cfg, err)) < 0)
         goto out;
-    log_info("model described in %.3f s, device chosen in %.3f s",
-             (double)(described - start) * 1e-6, (double)(clock_us() - described) * 1e-6);
     log_plan(&plan);
     if ((rc = load(l, &d, cfg, &plan, err)) < 0)
         goto out;

@@ -240,8 +240,10 @@ static void what_cannot_run_is_refused_by_name(void **state)
     BAD(kv_cache_bytes, (uint64_t)1 << 50, MOED_ENOMEM, "", "does not fit");
     put(d.tokenizer, "{");
     BAD(threads, 1, MOED_EFORMAT, "", "tokenizer.json");
+    BAD(device, "tpu", MOED_EINVAL, "device", "tpu"); /* is told before the tokenizer's fault */
     put(d.config, "{\"architectures\": [\"T5ForConditionalGeneration\"]}");
     BAD(threads, 1, MOED_EUNSUPPORTED, "architectures", "T5");
+    BAD(device, "tpu", MOED_EUNSUPPORTED, "architectures", "T5"); /* and the folder's before it */
     char words[600];
     snprintf(words, sizeof words, "%s: config.json: architectures", d.dir);
     BAD(threads, 1, MOED_EUNSUPPORTED, "architectures", words);
