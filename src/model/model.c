@@ -379,7 +379,9 @@ int model_set_cache(struct model *m, const struct pager_config *cfg, struct moed
         assert(!m->lane[lane].open);
     pager_close(&m->pager);
     m->o.pager = *cfg;
-    int rc = open_pager(m, err);
+    int rc = recorded_measure(m->recorded, m, err);
+    if (rc == 0)
+        rc = open_pager(m, err);
     return rc < 0 ? rc : recorded_record(m->recorded, m, err);
 }
 

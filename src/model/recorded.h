@@ -21,7 +21,8 @@ int recorded_open(struct recorded **out, struct model *m, struct moed_error *err
 int recorded_record(struct recorded *r, struct model *m, struct moed_error *err);
 /* Before the pager is opened, whose first loads would take part of the link: times misses of whole
  * layers with the CPU alone, the link alone and both at once, says so, and
- * gives the miss workers their first shares. Nothing where r is NULL or there are no experts. */
+ * gives the miss workers their first shares. Once, and not while every expert is to get a slot.
+ * Nothing where r is NULL or there are no experts. */
 int recorded_measure(struct recorded *r, struct model *m, struct moed_error *err);
 /* Not zero while a miss of a step is being computed; NULL where there are none. */
 const _Atomic uint32_t *recorded_demand_open(const struct recorded *r);

@@ -43,6 +43,7 @@ struct recorded {
     float *logit;         /* device memory [max_rows][experts] */
     struct mailbox *box;
     struct misses *misses;
+    bool measured; /* what misses cost */
     bool pending;
     int32_t pending_rows;
 };

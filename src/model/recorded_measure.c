@@ -45,12 +45,24 @@ static double measure_share(struct recorded *r, struct model *m, const struct de
     return best_us > 0 ? (double)bytes / (double)best_us * 1e-3 : 0;
 }
 
+/* Every expert gets a slot, so that only the first steps miss. */
+static bool soon_all_resident(const struct model *m)
+{
+    const struct pager_config *pager = &m->o.pager;
+    return pager->fill && pager->cache_bytes >= m->w.arena_bytes;
+}
+
 int recorded_measure(struct recorded *r, struct model *m, struct moed_error *err)
 {
     struct dev_recorded *step = NULL;
     int32_t layers;
-    if (!r || !r->misses || m->o.link_share != MISSES_SHARE_ADAPTIVE)
+    if (!r || !r->misses || r->measured || m->o.link_share != MISSES_SHARE_ADAPTIVE)
         return 0;
+    if (soon_all_resident(m)) {
+        log_info("misses are not measured, since every expert gets a slot");
+        return 0;
+    }
+    r->measured = true;
     int rc = record_misses(r, m, MEASURE_LAYERS, &step, &layers, err);
     if (rc < 0)
         return rc;

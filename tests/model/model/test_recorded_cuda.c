@@ -164,7 +164,49 @@ static void the_largest_step_cuda(void **state)
     assert_int_equal(hash[0], hash[1]);
 }
 
+static uint64_t jobs_seen(const struct rig *r)
+{
+    struct misses_stats stats;
+    misses_stats(model_misses(r->m), &stats);
+    return stats.jobs;
+}
+
+/* Misses are measured before the first cache that leaves experts out, once; bits stay. */
+static void misses_are_measured_where_experts_may_miss_cuda(void **state)
+{
+    struct model_config c = config(DTYPE_BF16);
+    struct pager_config pager = {.mode = PAGER_CACHED, .fill = true, .cache_bytes = UINT64_MAX / 2};
+    struct moed_error err;
+    struct rig r;
+    rig_open(&r, &(struct rig_options){.dummy = &c,
+                                       .kv_dtype = DTYPE_BF16,
+                                       .cuda = true,
+                                       .pager = pager,
+                                       .miss_threads = 2,
+                                       .link_share = MISSES_SHARE_ADAPTIVE});
+    assert_int_equal(jobs_seen(&r), 0);
+    pager.cache_bytes = 0;
+    assert_ok(model_set_cache(r.m, &pager, &err), &err);
+    uint64_t jobs = jobs_seen(&r);
+    assert_true(jobs > 0);
+    assert_ok(model_set_cache(r.m, &pager, &err), &err);
+    assert_int_equal(jobs_seen(&r), jobs);
+    uint64_t hash[2];
+    for (int i = 0; i < 2; i++) {
+        rig_reset(&r);
+        rig_add(&r, token, 5);
+        rig_run_alone(&r, 2);
+        hash[i] = rig_hash(&r);
+        pager.cache_bytes = UINT64_MAX / 2;
+        assert_ok(model_set_cache(r.m, &pager, &err), &err);
+    }
+    assert_true(jobs_seen(&r) > jobs);
+    assert_int_equal(hash[0], hash[1]);
+    rig_close(&r);
+}
+
 static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(misses_are_measured_where_experts_may_miss_cuda),
     cmocka_unit_test(same_bits_recorded_bf16_cuda),
     cmocka_unit_test(same_bits_recorded_f16_cuda),
     cmocka_unit_test(same_bits_recorded_f32_cuda),
