@@ -1,11 +1,12 @@
 """How long a server takes from its start until it is ready: gpu_start.py MOED FOLDER [LAYERS [OPTIONS...]].
 
-Writes a checkpoint of Qwen3-30B-A3B's shapes with LAYERS (16) layers and random bf16 weights into FOLDER (20 GB), starts a server on it
-three times with the files in the page cache. Beside: plain reads of them, over one buffer and into fresh memory, and how fast the driver
+Writes a checkpoint of Qwen3-30B-A3B's shapes with LAYERS (16) layers and random bf16 weights into FOLDER (20 GB), with its tokenizer where
+MOED_TEST_DATA has it, starts a server on it three times with the files in the page cache. Beside: plain reads of them, over one buffer and into fresh memory, and how fast the driver
 registers memory when it does nothing else. Prints one JSON object; removes what it wrote. part_of_slower: bytes a second from start to ready, as
 a part of the slower of plain reads and registering from one thread."""
 import ctypes
 import json
+import lzma
 import mmap
 import os
 import pathlib
@@ -87,6 +88,16 @@ def write_checkpoint(folder, layers):
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": names}))
     (folder / "config.json").write_text(json.dumps(config(layers)))
     return total
+
+
+def copy_tokenizer(folder):
+    """Whether the outside test data has one."""
+    packed = pathlib.Path(os.environ.get("MOED_TEST_DATA", "/nowhere")) / "tokenizers/qwen3/tokenizer.json.xz"
+    if not packed.exists():
+        return False
+    with lzma.open(packed) as source, open(folder / "tokenizer.json", "wb") as out:
+        shutil.copyfileobj(source, out)
+    return True
 
 
 def fresh(count):
@@ -216,8 +227,8 @@ def main():
     try:
         begin = time.monotonic()
         total = write_checkpoint(folder, layers)
-        result = {"bytes": total, "layers": layers, "write_s": time.monotonic() - begin, "plain_reads_gb_per_s": [],
-                  "fresh_reads_gb_per_s": [], "starts": []}
+        result = {"bytes": total, "layers": layers, "tokenizer": copy_tokenizer(folder), "write_s": time.monotonic() - begin,
+                  "plain_reads_gb_per_s": [], "fresh_reads_gb_per_s": [], "starts": []}
         for _ in range(RUNS):
             result["plain_reads_gb_per_s"].append(plain_reads(folder, THREADS, False))
             result["fresh_reads_gb_per_s"].append(plain_reads(folder, TOUCHERS, True))

@@ -38,9 +38,9 @@ static void both_counts_agree(void **state)
 {
     size_t bytes = 16 * HUGE_PAGE_BYTES;
     uint8_t *p = mem_map(bytes);
-    if (mem_huge_bytes_scanned(p, bytes) < 0) {
+    if (mem_huge_bytes_scanned(p, bytes) < 0 || mem_huge_bytes_listed(p, bytes) < 0) {
         mem_unmap(p, bytes);
-        skip(); /* Linux before 6.7 */
+        skip(); /* Linux before 6.7, or without huge pages */
     }
     /* Runs of 1, 2, 3, 4 huge pages between runs of small ones and one that nobody touched. */
     static const int small[16] = {0, 1, 0, 0, 1, 1, 0, 0, 0, 1, 0, 0, 0, 0, 1, 1};
@@ -68,9 +68,9 @@ static void many_runs_are_counted(void **state)
     /* One byte is enough for a huge page. */
     for (size_t i = 0; i < RUNS; i++)
         p[2 * i * HUGE_PAGE_BYTES] = 1;
-    long long scanned = mem_huge_bytes_scanned(p, bytes);
-    if (scanned >= 0)
-        assert_int_equal(scanned, mem_huge_bytes_listed(p, bytes));
+    long long scanned = mem_huge_bytes_scanned(p, bytes), listed = mem_huge_bytes_listed(p, bytes);
+    if (scanned >= 0 && listed >= 0)
+        assert_int_equal(scanned, listed);
     mem_unmap(p, bytes);
 }
 
