@@ -16,8 +16,17 @@
  *   fence; link_hidden = seq                   --->  (awaits it when cpu_inner < inner)
  *                                              <---  writes hidden [0, cpu_inner); cpu_hidden = seq
  *   reads that; down of its share                    down of its share
- *                                              <---  writes y [0, cpu_width); idle = done = seq
+ *                                              <---  writes y [0, cpu_width); y_soon, done = seq
  *   reads that
+ *
+ * x may be written before the rest of the job, and before it is known whether there is one; also
+ * while workers are still in a job that was given up, of which nobody will read the results.
+ *
+ * To read done and then y takes two round trips over the link. So the GPU may fill the floats of y
+ * that it will read with MAILBOX_NOT_YET before it posts a job, and look at them from y_soon on,
+ * which says that worker 0 has come to its end. Workers write each float once, so any other value
+ * is the result. For what stays NOT_YET, which a result may be too, the GPU awaits done; and in any
+ * case before it posts the next job. idle is written before done.
  *
  * Sequence numbers are never 0 and grow from job to job, by any step: serial numbers, later ones
  * have a positive signed difference. A word holds the seq of the last job for which its event
@@ -56,6 +65,8 @@
 /* cpu_inner and cpu_width are multiples of so many outputs (or inner, width themselves): the two
  * sides then write different lines, and the CPU's parts are whole. */
 #define MAILBOX_GRAIN 32
+/* The bits of a float of y that is not there yet: of a NaN that no arithmetic makes. */
+#define MAILBOX_NOT_YET 0xffffffffu
 
 /* A group of the job: one missed expert and its entries [first, first + count) of row and pair. */
 struct mailbox_group {
@@ -89,7 +100,8 @@ struct mailbox {
     uint32_t done;
     uint32_t failed;
     uint32_t idle;
-    uint8_t pad2[MAILBOX_LINE_BYTES - 16];
+    uint32_t y_soon; /* y is about to stand */
+    uint8_t pad2[MAILBOX_LINE_BYTES - 20];
 
     /* Written by the CPU's workers for the host: nonzero while a job is being served. */
     uint32_t open;

@@ -47,6 +47,7 @@ __device__ __forceinline__ float choose_experts(const float *logit, int experts,
 // By a warp: e [experts] = exp(logit - max).
 __device__ __forceinline__ void exponentiate(const float *logit, int experts, float max, float *e)
 {
+#pragma unroll 1
     for (int i = threadIdx.x & 31; i < experts; i += 32)
         e[i] = exp_fixed(__fsub_rn(logit[i], max));
     __syncwarp();

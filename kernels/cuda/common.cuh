@@ -68,7 +68,7 @@ __device__ __forceinline__ float silu_mul_1(float gate, float up)
 __device__ __forceinline__ float sum_ascending(const float *e, int experts)
 {
     float sum = 0;
-#pragma unroll 16
+#pragma unroll 8
     for (int i = 0; i < experts; i++)
         sum = __fadd_rn(sum, e[i]);
     return sum;
@@ -79,11 +79,13 @@ __device__ __forceinline__ void weigh_chosen(const float *e, float sum, const in
                                              int top_k, int renormalize, float *weight)
 {
     float all = 0;
+#pragma unroll 1
     for (int k = 0; k < top_k; k++) {
         const float w = __fdiv_rn(e[chosen[k]], sum);
         weight[k] = w;
         all = __fadd_rn(all, w);
     }
+#pragma unroll 1
     for (int k = 0; k < top_k && renormalize; k++)
         weight[k] = __fdiv_rn(weight[k], all);
 }

@@ -123,7 +123,7 @@ __device__ __forceinline__ dotted<R> near_dots(int w_at, int step, int in, int x
     for (int r = 0; r < R; r++)
         w[r] = shared + w_at + r * step;
     dotted<R> out;
-    multiply_with<R, true>(w, in, x_at, out.y);
+    multiply_with<R, true, 2>(w, in, x_at, out.y);
     return out;
 }
 
@@ -175,10 +175,8 @@ template <int AHEAD = 4, class Row>
 __device__ __forceinline__ float few_far(int n, int i, int step, int in, int x_at, const Row &row)
 {
     const uint8_t *const last = row(i + (n - 1) * step);
-    if (n > 2)
-        return of_lane(
-            far_dots<4, AHEAD>({{row(i), row(i + step), row(i + 2 * step), last}}, in, x_at));
-    return of_lane(far_dots<2, AHEAD>({{row(i), last}}, in, x_at));
+    const auto at = [&](int k) { return row(i + min(k, n - 1) * step); };
+    return of_lane(far_dots<4, AHEAD>({{at(0), at(1), at(2), last}}, in, x_at));
 }
 
 #endif

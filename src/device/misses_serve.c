@@ -428,8 +428,8 @@ static enum outcome lead(struct miss_worker *self, struct job *j)
     if (r == ARRIVED && (r = wait_for_link(self, j)) == ARRIVED &&
         j->cpu_inner < m->cfg.layout.inner)
         j->link_ns = clock_ns();
-    if (r == ARRIVED)
-        r = work(self, j, DOWN);
+    if (r == ARRIVED && (r = work(self, j, DOWN)) == ARRIVED)
+        mail_store(&m->cfg.mailbox->y_soon, j->seq);
     r = await_pieces(m, j, r);
     if (r != STOPPED)
         close_job(m, j, r);

@@ -140,6 +140,7 @@ static void run_job(struct rig *r, bool link_first)
     if (cpu_inner < INNER && !link_first)
         give_link_hidden(r);
     assert_true(fake_wait(g, &g->box->done, seq, PATIENCE_US));
+    assert_int_equal(g->box->y_soon, seq);
     assert_int_equal(g->box->idle, seq);
     assert_int_equal(g->box->open, 0);
     check_part(r, fake_array(g, g->l.y_off), r->want_y, WIDTH, cpu_width, true);
