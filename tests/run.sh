@@ -30,11 +30,20 @@ say() {
 }
 start=$(date +%s)
 
-# build PRESET CMAKE_OPTIONS...
+# build PRESET CMAKE_OPTIONS...; TARGETS may name the targets.
 build() {
     preset=$1
     cmake --preset "$@" >build/"$preset".log 2>&1 || { cat build/"$preset".log; exit 1; }
-    cmake --build --preset "$preset" >build/"$preset".log 2>&1 || { tail -n 100 build/"$preset".log; exit 1; }
+    # shellcheck disable=SC2086
+    cmake --build --preset "$preset" --target ${TARGETS:-all} >build/"$preset".log 2>&1 || {
+        tail -n 100 build/"$preset".log
+        exit 1
+    }
+}
+
+# The running server of a preset. One test at a time would leave cores idle; tests of a file share a server.
+server() {
+    build/venv/bin/pytest -q -n "$jobs" --dist loadfile tests/server --moed build/"$1"/moed
 }
 
 # What the failed tests of the log $1 of ctest printed: the last 200 lines of each.
@@ -81,7 +90,7 @@ base() {
         tests $preset
     done
     say "the running server, address and undefined sanitizers"
-    build/venv/bin/pytest -q tests/server --moed build/asan/moed
+    server asan
 }
 
 deep() {
@@ -91,14 +100,14 @@ deep() {
     # What has threads; the rest is covered by the other builds.
     tests tsan -R '^(unit\.(base|io|device|pager|engine|http)|model)\.'
     say "the running server, thread sanitizer"
-    build/venv/bin/pytest -q tests/server --moed build/tsan/moed
+    server tsan
     say "long property tests"
     build release
     ctest --preset release -j "$jobs" -L deep --output-on-failure
     say "clang-tidy"
     sh tests/lint/tidy.sh build/release
     say "build fuzz"
-    build fuzz
+    TARGETS="fuzzers moed" build fuzz
     say "each fuzzer for $fuzz_seconds s"
     find build/fuzz/tests -maxdepth 1 -type f -perm -u+x -name 'fuzz_*' | sort |
         xargs -P "$jobs" -n 1 sh tests/fuzz/run.sh "$fuzz_seconds"

@@ -37,6 +37,7 @@
 
 struct turns {
     int n, k, burst;
+    int tokens; /* of each stream at least, run first, and as many that count */
 };
 
 /* The first stream of the k that step (from 0) computes. */
@@ -196,7 +197,7 @@ struct outcome {
 static struct outcome outcome(const struct turns *s, const struct policy_ops *ops)
 {
     int groups = (s->n + s->k - 1) / s->k;
-    size_t round = (size_t)(groups * s->burst), rounds = 1 + (size_t)(500 * groups) / round;
+    size_t round = (size_t)(groups * s->burst), rounds = 1 + (size_t)(s->tokens * groups) / round;
     size_t warm = (rounds < 2 ? 2 : rounds) * round;
     struct trace t;
     struct replay_counts c = {0};
@@ -219,7 +220,7 @@ static struct outcome outcome(const struct turns *s, const struct policy_ops *op
 
 static struct outcome in_turns(int n, int k, int burst, const struct policy_ops *ops)
 {
-    return outcome(&(struct turns){n, k, burst}, ops);
+    return outcome(&(struct turns){n, k, burst, 500}, ops);
 }
 
 static struct outcome in_lock_step(int n)
@@ -231,7 +232,7 @@ static void print_row(int n, int k, const struct policy_ops *ops)
 {
     print_message("| %d | %d | %s |", n, k, ops->name);
     for (int burst = 1; burst <= 128; burst *= burst == 1 ? 4 : 2) {
-        struct outcome o = in_turns(n, k, burst, ops);
+        struct outcome o = outcome(&(struct turns){n, k, burst, 200}, ops);
         print_message(" %.0f (%.2f) |", o.tokens_s, o.gap_s);
     }
     print_message("\n");
