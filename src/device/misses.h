@@ -46,8 +46,9 @@ struct misses_config {
     int park_us; /* workers spin so long after a step; 0: 2,000, or 200 with one on every core */
     int doze_us; /* and so long after a job of a running step; 0: 20,000 */
     int pieces;  /* of a worker's part, which others may take when they have none left; 0: 32 */
-    /* For tests: called by each worker that has a part in a job, when it begins. May sleep. */
-    void (*on_job)(void *arg, int worker, uint32_t seq);
+    /* For tests: called by each worker that has a part in a job, when it begins, and before its
+     * first piece of down. May sleep. */
+    void (*on_job)(void *arg, int worker, uint32_t seq, bool down);
     void *on_job_arg;
 };
 

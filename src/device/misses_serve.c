@@ -219,7 +219,7 @@ static enum outcome enter(struct miss_worker *self, struct job *j)
     j->entered = true;
     miss_add(&self->jobs, 1);
     if (m->cfg.on_job)
-        m->cfg.on_job(m->cfg.on_job_arg, self->index, j->seq);
+        m->cfg.on_job(m->cfg.on_job_arg, self->index, j->seq, false);
     return mail_load(&m->cfg.mailbox->abandon) == j->seq || !read_job(self, j) ? GIVEN_UP : ARRIVED;
 }
 
@@ -248,6 +248,15 @@ static enum outcome wait_for_link(struct miss_worker *self, struct job *j)
     return ARRIVED;
 }
 
+static enum outcome begin_down(struct miss_worker *self, struct job *j)
+{
+    const struct misses_config *c = &self->m->cfg;
+    enum outcome r = wait_for_link(self, j);
+    if (r == ARRIVED && c->on_job)
+        c->on_job(c->on_job_arg, self->index, j->seq, true);
+    return r;
+}
+
 static void compute(struct miss_worker *self, struct job *j, int half, const struct claim *c,
                     int64_t *since_ns)
 {
@@ -273,7 +282,7 @@ static enum outcome work(struct miss_worker *self, struct job *j, int half)
         if (!j->entered)
             r = enter(self, j);
         if (r == ARRIVED && half == DOWN && !done)
-            r = wait_for_link(self, j);
+            r = begin_down(self, j);
         since_ns = since_ns ? since_ns : clock_ns();
         if (r == ARRIVED)
             compute(self, j, half, &c, &since_ns);

@@ -37,9 +37,9 @@ struct model_options {
     bool fused_step;
     enum kern_isa miss_isa;
     /* For tests: how long the device waits for these threads (0: a default), and what each of them
-     * calls as it begins a job (device/misses.h). */
+     * calls as it begins a job and its second half (device/misses.h). */
     int64_t miss_patience_us;
-    void (*on_miss)(void *arg, int thread, uint32_t job);
+    void (*on_miss)(void *arg, int thread, uint32_t job, bool down);
     void *on_miss_arg;
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes,
                      double seconds); /* loading, on a thread of its own; may be NULL */

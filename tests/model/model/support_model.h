@@ -23,7 +23,7 @@ struct rig_options {
     bool fused;                       /* steps of one row in one launch */
     int32_t miss_threads, link_share; /* of recorded steps */
     int64_t miss_patience_us;
-    void (*on_miss)(void *arg, int thread, uint32_t job);
+    void (*on_miss)(void *arg, int thread, uint32_t job, bool down);
     void *on_miss_arg;
 };
 

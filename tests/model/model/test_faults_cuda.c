@@ -49,10 +49,10 @@ struct stalls {
     const struct mailbox *mailbox;
 };
 
-static void stall(void *arg, int thread, uint32_t job)
+static void stall(void *arg, int thread, uint32_t job, bool down)
 {
     struct stalls *s = arg;
-    int left = atomic_load(&s->ordered);
+    int left = down ? 0 : atomic_load(&s->ordered);
     while (left > 0 && !atomic_compare_exchange_weak(&s->ordered, &left, left - 1))
         ;
     if (left <= 0)

@@ -5,6 +5,9 @@
  */
 #include "check.h"
 
+#include <stdatomic.h>
+#include <unistd.h>
+
 #include "device/misses.h"
 #include "gpu.h"
 #include "support_model.h"
@@ -151,6 +154,47 @@ static void one_row_in_a_window_has_the_same_bits_cuda(void **state)
     same_bits(&windowed);
 }
 
+/* The other worker's part of down, held back until worker 0 has none left. */
+struct late {
+    _Atomic uint32_t job; /* the last that it holds something of */
+    _Atomic int times;
+};
+
+static void come_late(void *arg, int worker, uint32_t job, bool down)
+{
+    struct late *late = arg;
+    if (!down)
+        return;
+    if (worker == 0) { /* does not take all there is */
+        for (int i = 0; i < 500 && atomic_load(&late->job) != job; i++)
+            usleep(100);
+        return;
+    }
+    atomic_store(&late->job, job);
+    atomic_fetch_add(&late->times, 1);
+    usleep(20000);
+}
+
+/* The device looks at results before all workers are done: what is not there yet is awaited. */
+static void late_results_are_awaited_cuda(void **state)
+{
+    struct dev_choice choice;
+    struct late late = {0};
+    struct rig r;
+    cuda_or_skip(&choice);
+    uint64_t hash = hash_on_cpu(&grouped);
+    struct rig_options o = options(&grouped, 0, 0);
+    o.miss_threads = 2;
+    o.on_miss = come_late;
+    o.on_miss_arg = &late;
+    rig_open(&r, &o);
+    add_sequences(&r);
+    run(&r);
+    assert_true(rig_hash(&r) == hash);
+    assert_true(atomic_load(&late.times) > 0);
+    rig_close(&r);
+}
+
 /* What it cannot do is done op by op. */
 static void shapes_it_cannot_take_run_op_by_op_cuda(void **state)
 {
@@ -173,6 +217,7 @@ static void shapes_it_cannot_take_run_op_by_op_cuda(void **state)
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(one_row_has_the_same_bits_cuda),
     cmocka_unit_test(one_row_in_a_window_has_the_same_bits_cuda),
+    cmocka_unit_test(late_results_are_awaited_cuda),
     cmocka_unit_test(shapes_it_cannot_take_run_op_by_op_cuda),
 };
 CHECK_MAIN(tests)

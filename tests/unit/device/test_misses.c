@@ -334,10 +334,10 @@ struct stall {
     _Atomic int go;
 };
 
-static void stall_one(void *arg, int worker, uint32_t seq)
+static void stall_one(void *arg, int worker, uint32_t seq, bool down)
 {
     struct stall *s = arg;
-    if (seq != s->seq)
+    if (seq != s->seq || down)
         return;
     bool stalls = (worker == 0) == s->leader && !atomic_exchange(&s->stalled, 1);
     while (stalls ? !atomic_load(&s->go) : worker == 0 && !atomic_load(&s->stalled))
