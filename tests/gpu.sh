@@ -162,7 +162,7 @@ for c in said["cases"]:
           f"first token {c['first_token_ms']:.1f} ms, floor {c['floor_ms']:.3f} ms reached {100 * c['floor_part']:.0f} %, hits {c['hit_percent']:.1f} %, "
           f"{c['host_bytes_per_token'] / 1e6:.1f} MB and {c['admissions_per_token']:.2f} admissions a token, "
           f"link {c['link_gb_per_s']:.1f} GB/s = {100 * c['link_part']:.0f} %, "
-          f"host {c['host_gb_per_s']:.1f} GB/s = {100 * c['host_part']:.0f} %, "
+          f"host {c['host_gb_per_s']:.1f} GB/s = {100 * c['host_part']:.0f} %, CPU {c['misses_gb_per_s']:.1f} GB/s in misses, "
           f"runs s {[round(s, 4) for s in c['runs_seconds']]}, stages ms {ms}"
           + (f", clients {c['clients']}" if c["clients"] else "")
           + (f", fused us {({k: round(v, 1) for k, v in c['fused_us'].items()})}" if c["fused_us"] else ""))

@@ -68,6 +68,11 @@ struct bench_peaks {
     double host_link; /* ... and plain copies to the device, both at once */
 };
 
+/* Missed experts that the CPU's threads computed beside a device. */
+struct bench_misses {
+    uint64_t bytes, ns; /* that they read; from seeing a job to its end, all jobs together */
+};
+
 /* What clients saw of a case. */
 struct bench_clients_result {
     bool measured;       /* admission */
@@ -107,6 +112,7 @@ struct bench_case {
     /* Of the median run: differences, not totals. */
     struct model_stats stages;
     struct pager_counters experts;
+    struct bench_misses misses;
     struct bench_clients_result clients;
     /* Where steps were fused: microseconds of the parts of a layer, of one launch after the runs.
      */
@@ -145,6 +151,7 @@ struct bench_numbers {
     double admissions_per_token;
     double link_gb_per_s, link_part; /* over the link; part of its peak */
     double host_gb_per_s, host_part; /* read from host memory by CPU and link; part of both peaks */
+    double misses_gb_per_s;          /* by the CPU's threads while they computed misses */
     double first_token_ms;           /* of prefill: prompt in to logits out; else 0 */
     double floor_ms, floor_part;     /* floor_part: floor_ms / step_ms, 1 is the floor reached */
 };
@@ -197,6 +204,7 @@ int64_t bench_watch_left_us(const struct bench_watch *w, double part);
 struct bench_counts {
     struct model_stats stages;
     struct pager_counters experts;
+    struct bench_misses misses;
 };
 
 /* A run: the model with its buffers, and what is measured. Strings are the caller's. */

@@ -62,6 +62,8 @@ static void print_experts(const struct bench_case *c, const struct bench_numbers
     fprintf(out,
             "    link %.1f GB/s, %.0f %% of its peak; host memory %.1f GB/s, %.0f %% of its peak\n",
             n->link_gb_per_s, 100 * n->link_part, n->host_gb_per_s, 100 * n->host_part);
+    if (c->misses.bytes)
+        fprintf(out, "    the CPU read %.1f GB/s while it computed misses\n", n->misses_gb_per_s);
 }
 
 /* Parts of a fused step, with the waits of the grid. */
@@ -219,14 +221,15 @@ static json_t *stages_json(const struct model_stats *s)
 
 static json_t *numbers_json(const struct bench_numbers *n)
 {
-    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}",
-                     "tokens_per_s", n->tokens_per_s, "step_ms", n->step_ms, "step_ms_p50",
-                     n->p50_ms, "step_ms_p99", n->p99_ms, "step_ms_max", n->max_ms, "hit_percent",
-                     n->hit_percent, "host_bytes_per_token", n->host_bytes_per_token,
-                     "admissions_per_token", n->admissions_per_token, "link_gb_per_s",
-                     n->link_gb_per_s, "link_part", n->link_part, "host_gb_per_s", n->host_gb_per_s,
-                     "host_part", n->host_part, "first_token_ms", n->first_token_ms, "floor_ms",
-                     n->floor_ms, "floor_part", n->floor_part);
+    return json_pack(
+        "{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}",
+        "tokens_per_s", n->tokens_per_s, "step_ms", n->step_ms, "step_ms_p50", n->p50_ms,
+        "step_ms_p99", n->p99_ms, "step_ms_max", n->max_ms, "hit_percent", n->hit_percent,
+        "host_bytes_per_token", n->host_bytes_per_token, "admissions_per_token",
+        n->admissions_per_token, "link_gb_per_s", n->link_gb_per_s, "link_part", n->link_part,
+        "host_gb_per_s", n->host_gb_per_s, "host_part", n->host_part, "misses_gb_per_s",
+        n->misses_gb_per_s, "first_token_ms", n->first_token_ms, "floor_ms", n->floor_ms,
+        "floor_part", n->floor_part);
 }
 
 static json_t *case_json(const struct bench_result *r, const struct bench_case *c)

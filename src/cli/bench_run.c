@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/bench.h"
+#include "device/misses.h"
 
 /* Of a case's time: when filling and warming up end at the latest, and the runs. */
 #define FILL_PART    0.3
@@ -356,6 +357,11 @@ void bench_counts(struct bench *b, struct bench_counts *out)
     model_stats(b->model, &out->stages);
     if (model_pager(b->model))
         pager_counters(model_pager(b->model), &out->experts);
+    if (model_misses(b->model)) {
+        struct misses_stats m;
+        misses_stats(model_misses(b->model), &m);
+        out->misses = (struct bench_misses){m.bytes, m.total_ns};
+    }
 }
 
 void bench_counts_between(struct bench_case *c, const struct bench_counts *before,
@@ -365,6 +371,8 @@ void bench_counts_between(struct bench_case *c, const struct bench_counts *befor
     subtract_stats(&c->stages, &before->stages);
     c->experts = after->experts;
     subtract_counters(&c->experts, &before->experts);
+    c->misses.bytes = after->misses.bytes - before->misses.bytes;
+    c->misses.ns = after->misses.ns - before->misses.ns;
 }
 
 /* Steps of decode before a case: as many as bring all streams together warmup_tokens on. */

@@ -66,6 +66,7 @@ static struct bench_result *gpu_result(void)
                     .admissions = 5,
                     .bytes_in_place = 8 * GB,
                     .bytes_copied = GB},
+        .misses = {.bytes = 6 * GB, .ns = 60000000},
     };
     return r;
 }
@@ -87,6 +88,7 @@ static void numbers_of_a_device_apart(void **state)
     near(n.link_part, 15.0 / 50);
     near(n.host_gb_per_s, 9 / 0.2);
     near(n.host_part, 45.0 / 200);
+    near(n.misses_gb_per_s, 6 / 0.06);
     /* 8 GB besides experts, then misses take longer than hits. */
     double floor = 8.0 / 4000 + 8.0 / 200;
     near(n.floor_ms, floor / 10 * 1e3);
