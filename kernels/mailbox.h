@@ -40,11 +40,10 @@
  * a job is posted only when idle holds the seq of the job posted before (after done = seq that is
  * so; after a failure the host awaits it before the next step, misses_settle).
  *
- * Memory order. Writers: data, then a fence for the system (GPU: __threadfence_system; CPU: store
- * release), then the word. Readers: the word by a volatile or acquire load that no cache answers,
- * then (GPU: a fence) the data, likewise past the first-level cache. Reading this memory from the
- * GPU costs a round trip over the link; the CPU's four words lie together, so that one load of 16
- * bytes sees them all.
+ * Memory order. Writers: data, then a fence or a release for the system, after a barrier where
+ * other threads wrote the data, then the word. Readers: the word by a volatile or acquire load that
+ * no cache answers, then (GPU: a fence) the data, likewise past the first-level cache. Reading this
+ * memory from the GPU costs a round trip over the link.
  */
 #ifndef MOED_KERNELS_MAILBOX_H
 #define MOED_KERNELS_MAILBOX_H
@@ -95,7 +94,7 @@ struct mailbox {
     uint64_t ended_ns;       /* the same, when both parts of the job's y stood; or 0 */
     uint8_t pad1[MAILBOX_LINE_BYTES - 24];
 
-    /* Written by the CPU's workers; one 16-byte load reads them. */
+    /* Written by the CPU's workers. */
     uint32_t cpu_hidden;
     uint32_t done;
     uint32_t failed;

@@ -1,8 +1,8 @@
 """How long a server takes from its start until it is ready: gpu_start.py MOED FOLDER [LAYERS [OPTIONS...]].
 
 Writes a checkpoint of Qwen3-30B-A3B's shapes with LAYERS (16) layers and random bf16 weights into FOLDER (20 GB), with its tokenizer where
-MOED_TEST_DATA has it, starts a server on it three times with the files in the page cache. Beside: plain reads of them, over one buffer and into fresh memory, and how fast the driver
-registers memory when it does nothing else. Prints one JSON object; removes what it wrote. part_of_slower: bytes a second from start to ready, as
+MOED_TEST_DATA has it, starts a server on it three times with the files in the page cache. Beside: plain reads of them, over one buffer
+and into fresh memory, and how fast the driver registers memory when it does nothing else. Prints one JSON object; removes what it wrote. part_of_slower: bytes a second from start to ready, as
 a part of the slower of plain reads and registering from one thread."""
 import ctypes
 import json

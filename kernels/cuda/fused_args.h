@@ -74,8 +74,8 @@ struct cu_fused_control {
 struct cu_grid {
     uint32_t arrived; /* blocks at barriers, of all launches together */
     uint32_t base;    /* what `arrived` was when the launch began */
-    /* The mailbox's words cpu_hidden and done as block 0 has last awaited them: the others look
-     * here, since a look over the link takes long and disturbs the CPU. */
+    /* The last jobs of which block 0 has brought the CPU's part of hidden, and of y: the others
+     * look here, since a look over the link takes long and disturbs the CPU. */
     uint32_t cpu_hidden, done;
     uint32_t posted; /* the job is in the mailbox */
 };

@@ -69,9 +69,10 @@ static void many_runs_are_counted(void **state)
     for (size_t i = 0; i < RUNS; i++)
         p[2 * i * HUGE_PAGE_BYTES] = 1;
     long long scanned = mem_huge_bytes_scanned(p, bytes), listed = mem_huge_bytes_listed(p, bytes);
-    if (scanned >= 0 && listed >= 0)
-        assert_int_equal(scanned, listed);
     mem_unmap(p, bytes);
+    if (scanned < 0 || listed < 0)
+        skip(); /* as above */
+    assert_int_equal(scanned, listed);
 }
 
 /* A block that was filled with small pages keeps its bytes, on pages no smaller than before. */
