@@ -156,3 +156,20 @@ void packed_row_unpack(const void *row, int in, uint16_t *w)
     for (size_t i = 0; i < head.escapes; i++)
         w[escape[i] >> 16] = (uint16_t)escape[i];
 }
+
+bool packed_rows_pack(const uint16_t *w, int in, size_t rows, void *first_row,
+                      const struct packed_lists *lists)
+{
+    for (size_t i = 0; i < rows; i++)
+        if (!packed_row_pack(w + i * (size_t)in, in, (char *)first_row + i * packed_row_bytes(in),
+                             lists))
+            return false;
+    return true;
+}
+
+void packed_rows_unpack(const void *first_row, int in, size_t rows, uint16_t *w)
+{
+    for (size_t i = 0; i < rows; i++)
+        packed_row_unpack((const char *)first_row + i * packed_row_bytes(in), in,
+                          w + i * (size_t)in);
+}

@@ -316,4 +316,6 @@ const struct kern_cpu kern_cpu_scalar = {
     .exp = exp_all,
     .read = read,
     .multiply_add = multiply_add,
+    .pack_rows = packed_rows_pack,
+    .unpack_rows = packed_rows_unpack,
 };

@@ -330,4 +330,6 @@ const struct kern_cpu TABLE = {
     .exp = exp_all,
     .read = read_all,
     .multiply_add = multiply_add,
+    .pack_rows = packed_rows_pack,
+    .unpack_rows = packed_rows_unpack,
 };
