@@ -147,15 +147,17 @@ static struct pack pack_begin(size_t k, size_t rows, bool packed, void *scratch,
                      ((ROWS_AT_ONCE + TILE_X - 1) / TILE_X) * TILE_SUMS * sizeof(vf);
     size_t panel_bytes = packed ? (PANEL * k * sizeof *p.panel + 63) / 64 * 64 : 0;
     p.rows_max = rows < ROWS_AT_ONCE ? rows : ROWS_AT_ONCE;
-    if (rows <= SINGLE_ROWS || scratch_bytes < r_bytes + panel_bytes + row_bytes) {
+    char *at = scratch;
+    if (packed && scratch_bytes >= panel_bytes) {
+        p.panel = (uint16_t *)(void *)at;
+        at += panel_bytes, scratch_bytes -= panel_bytes;
+    }
+    if (rows <= SINGLE_ROWS || packed != (p.panel != NULL) || scratch_bytes < r_bytes + row_bytes) {
         p.rows_max = 0;
         return p;
     }
-    char *at = scratch;
     p.r = (vf *)(void *)at;
     at += r_bytes, scratch_bytes -= r_bytes;
-    p.panel = (uint16_t *)(void *)at;
-    at += panel_bytes, scratch_bytes -= panel_bytes;
     p.x = (float *)(void *)at;
     if (p.rows_max > scratch_bytes / row_bytes)
         p.rows_max = scratch_bytes / row_bytes;
@@ -295,6 +297,21 @@ static const char *row_run_at(const struct row_run *r, size_t o)
     return r->next ? r->next + (o - r->hi) * r->row_bytes : NULL;
 }
 
+/* row_dots of the packed row w. */
+static void packed_row_dots(const struct pack *p, const void *w, const struct ahead *a, bool l2,
+                            float *dots)
+{
+    if (UNPACK_SINGLE && p->panel) {
+        (l2 ? unpack_row_l2 : unpack_row_l1)(w, p->k, p->panel, a);
+        for (size_t i = 0; i < p->rows; i++)
+            dots[i * PANEL] = row_dot(DTYPE_BF16, p->panel, p->row[i], p->k);
+        return;
+    }
+    dots[0] = (l2 ? packed_dot_l2 : packed_dot_l1)(w, p->row[0], p->k, a);
+    for (size_t i = 1; i < p->rows; i++)
+        dots[i * PANEL] = packed_dot(w, p->row[i], p->k);
+}
+
 /* dots[i * PANEL] of row o for the packed rows, at most SINGLE_ROWS. `next` is the row that is read
  * after it, or NULL. Where nothing lies ahead, what is here is asked for once more. */
 static void row_dots(const struct pack *p, enum dtype dtype, const struct row_run *r, size_t o,
@@ -308,13 +325,13 @@ static void row_dots(const struct pack *p, enum dtype dtype, const struct row_ru
         a.far = w + r->ahead_bytes, a.far_end = w + r->row_bytes;
     else if (!r->ahead)
         a.far = next;
-    if (r->packed)
-        dots[0] = (l2 ? packed_dot_l2 : packed_dot_l1)(w, p->row[0], p->k, &a);
-    else
-        dots[0] = (l2 ? row_dot_l2 : row_dot_l1)(dtype, w, p->row[0], p->k, &a);
+    if (r->packed) {
+        packed_row_dots(p, w, &a, l2, dots);
+        return;
+    }
+    dots[0] = (l2 ? row_dot_l2 : row_dot_l1)(dtype, w, p->row[0], p->k, &a);
     for (size_t i = 1; i < p->rows; i++)
-        dots[i * PANEL] =
-            r->packed ? packed_dot(w, p->row[i], p->k) : row_dot(dtype, w, p->row[i], p->k);
+        dots[i * PANEL] = row_dot(dtype, w, p->row[i], p->k);
 }
 
 /* dots[i * PANEL + j] = dot(row o + j of the run, row i) for the packed rows and outs <= PANEL

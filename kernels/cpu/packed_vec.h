@@ -57,14 +57,11 @@ static __attribute__((noinline, cold)) void unpack_escaped(const void *row, size
     packed_put(escapes, at, n, w);
 }
 
-static void unpack_row(const void *row, size_t n, uint16_t *w)
+/* What follows the blocks of 512, from number `at` on, and all escapes. */
+INLINE void unpack_end(const void *row, vcodes codes, size_t at, size_t n, uint16_t *w)
 {
-    const uint8_t *from = (const uint8_t *)row + PACKED_HEAD_BYTES;
-    const vcodes codes = codes_of(row);
+    const uint8_t *from = (const uint8_t *)row + PACKED_HEAD_BYTES + packed_bytes(at);
     struct packed_walk escapes = packed_walk_begin(row);
-    size_t at = 0;
-    for (; at + PACKED_BLOCK <= n; at += PACKED_BLOCK, from += packed_bytes(PACKED_BLOCK))
-        unpack_block(codes, from, w + at);
     if (at + PACKED_HALF <= n) {
         unpack_few(codes, from, PACKED_HALF, w + at);
         at += PACKED_HALF, from += packed_bytes(PACKED_HALF);
@@ -75,6 +72,16 @@ static void unpack_row(const void *row, size_t n, uint16_t *w)
         memcpy(w + at, rest, (n - at) * sizeof *w);
     }
     packed_put(&escapes, 0, n, w);
+}
+
+static void unpack_row(const void *row, size_t n, uint16_t *w)
+{
+    const uint8_t *from = (const uint8_t *)row + PACKED_HEAD_BYTES;
+    const vcodes codes = codes_of(row);
+    size_t at = 0;
+    for (; at + PACKED_BLOCK <= n; at += PACKED_BLOCK, from += packed_bytes(PACKED_BLOCK))
+        unpack_block(codes, from, w + at);
+    unpack_end(row, codes, at, n, w);
 }
 
 static void unpack_rows(const void *first_row, int in, size_t rows, uint16_t *w)

@@ -155,15 +155,17 @@ INLINE void add_packed_end(const void *row, vcodes codes, const uint8_t *from,
     }
 }
 
-/* What a pass over a packed row asks for at a block of 512: its part of as many bytes far ahead,
+/* What a pass over a packed row asks for at a block of 512: `bytes`, its part of as many far ahead,
  * and of those that are read next, one block later or at the beginning of the next row. */
-INLINE void fetch_block(const enum fetch fetch, struct ahead *ahead, const char *near)
+INLINE void fetch_block(const enum fetch fetch, const size_t bytes, struct ahead *ahead,
+                        const char *near)
 {
-    enum { BYTES = PACKED_BLOCK * 3 / 2 / (NV / ROW_ACC) };
     if (fetch != FETCH_NONE)
-        fetch_far(fetch, ahead, BYTES);
+        fetch_far(fetch, ahead, bytes);
+    if (fetch != FETCH_L2)
+        return;
 #pragma GCC unroll 16
-    for (size_t i = 0; i < BYTES + 64 && fetch == FETCH_L2; i += 64)
+    for (size_t i = 0; i < bytes + 64; i += 64)
         __builtin_prefetch(near + i, 0, 3);
 }
 
@@ -197,7 +199,7 @@ INLINE float packed_dot_of(const enum fetch fetch, const void *row, const float 
         for (; at + PACKED_BLOCK <= k; at += PACKED_BLOCK, from += BLOCK_BYTES) {
             const char *near =
                 at + PACKED_BLOCK < k ? (const char *)from + BLOCK_BYTES : ahead.next;
-            fetch_block(fetch, &ahead, near + part);
+            fetch_block(fetch, BLOCK_BYTES / PASSES, &ahead, near + part);
             if (__builtin_expect(escapes.column < at + PACKED_BLOCK, 0)) {
                 uint16_t w[PACKED_BLOCK];
                 unpack_escaped(row, at, PACKED_BLOCK, &escapes, w);
@@ -246,6 +248,35 @@ static float row_dot_l2(enum dtype dtype, const void *w, const float *x, size_t 
 static float row_dot(enum dtype dtype, const void *w, const float *x, size_t k)
 {
     return row_dot_fetching(FETCH_NONE, dtype, w, x, k, &(struct ahead){.next = w});
+}
+
+/* The row as bf16, for dot products of rows in a cache. */
+INLINE void unpack_row_of(const enum fetch fetch, const void *row, size_t k, uint16_t *w,
+                          struct ahead ahead)
+{
+    enum { BLOCK_BYTES = PACKED_BLOCK * 3 / 2 };
+    const uint8_t *from = (const uint8_t *)row + PACKED_HEAD_BYTES;
+    const vcodes codes = codes_of(row);
+    size_t at = 0;
+    fetch_far(fetch, &ahead, PACKED_HEAD_BYTES);
+    for (; at + PACKED_BLOCK <= k; at += PACKED_BLOCK, from += BLOCK_BYTES) {
+        fetch_block(fetch, BLOCK_BYTES, &ahead,
+                    at + PACKED_BLOCK < k ? (const char *)from + BLOCK_BYTES : ahead.next);
+        unpack_block(codes, from, w + at);
+    }
+    if (at < k)
+        fetch_end(fetch, &ahead, packed_bytes(k - at));
+    unpack_end(row, codes, at, k, w);
+}
+
+static void unpack_row_l1(const void *row, size_t k, uint16_t *w, const struct ahead *ahead)
+{
+    unpack_row_of(FETCH_L1, row, k, w, *ahead);
+}
+
+static void unpack_row_l2(const void *row, size_t k, uint16_t *w, const struct ahead *ahead)
+{
+    unpack_row_of(FETCH_L2, row, k, w, *ahead);
 }
 
 static float packed_dot_l1(const void *w, const float *x, size_t k, const struct ahead *ahead)

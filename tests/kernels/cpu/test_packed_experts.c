@@ -173,7 +173,7 @@ static void packed_experts_of_small_widths(void **state)
     static const int widths[] = {8, 24, 48, 72, 248, 256, 264, 520};
     for (int i = 0; i < 8; i++)
         for (int kind = 0; kind < KINDS; kind++)
-            check_experts(widths[i], widths[(i * 3 + kind) % 8], (enum kind)kind, 1);
+            check_experts(widths[i], widths[(i * 3 + kind) % 8], (enum kind)kind, 6);
 }
 
 static void packed_experts_of_models_widths(void **state)
