@@ -41,13 +41,14 @@ static inline void *fake_array(const struct fake_gpu *g, size_t off)
     return (char *)g->box + off;
 }
 
-/* A mailbox for records that lie at `records` (layers * experts of them). */
-static inline void fake_open_at(struct fake_gpu *g, uint8_t *records, int width, int inner,
-                                int layers, int experts, int max_rows, int top_k)
+/* A mailbox for records of a class that lie at `records` (layers * experts of them). */
+static inline void fake_open_at(struct fake_gpu *g, uint8_t *records,
+                                const struct record_class *cls, int layers, int experts,
+                                int max_rows, int top_k)
 {
     *g = (struct fake_gpu){.layers = layers, .experts = experts, .random = 12345, .yields = true};
-    g->cls = record_class_swiglu(DTYPE_BF16, width, inner);
-    g->l = mailbox_layout(max_rows, top_k, experts, width, inner);
+    g->cls = *cls;
+    g->l = mailbox_layout(max_rows, top_k, experts, cls->hidden, cls->intermediate);
     g->box = mem_map(g->l.bytes);
     g->records = records;
     g->host_of = mem_new((size_t)layers * (size_t)experts, sizeof *g->host_of);
@@ -62,7 +63,7 @@ static inline void fake_open(struct fake_gpu *g, int width, int inner, int layer
     struct record_class cls = record_class_swiglu(DTYPE_BF16, width, inner);
     size_t bytes = (size_t)layers * (size_t)experts * cls.bytes;
     uint16_t *w = mem_map(bytes);
-    fake_open_at(g, (uint8_t *)w, width, inner, layers, experts, max_rows, top_k);
+    fake_open_at(g, (uint8_t *)w, &cls, layers, experts, max_rows, top_k);
     g->owned_bytes = bytes;
     for (size_t i = 0; i < bytes / 2; i++)
         w[i] = (uint16_t)((fake_random(g) & 0x80ff) | 0x3d00);
