@@ -94,15 +94,26 @@ INLINE void add_16_bits(const uint16_t *w, const float *x, vf acc[ROW_ACC])
         acc[a] = v_fma(v_load_bf16(w + a * VL), v_load(x + a * VL), acc[a]);
 }
 
-/* The same for both halves of a packed block of 512; `pass` numbers of each half lie before. */
-INLINE void add_units(vcodes codes, const uint8_t *from, size_t pass, const float *x,
-                      vf acc[ROW_ACC])
+/* One escape of a block, or none. */
+struct escape {
+    bool is;
+    uint16_t w;
+    size_t at; /* in the block */
+};
+
+/* add_16_bits for both halves of a packed block of 512; `pass` numbers of each lie before. */
+INLINE void add_units(vcodes codes, const uint8_t *from, size_t pass, const struct escape e,
+                      const float *x, vf acc[ROW_ACC])
 {
 #pragma GCC unroll 16
     for (size_t a = 0; a < ROW_ACC; a += 2) {
         size_t j = pass + a * VL;
         vh first, second;
         v_unpack_units(codes, from + j * 2, from + PACKED_BLOCK + j, &first, &second);
+        if (e.is) {
+            first = v_put_h(first, e.at - j, e.w);
+            second = v_put_h(second, e.at - PACKED_HALF - j, e.w);
+        }
         acc[a] = v_fma(v_low_h(first), v_load(x + j), acc[a]);
         acc[a + 1] = v_fma(v_high_h(first), v_load(x + j + VL), acc[a + 1]);
         acc[a] = v_fma(v_low_h(second), v_load(x + PACKED_HALF + j), acc[a]);
@@ -111,14 +122,18 @@ INLINE void add_units(vcodes codes, const uint8_t *from, size_t pass, const floa
 }
 
 /* The same for a packed block of 256, in order. */
-INLINE void add_in_order(vcodes codes, const uint8_t *from, size_t pass, const float *x,
-                         vf acc[ROW_ACC])
+INLINE void add_in_order(vcodes codes, const uint8_t *from, size_t pass, const struct escape e,
+                         const float *x, vf acc[ROW_ACC])
 {
 #pragma GCC unroll 16
     for (size_t a = 0; a < ROW_ACC; a += 4) {
         size_t j = pass + a * VL;
         vh first, second;
         v_unpack_run(codes, from + j, from + PACKED_HALF + j / 2, &first, &second);
+        if (e.is) {
+            first = v_put_h(first, e.at - j, e.w);
+            second = v_put_h(second, e.at - j - 2 * VL, e.w);
+        }
         acc[a] = v_fma(v_low_h(first), v_load(x + j), acc[a]);
         acc[a + 1] = v_fma(v_high_h(first), v_load(x + j + VL), acc[a + 1]);
         acc[a + 2] = v_fma(v_low_h(second), v_load(x + j + 2 * VL), acc[a + 2]);
@@ -126,31 +141,64 @@ INLINE void add_in_order(vcodes codes, const uint8_t *from, size_t pass, const f
     }
 }
 
-/* What follows the blocks of 512. */
-INLINE void add_packed_end(const void *row, vcodes codes, const uint8_t *from,
-                           struct packed_walk *escapes, size_t at, size_t k, size_t pass,
-                           const float *x, vf acc[ROW_ACC])
+/* Where a pass over a packed row is. */
+struct packed_at {
+    const void *row;
+    const uint8_t *from; /* its block */
+    size_t at;           /* the block's first number */
+    size_t pass;         /* numbers of 256 that lie before the pass's */
+    struct packed_walk escapes;
+};
+
+/* A block of 512 or of 256 that has escapes: a single one is put in its place in registers, more of
+ * them in a buffer. */
+INLINE void add_escaped(vcodes codes, struct packed_at *p, const size_t n, const float *x,
+                        vf acc[ROW_ACC])
 {
-    uint16_t w[PACKED_HALF];
-    if (at + PACKED_HALF <= k) {
-        if (escapes->column < at + PACKED_HALF) {
-            unpack_escaped(row, at, PACKED_HALF, escapes, w);
-            add_16_bits(w + pass, x + at + pass, acc);
-        } else
-            add_in_order(codes, from, pass, x + at, acc);
-        at += PACKED_HALF, from += packed_bytes(PACKED_HALF);
+    struct packed_walk next = packed_walk_at(p->escapes.at + 1, p->escapes.end);
+    if (next.column < p->at + n) {
+        uint16_t w[PACKED_BLOCK];
+        unpack_escaped(p->row, p->at, n, &p->escapes, w);
+        for (size_t half = 0; half < n; half += PACKED_HALF)
+            add_16_bits(w + half + p->pass, x + half + p->pass, acc);
+        return;
     }
-    if (at < k) {
-        unpack_few(codes, from, k - at, w);
-        packed_put(escapes, at, k - at, w);
+    struct escape e = {true, (uint16_t)*p->escapes.at, p->escapes.column - p->at};
+    const uint8_t *from = p->from;
+    /* Or the compiler decodes ahead of the branch that led here, and runs out of registers. */
+    __asm__("" : "+r"(from));
+    if (n == PACKED_BLOCK)
+        add_units(codes, from, p->pass, e, x, acc);
+    else
+        add_in_order(codes, from, p->pass, e, x, acc);
+    p->escapes = next;
+}
+
+/* What follows the blocks of 512. x: of the number at hand. */
+INLINE void add_packed_end(vcodes codes, struct packed_at *p, size_t k, const float *x,
+                           vf acc[ROW_ACC])
+{
+    const size_t pass = p->pass;
+    if (p->at + PACKED_HALF <= k) {
+        if (p->escapes.column < p->at + PACKED_HALF)
+            add_escaped(codes, p, PACKED_HALF, x, acc);
+        else
+            add_in_order(codes, p->from, pass, (struct escape){false}, x, acc);
+        p->at += PACKED_HALF, x += PACKED_HALF, p->from += packed_bytes(PACKED_HALF);
+    }
+    if (p->at < k) {
+        uint16_t w[PACKED_HALF];
+        size_t left = k - p->at;
+        unpack_few(codes, p->from, left, w);
+        packed_put(&p->escapes, p->at, left, w);
 #pragma GCC unroll 16
         for (size_t a = 0; a < ROW_ACC; a++) {
             size_t j = pass + a * VL;
-            if (at + j + VL <= k)
-                acc[a] = v_fma(v_load_bf16(w + j), v_load(x + at + j), acc[a]);
-            else if (at + j < k)
-                acc[a] = v_fma(v_load_bf16_part(w + j, k - at - j),
-                               v_load_part(x + at + j, k - at - j, -0.0f), acc[a]);
+            if (j + VL <= left)
+                acc[a] = v_fma(v_load_bf16(w + j), v_load(x + j), acc[a]);
+            else if (j < left)
+                acc[a] = v_fma(v_load_bf16_part(w + j, left - j),
+                               v_load_part(x + j, left - j, -0.0f), acc[a]);
         }
     }
 }
@@ -188,30 +236,26 @@ INLINE float packed_dot_of(const enum fetch fetch, const void *row, const float 
     if (fetch != FETCH_NONE)
         fetch_far(fetch, &ahead, PACKED_HEAD_BYTES);
     for (size_t pass = 0; pass < PASSES; pass++) {
-        const uint8_t *from = (const uint8_t *)row + PACKED_HEAD_BYTES;
-        const size_t first = pass * ROW_ACC * VL, part = pass * (BLOCK_BYTES / PASSES);
-        struct packed_walk escapes = packed_walk_begin(row);
+        const size_t part = pass * (BLOCK_BYTES / PASSES);
+        struct packed_at p = {row, (const uint8_t *)row + PACKED_HEAD_BYTES, 0, pass * ROW_ACC * VL,
+                              packed_walk_begin(row)};
         vf acc[ROW_ACC];
 #pragma GCC unroll 16
         for (size_t a = 0; a < ROW_ACC; a++)
             acc[a] = v_zero();
-        size_t at = 0;
-        for (; at + PACKED_BLOCK <= k; at += PACKED_BLOCK, from += BLOCK_BYTES) {
+        for (; p.at + PACKED_BLOCK <= k; p.at += PACKED_BLOCK, p.from += BLOCK_BYTES) {
             const char *near =
-                at + PACKED_BLOCK < k ? (const char *)from + BLOCK_BYTES : ahead.next;
+                p.at + PACKED_BLOCK < k ? (const char *)p.from + BLOCK_BYTES : ahead.next;
             fetch_block(fetch, BLOCK_BYTES / PASSES, &ahead, near + part);
-            if (__builtin_expect(escapes.column < at + PACKED_BLOCK, 0)) {
-                uint16_t w[PACKED_BLOCK];
-                unpack_escaped(row, at, PACKED_BLOCK, &escapes, w);
-                add_16_bits(w + first, x + at + first, acc);
-                add_16_bits(w + PACKED_HALF + first, x + at + PACKED_HALF + first, acc);
-            } else
-                add_units(codes, from, first, x + at, acc);
+            if (__builtin_expect(p.escapes.column < p.at + PACKED_BLOCK, 0))
+                add_escaped(codes, &p, PACKED_BLOCK, x + p.at, acc);
+            else
+                add_units(codes, p.from, p.pass, (struct escape){false}, x + p.at, acc);
         }
-        if (at < k) {
+        if (p.at < k) {
             if (pass + 1 == PASSES)
-                fetch_end(fetch, &ahead, packed_bytes(k - at));
-            add_packed_end(row, codes, from, &escapes, at, k, first, x, acc);
+                fetch_end(fetch, &ahead, packed_bytes(k - p.at));
+            add_packed_end(codes, &p, k, x + p.at, acc);
         }
         for (size_t a = 0; a < ROW_ACC; a += 8)
             sums[pass * (ROW_ACC / 8) + a / 8] = v_sum8(acc + a);

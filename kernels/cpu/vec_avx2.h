@@ -260,6 +260,14 @@ static inline void v_store_h(uint16_t *p, vh h)
     _mm256_storeu_si256((__m256i *)p, h);
 }
 
+/* Number `at` becomes w; none does where `at` is not below 2 VL (modulo 65,536). */
+static inline vh v_put_h(vh h, size_t at, uint16_t w)
+{
+    const __m256i lane = _mm256_set_epi16(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    __m256i here = _mm256_cmpeq_epi16(lane, _mm256_set1_epi16((short)at));
+    return _mm256_blendv_epi8(h, _mm256_set1_epi16((short)w), here);
+}
+
 static inline vf v_low_h(vh h)
 {
     return widen_bf16(_mm256_castsi256_si128(h));

@@ -246,6 +246,16 @@ static inline void v_store_h(uint16_t *p, vh h)
     _mm512_storeu_si512(p, h);
 }
 
+/* Number `at` becomes w; none does where `at` is not below 2 VL (modulo 65,536). */
+static inline vh v_put_h(vh h, size_t at, uint16_t w)
+{
+    const __m512i lane =
+        _mm512_set_epi16(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16, 15, 14, 13,
+                         12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    __mmask32 here = _mm512_cmpeq_epi16_mask(lane, _mm512_set1_epi16((short)at));
+    return _mm512_mask_mov_epi16(h, here, _mm512_set1_epi16((short)w));
+}
+
 static inline vf v_low_h(vh h)
 {
     const __m512i from = _mm512_set_epi16(15, 0, 14, 0, 13, 0, 12, 0, 11, 0, 10, 0, 9, 0, 8, 0, 7,
