@@ -6,6 +6,7 @@
 #ifndef MOED_TESTS_FAKE_GPU_H
 #define MOED_TESTS_FAKE_GPU_H
 
+#include <assert.h>
 #include <sched.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -15,6 +16,7 @@
 #include "base/mem.h"
 #include "kernels.h"
 #include "mailbox.h"
+#include "pack_record.h"
 
 struct fake_gpu {
     struct mailbox *box;
@@ -39,13 +41,14 @@ static inline void *fake_array(const struct fake_gpu *g, size_t off)
     return (char *)g->box + off;
 }
 
-/* A mailbox for records that lie at `records` (layers * experts of them). */
-static inline void fake_open_at(struct fake_gpu *g, uint8_t *records, int width, int inner,
-                                int layers, int experts, int max_rows, int top_k)
+/* A mailbox for records of a class that lie at `records` (layers * experts of them). */
+static inline void fake_open_at(struct fake_gpu *g, uint8_t *records,
+                                const struct record_class *cls, int layers, int experts,
+                                int max_rows, int top_k)
 {
     *g = (struct fake_gpu){.layers = layers, .experts = experts, .random = 12345, .yields = true};
-    g->cls = record_class_swiglu(DTYPE_BF16, width, inner);
-    g->l = mailbox_layout(max_rows, top_k, experts, width, inner);
+    g->cls = *cls;
+    g->l = mailbox_layout(max_rows, top_k, experts, cls->hidden, cls->intermediate);
     g->box = mem_map(g->l.bytes);
     g->records = records;
     g->host_of = mem_new((size_t)layers * (size_t)experts, sizeof *g->host_of);
@@ -60,10 +63,33 @@ static inline void fake_open(struct fake_gpu *g, int width, int inner, int layer
     struct record_class cls = record_class_swiglu(DTYPE_BF16, width, inner);
     size_t bytes = (size_t)layers * (size_t)experts * cls.bytes;
     uint16_t *w = mem_map(bytes);
-    fake_open_at(g, (uint8_t *)w, width, inner, layers, experts, max_rows, top_k);
+    fake_open_at(g, (uint8_t *)w, &cls, layers, experts, max_rows, top_k);
     g->owned_bytes = bytes;
     for (size_t i = 0; i < bytes / 2; i++)
         w[i] = (uint16_t)((fake_random(g) & 0x80ff) | 0x3d00);
+}
+
+/* Packs its own records, after one in so many of the weights was made far smaller than the others.
+ */
+static inline void fake_pack(struct fake_gpu *g)
+{
+    struct record_class plain = g->cls,
+                        packed = record_class_packed(plain.hidden, plain.intermediate);
+    size_t records = (size_t)g->layers * (size_t)g->experts, bytes = records * packed.bytes;
+    uint8_t *to = mem_map(bytes);
+    bool fits = true;
+    for (size_t i = 0; i < records; i++) {
+        uint16_t *w = (uint16_t *)(void *)(g->records + i * plain.bytes);
+        for (size_t j = fake_random(g) % 100; j < plain.bytes / 2; j += 150 + fake_random(g) % 100)
+            w[j] = (uint16_t)(w[j] & 0x80ff) | 0x3000;
+        g->host_of[i] = to + i * packed.bytes;
+        fits &= pack_record(kern_cpu(KERN_ISA_AUTO), &plain, w, &packed, to + i * packed.bytes);
+    }
+    assert(fits);
+    mem_unmap(g->records, g->owned_bytes);
+    g->records = to;
+    g->owned_bytes = bytes;
+    g->cls = packed;
 }
 
 static inline void fake_close(struct fake_gpu *g)

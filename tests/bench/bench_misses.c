@@ -459,7 +459,7 @@ static void bench_rate(struct bench *b)
     struct record_class cls = record_class_swiglu(DTYPE_BF16, 2048, 768);
     int large = (int)(b->pool.bytes / cls.bytes), small = (int)(b->small.bytes / cls.bytes);
     t->b = b;
-    fake_open_at(&t->gpu, b->pool.p, 2048, 768, 1, large + small, 1, TOP_K);
+    fake_open_at(&t->gpu, b->pool.p, &cls, 1, large + small, 1, TOP_K);
     for (int i = 0; i < small; i++)
         t->gpu.host_of[large + i] = b->small.p + (size_t)i * cls.bytes;
     t->place[0] = (struct place){0, large, &b->pool, b->pool.bytes};
@@ -472,16 +472,15 @@ static void bench_rate(struct bench *b)
     free(t);
 }
 
-/* Experts of other models, by the most threads. */
-static void bench_model(struct bench *b, const char *model, int width, int inner)
+/* Records of a class all over the pool, by the most threads. */
+static void bench_model(struct bench *b, const char *model, struct record_class cls)
 {
     static struct figure f;
     struct fake_gpu g;
-    struct record_class cls = record_class_swiglu(DTYPE_BF16, width, inner);
     int experts = (int)(b->pool.bytes / cls.bytes), threads = b->threads[b->n_threads - 1];
     if (experts < 4)
         return;
-    fake_open_at(&g, b->pool.p, width, inner, 1, experts, 1, TOP_K);
+    fake_open_at(&g, b->pool.p, &cls, 1, experts, 1, TOP_K);
     struct misses *m = open_workers(b, &g, threads, 0);
     check_bits(&g, m);
     for (int groups = 1; groups <= 4; groups *= 4) {
@@ -489,7 +488,7 @@ static void bench_model(struct bench *b, const char *model, int width, int inner
         f.n = 0;
         misses_step_begin(m);
         for (double end_us = now_us() + 4e6 * b->slice_seconds; now_us() < end_us;) {
-            fill_job(&g, groups, 0, experts, inner);
+            fill_job(&g, groups, 0, experts, cls.intermediate);
             f.us[f.n++ % SAMPLES_MAX] = timed_job(&g);
         }
         misses_step_end(m);
@@ -561,8 +560,11 @@ int main(int argc, char **argv)
     printf("]");
     bench_rate(&b);
     begin_list(&b, "models");
-    bench_model(&b, "DeepSeek-V2-Lite", 2048, 1408);
-    bench_model(&b, "Mixtral-8x7B", 4096, 14336);
+    bench_model(&b, "DeepSeek-V2-Lite", record_class_swiglu(DTYPE_BF16, 2048, 1408));
+    bench_model(&b, "Mixtral-8x7B", record_class_swiglu(DTYPE_BF16, 4096, 14336));
+    bench_model(&b, "Qwen3-30B-A3B", record_class_swiglu(DTYPE_BF16, 2048, 768));
+    if (pool_pack(&b.pool, b.k, 2048, 768)) /* from here on the pool holds packed records */
+        bench_model(&b, "Qwen3-30B-A3B, packed", record_class_packed(2048, 768));
     printf("],\n\"steal_centiseconds\": %lld}\n", pool_steal() - steal);
     fprintf(stderr,
             "taken by other machines of the host: %lld hundredths of a second; %.1f s in all\n",

@@ -3,11 +3,12 @@
  * prefetch: what the CPU kernels' distance (AHEAD_BYTES) and enum kern_ahead are chosen by. Each
  * pinned thread works on its own, without jobs: on a fourteenth of a random expert of
  * Qwen3-30B-A3B, gate and up row by row in turns, or down; cold bf16 weights times a vector in a
- * cache. Beside it the kernels themselves, as they are and both ways, and plain reads of the same
- * rows. Rates are by the threads' own CPU time, so that a thread that lost its core does not count
- * as slow. About ten seconds.
+ * cache. Beside it the kernels themselves, as they are and both ways, on packed records too (GB/s
+ * of what those take), and plain reads of the same rows. Rates are by the threads' own CPU time, so
+ * that a thread that lost its core does not count as slow. About fifteen seconds.
  *
- *   bench_rows [GiB of weights [thread counts, as 1,8,14 [milliseconds a case and round]]]
+ *   bench_rows [GiB of weights, and as many packed [thread counts, as 1,8,14 [milliseconds a case
+ * and round]]]
  */
 #include "pool.h"
 
@@ -19,21 +20,42 @@
 #define PARTS  14
 #define ROUNDS 3
 
-enum level { PLAIN, KERNEL, KERNEL_L1, KERNEL_L2, NONE, L1, L2, BOTH };
-static const char *const level_names[] = {
-    "plain reads", "kernel", "kernel, L1", "kernel, L2 and L1",
-    "none",        "L1",     "L2",         "L2, L1 512 bytes ahead"};
+enum level {
+    PLAIN,
+    KERNEL,
+    KERNEL_L1,
+    KERNEL_L2,
+    PACKED,
+    PACKED_L1,
+    PACKED_L2,
+    NONE,
+    L1,
+    L2,
+    BOTH
+};
+static const char *const level_names[] = {"plain reads",
+                                          "kernel",
+                                          "kernel, L1",
+                                          "kernel, L2 and L1",
+                                          "kernel, packed",
+                                          "kernel, packed, L1",
+                                          "kernel, packed, L2 and L1",
+                                          "none",
+                                          "L1",
+                                          "L2",
+                                          "L2, L1 512 bytes ahead"};
 
 static const struct variant {
     enum level level;
     size_t ahead_bytes; /* in the same matrix */
-} variants[] = {{PLAIN, 0}, {KERNEL, 0}, {KERNEL_L1, 0}, {KERNEL_L2, 0}, {NONE, 0},
-                {L1, 4096}, {L2, 4096},  {L2, 8192},     {BOTH, 4096},   {BOTH, 8192}};
+} variants[] = {{PLAIN, 0},     {KERNEL, 0},    {KERNEL_L1, 0}, {KERNEL_L2, 0}, {PACKED, 0},
+                {PACKED_L1, 0}, {PACKED_L2, 0}, {NONE, 0},      {L1, 4096},     {L2, 4096},
+                {L2, 8192},     {BOTH, 4096},   {BOTH, 8192}};
 enum { VARIANTS = sizeof variants / sizeof *variants, THREADS = 8 };
 
 struct bench {
-    struct pool pool;
-    struct record_class cls;
+    struct pool pool, packed_pool;
+    struct record_class cls, packed;
     const struct kern_cpu *k;
     float x[WIDTH], hidden[INNER];
     double seconds;
@@ -98,26 +120,33 @@ static size_t rows_of(const struct bench *b, int part)
     return (size_t)(b->down ? WIDTH : INNER) * (size_t)part / PARTS;
 }
 
-/* A part of one record; its bytes. */
-static size_t read_part(struct bench *b, const uint8_t *record, int part, float *sum)
+static size_t compute_part(struct bench *b, const struct record_class *cls, const uint8_t *record,
+                           int part, enum kern_ahead ahead)
 {
     static const int32_t zero;
     static _Thread_local float hidden[INNER], y[WIDTH];
+    _Alignas(64) char scratch[64 << 10];
+    struct kern_expert_group group = {record, &zero, &zero, 1};
+    struct kern_experts call = {cls, &group, 1, b->x, b->down ? b->hidden : hidden, y};
+    call.ahead = ahead;
+    (b->down ? b->k->experts_down : b->k->experts_gate_up)(
+        &call, (struct kern_part){part, PARTS, scratch, sizeof scratch});
+    size_t rows = rows_of(b, part + 1) - rows_of(b, part);
+    return rows * (b->down ? cls->down_row_bytes : 2 * cls->in_row_bytes);
+}
+
+/* A part of one record; its bytes. */
+static size_t read_part(struct bench *b, const struct record_class *cls, const uint8_t *record,
+                        int part, float *sum)
+{
+    static const enum kern_ahead ahead[] = {KERN_AHEAD_AUTO, KERN_AHEAD_L1, KERN_AHEAD_L2};
+    enum level level = b->variant.level;
+    if (level >= KERNEL && level <= PACKED_L2)
+        return compute_part(b, cls, record, part, ahead[(level - KERNEL) % 3]);
     size_t k = b->down ? INNER : WIDTH, row_bytes = k * 2, lo = rows_of(b, part);
     size_t rows = rows_of(b, part + 1) - lo, bytes = rows * row_bytes * (b->down ? 1 : 2);
     const uint8_t *at[2] = {record + (b->down ? b->cls.down_off : b->cls.gate_off) + lo * row_bytes,
                             b->down ? NULL : record + b->cls.up_off + lo * row_bytes};
-    enum level level = b->variant.level;
-    if (level == KERNEL || level == KERNEL_L1 || level == KERNEL_L2) {
-        struct kern_expert_group group = {record, &zero, &zero, 1};
-        struct kern_experts call = {&b->cls, &group, 1, b->x, b->down ? b->hidden : hidden, y};
-        call.ahead = level == KERNEL      ? KERN_AHEAD_AUTO
-                     : level == KERNEL_L1 ? KERN_AHEAD_L1
-                                          : KERN_AHEAD_L2;
-        (b->down ? b->k->experts_down : b->k->experts_gate_up)(&call,
-                                                               (struct kern_part){part, PARTS});
-        return bytes;
-    }
     for (int m = 0; m < 2 && at[m] && level == PLAIN; m++)
         *sum += (float)b->k->read(at[m], rows * row_bytes);
     for (size_t r = 0; r < rows && level != PLAIN; r++)
@@ -131,14 +160,17 @@ static void run_thread(void *arg, int index, int threads)
 {
     struct bench *b = arg;
     uint64_t random = (b->turn * POOL_THREADS_MAX + (uint64_t)index + 1) * 0x9e3779b97f4a7c15u;
-    size_t records = b->pool.bytes / b->cls.bytes, bytes = 0;
+    bool packed = b->variant.level >= PACKED && b->variant.level <= PACKED_L2;
+    const struct record_class *cls = packed ? &b->packed : &b->cls;
+    const struct pool *pool = packed ? &b->packed_pool : &b->pool;
+    size_t records = pool->bytes / cls->bytes, bytes = 0;
     float sum = 0;
     double begin_us = pool_thread_us(), us = 0;
     for (; us < b->seconds * 1e6; us = pool_thread_us() - begin_us) {
         random = random * 6364136223846793005u + 1442695040888963407u;
         /* Not the last one: prefetches go beyond it. */
-        const uint8_t *record = b->pool.p + (random >> 33) % (records - 1) * b->cls.bytes;
-        bytes += read_part(b, record, (int)((random >> 20) % PARTS), &sum);
+        const uint8_t *record = pool->p + (random >> 33) % (records - 1) * cls->bytes;
+        bytes += read_part(b, cls, record, (int)((random >> 20) % PARTS), &sum);
     }
     b->line[index].sum = sum;
     b->line[index].gb_per_s = (double)bytes / us * 1e-3;
@@ -190,11 +222,14 @@ int main(int argc, char **argv)
     snprintf(counts, sizeof counts, "%s", argc > 2 ? argv[2] : "1,8,14");
     b.seconds = (argc > 3 ? atof(argv[3]) : 25) * 1e-3;
     b.cls = record_class_swiglu(DTYPE_BF16, WIDTH, INNER);
+    b.packed = record_class_packed(WIDTH, INNER);
     b.k = kern_cpu(KERN_ISA_AVX512);
     for (char *p = strtok(counts, ","); p && n_threads < THREADS; p = strtok(NULL, ","))
         if (atoi(p) > 0 && atoi(p) <= cpus)
             threads[n_threads++] = atoi(p);
-    if (!b.k || gib < 0.25 || !pool_open(&b.pool, (size_t)(gib * 0x1p30), true)) {
+    if (!b.k || gib < 0.25 || !pool_open(&b.pool, (size_t)(gib * 0x1p30), true) ||
+        !pool_open(&b.packed_pool, (size_t)(gib * 0x1p30), true) ||
+        !pool_pack(&b.packed_pool, b.k, WIDTH, INNER)) {
         fprintf(stderr, "bench_rows: needs AVX-512 and memory: [GiB [threads,... [ms]]]\n");
         return 1;
     }
@@ -213,6 +248,7 @@ int main(int argc, char **argv)
                 print_case(&b, threads[t], down, v, b.rate[down][t][v], &first);
     printf("]}\n");
     mem_unmap(b.pool.p, b.pool.bytes);
+    mem_unmap(b.packed_pool.p, b.packed_pool.bytes);
     return 0;
 }
 #else

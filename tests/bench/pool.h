@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#include "../pack_record.h"
 #include "base/clock.h"
 #include "base/mem.h"
 #include "device/cores.h"
@@ -109,6 +110,46 @@ static inline bool pool_open(struct pool *pool, size_t bytes, bool huge)
     fprintf(stderr, "pool of %.1f GiB, %.1f GiB of it on huge pages, filled in %.1f s\n",
             (double)bytes / 0x1p30, (double)mem_huge_bytes(pool->p, bytes) / 0x1p30, seconds);
     return true;
+}
+
+/* Packed records in their turn: some, over and over. A weight in 2,048 is far smaller than the
+ * others, as in trained ones. */
+#define POOL_PACKED 16
+
+struct pool_packing {
+    const struct pool *pool;
+    struct record_class cls;
+};
+
+static inline void pool_repeat_part(void *arg, int index, int threads)
+{
+    const struct pool_packing *p = arg;
+    size_t records = p->pool->bytes / p->cls.bytes;
+    for (size_t i = POOL_PACKED + (size_t)index; i < records; i += (size_t)threads)
+        memcpy(p->pool->p + i * p->cls.bytes, p->pool->p + i % POOL_PACKED * p->cls.bytes,
+               p->cls.bytes);
+}
+
+/* False where there is no room for so many. */
+static inline bool pool_pack(const struct pool *pool, const struct kern_cpu *k, int width,
+                             int inner)
+{
+    struct record_class plain = record_class_swiglu(DTYPE_BF16, width, inner);
+    struct pool_packing p = {pool, record_class_packed(width, inner)};
+    struct pool weights = {mem_map(plain.bytes), plain.bytes};
+    bool whole = weights.p && pool->bytes / p.cls.bytes > POOL_PACKED;
+    for (size_t i = 0; whole && i < POOL_PACKED; i++) {
+        uint16_t *w = (uint16_t *)(void *)weights.p;
+        pool_fill_part(&weights, 0, 1);
+        for (size_t j = i * 100; j < plain.bytes / 2; j += 1024 + (j * 40503 >> 4) % 2048)
+            w[j] ^= 0x1000;
+        whole = pack_record(k, &plain, w, &p.cls, pool->p + i * p.cls.bytes);
+    }
+    if (weights.p)
+        mem_unmap(weights.p, weights.bytes);
+    if (whole)
+        pool_run(POOL_THREADS_MAX, pool_repeat_part, &p);
+    return whole;
 }
 
 /* Reads of random blocks, each thread on its own for some time. */
