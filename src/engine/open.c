@@ -499,7 +499,8 @@ int engine_open_hooked(struct moed_engine **out, const struct moed_engine_config
     log_plan(&plan);
     struct moed_error why = {0};
     rc = load(l, &d, cfg, &plan, &why);
-    if (rc < 0 && engine_records_again(cfg, &why)) {
+    /* Without a device it was the plan of the weights, which plain records do not mend. */
+    if (rc < 0 && l->dev && engine_records_again(cfg, &why)) {
         log_warn("%s: opening again with plain records", why.text);
         rc = load_plain(l, &d, cfg, &plan, &why);
     }

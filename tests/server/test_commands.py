@@ -119,6 +119,23 @@ def test_experts_that_do_not_pack(run, unpackable):
     assert said["record_class"] == "plain" and said["record_bytes"] == 73728
 
 
+def test_experts_in_two_ways_are_refused(run, tmp_path):
+    shutil.copytree(MODEL, tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:8 + size])
+    body = data[8 + size:]
+    more = 32 * 96 * 256 * 2
+    header["model.layers.0.mlp.experts.gate_up_proj"] = {"dtype": "F16", "shape": [32, 96, 256],
+                                                         "data_offsets": [len(body), len(body) + more]}
+    head = json.dumps(header).encode()
+    path.write_bytes(len(head).to_bytes(8, "little") + head + body + bytes(more))
+    for records in ("auto", "plain", "packed"):
+        done = run("generate", tmp_path / "model", "-p", "Once", "-n", 1, "--expert-records", records)
+        assert done.returncode == 1 and "model.layers.0.mlp.experts." in done.stderr, done
+
+
 def test_bench(run):
     expert_bytes = {}
     for records in ("plain", "packed"):
