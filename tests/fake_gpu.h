@@ -6,6 +6,7 @@
 #ifndef MOED_TESTS_FAKE_GPU_H
 #define MOED_TESTS_FAKE_GPU_H
 
+#include <assert.h>
 #include <sched.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -15,6 +16,7 @@
 #include "base/mem.h"
 #include "kernels.h"
 #include "mailbox.h"
+#include "pack_record.h"
 
 struct fake_gpu {
     struct mailbox *box;
@@ -64,6 +66,29 @@ static inline void fake_open(struct fake_gpu *g, int width, int inner, int layer
     g->owned_bytes = bytes;
     for (size_t i = 0; i < bytes / 2; i++)
         w[i] = (uint16_t)((fake_random(g) & 0x80ff) | 0x3d00);
+}
+
+/* Packs its own records, after one in so many of the weights was made far smaller than the others.
+ */
+static inline void fake_pack(struct fake_gpu *g)
+{
+    struct record_class plain = g->cls,
+                        packed = record_class_packed(plain.hidden, plain.intermediate);
+    size_t records = (size_t)g->layers * (size_t)g->experts, bytes = records * packed.bytes;
+    uint8_t *to = mem_map(bytes);
+    bool fits = true;
+    for (size_t i = 0; i < records; i++) {
+        uint16_t *w = (uint16_t *)(void *)(g->records + i * plain.bytes);
+        for (size_t j = fake_random(g) % 100; j < plain.bytes / 2; j += 150 + fake_random(g) % 100)
+            w[j] = (uint16_t)(w[j] & 0x80ff) | 0x3000;
+        g->host_of[i] = to + i * packed.bytes;
+        fits &= pack_record(kern_cpu(KERN_ISA_AUTO), &plain, w, &packed, to + i * packed.bytes);
+    }
+    assert(fits);
+    mem_unmap(g->records, g->owned_bytes);
+    g->records = to;
+    g->owned_bytes = bytes;
+    g->cls = packed;
 }
 
 static inline void fake_close(struct fake_gpu *g)

@@ -44,6 +44,19 @@ INLINE void unpack_few(vcodes codes, const uint8_t *from, size_t n, uint16_t *w)
     }
 }
 
+/* Block `at`, at least 256 numbers, of a row with some of its escapes among them; w has room for
+ * 512. Apart from the code for other blocks, which the compiler would mix it with. */
+static __attribute__((noinline, cold)) void unpack_escaped(const void *row, size_t at, size_t n,
+                                                           struct packed_walk *escapes, uint16_t *w)
+{
+    const uint8_t *from = (const uint8_t *)row + PACKED_HEAD_BYTES + packed_bytes(at);
+    if (n == PACKED_BLOCK)
+        unpack_block(codes_of(row), from, w);
+    else
+        unpack_few(codes_of(row), from, n, w);
+    packed_put(escapes, at, n, w);
+}
+
 static void unpack_row(const void *row, size_t n, uint16_t *w)
 {
     const uint8_t *from = (const uint8_t *)row + PACKED_HEAD_BYTES;

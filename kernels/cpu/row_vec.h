@@ -127,14 +127,14 @@ INLINE void add_in_order(vcodes codes, const uint8_t *from, size_t pass, const f
 }
 
 /* What follows the blocks of 512. */
-INLINE void add_packed_end(vcodes codes, const uint8_t *from, struct packed_walk *escapes,
-                           size_t at, size_t k, size_t pass, const float *x, vf acc[ROW_ACC])
+INLINE void add_packed_end(const void *row, vcodes codes, const uint8_t *from,
+                           struct packed_walk *escapes, size_t at, size_t k, size_t pass,
+                           const float *x, vf acc[ROW_ACC])
 {
     uint16_t w[PACKED_HALF];
     if (at + PACKED_HALF <= k) {
         if (escapes->column < at + PACKED_HALF) {
-            unpack_few(codes, from, PACKED_HALF, w);
-            packed_put(escapes, at, PACKED_HALF, w);
+            unpack_escaped(row, at, PACKED_HALF, escapes, w);
             add_16_bits(w + pass, x + at + pass, acc);
         } else
             add_in_order(codes, from, pass, x + at, acc);
@@ -200,8 +200,7 @@ INLINE float packed_dot_of(const enum fetch fetch, const void *row, const float 
             fetch_block(fetch, &ahead, near + part);
             if (__builtin_expect(escapes.column < at + PACKED_BLOCK, 0)) {
                 uint16_t w[PACKED_BLOCK];
-                unpack_block(codes, from, w);
-                packed_put(&escapes, at, PACKED_BLOCK, w);
+                unpack_escaped(row, at, PACKED_BLOCK, &escapes, w);
                 add_16_bits(w + first, x + at + first, acc);
                 add_16_bits(w + PACKED_HALF + first, x + at + PACKED_HALF + first, acc);
             } else
@@ -210,7 +209,7 @@ INLINE float packed_dot_of(const enum fetch fetch, const void *row, const float 
         if (at < k) {
             if (pass + 1 == PASSES)
                 fetch_end(fetch, &ahead, packed_bytes(k - at));
-            add_packed_end(codes, from, &escapes, at, k, first, x, acc);
+            add_packed_end(row, codes, from, &escapes, at, k, first, x, acc);
         }
         for (size_t a = 0; a < ROW_ACC; a += 8)
             sums[pass * (ROW_ACC / 8) + a / 8] = v_sum8(acc + a);

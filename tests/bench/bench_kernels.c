@@ -11,6 +11,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "../pack_record.h"
 #include "base/mem.h"
 #include "device/device.h"
 
@@ -62,12 +63,15 @@ static void *map(size_t bytes)
     return p;
 }
 
-/* bf16 numbers of magnitude 1/64 to 1/32 with random signs. */
+/* bf16 numbers of magnitude 1/64 to 1/32 with random signs; one in 2,048 is far smaller, as in
+ * trained weights. */
 static void *random_bf16(struct bench *b, size_t n)
 {
     uint16_t *p = map(n * sizeof *p);
-    for (size_t i = 0; i < n; i++)
-        p[i] = (uint16_t)(0x3c80 | (next_random(b) & 0x807f));
+    for (size_t i = 0; i < n; i++) {
+        uint32_t random = next_random(b);
+        p[i] = (uint16_t)((random >> 16 & 0x7ff ? 0x3c80 : 0x3080) | (random & 0x807f));
+    }
     return p;
 }
 
@@ -240,34 +244,77 @@ static void step_experts(struct bench *b, void *arg, int i)
     b->dev->kern->experts_down(b->dev, &e->call);
 }
 
-static void bench_experts(struct bench *b)
+static void bench_rows_of_experts(struct bench *b, struct expert_bench *e, const char *name)
 {
-    static struct expert_bench e;
-    e.cls = record_class_swiglu(DTYPE_BF16, HIDDEN, WIDE);
-    e.records = random_bf16(b, e.cls.bytes / 2 * EXPERTS);
-    e.call = (struct kern_experts){&e.cls, e.group, EXPERTS, b->x, b->hidden, b->y};
     void *scratch = map(MIB);
     float *want = map((size_t)8 * TOP_K * HIDDEN * 4);
-    static const int rows[] = {1, 2, 4, 8, 32, 128};
+    static const int rows[] = {1, 2, 4, 8, 16, 32, 128};
+    e->call = (struct kern_experts){&e->cls, e->group, EXPERTS, b->x, b->hidden, b->y};
     for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
-        e.rows = rows[r];
+        e->rows = rows[r];
         if (rows[r] <= 2) {
-            step_experts(b, &e, 0);
-            struct kern_experts ref = e.call;
+            step_experts(b, e, 0);
+            struct kern_experts ref = e->call;
             ref.y = want;
             kern_cpu(KERN_ISA_SCALAR)->experts_gate_up(&ref, whole(scratch, MIB));
             kern_cpu(KERN_ISA_SCALAR)->experts_down(&ref, whole(scratch, MIB));
-            must_equal("experts", b->y, want, (size_t)rows[r] * TOP_K * HIDDEN);
+            must_equal(name, b->y, want, (size_t)rows[r] * TOP_K * HIDDEN);
         }
         double distinct = 0;
         for (int i = 0; i < 20; i++)
-            distinct += choose(b, &e, i) / 20.0;
-        report(b, "experts", rows[r], distinct * (double)e.cls.bytes,
-               6.0 * HIDDEN * WIDE * TOP_K * rows[r], step_experts, &e);
+            distinct += choose(b, e, i) / 20.0;
+        report(b, name, rows[r], distinct * (double)e->cls.bytes,
+               6.0 * HIDDEN * WIDE * TOP_K * rows[r], step_experts, e);
     }
-    mem_unmap(e.records, e.cls.bytes * EXPERTS);
     mem_unmap(scratch, MIB);
     mem_unmap(want, (size_t)8 * TOP_K * HIDDEN * 4);
+}
+
+/* An expert in plain records to one in packed ones, and back from its rows of gate. */
+struct pack_bench {
+    const struct record_class *plain, *packed;
+    char *records, *packed_records;
+    uint16_t *w; /* [WIDE][HIDDEN] */
+};
+
+static void step_pack(struct bench *b, void *arg, int i)
+{
+    const struct pack_bench *p = arg;
+    size_t x = (size_t)i % EXPERTS;
+    if (!pack_record(b->k, p->plain, p->records + x * p->plain->bytes, p->packed,
+                     p->packed_records + x * p->packed->bytes)) {
+        fprintf(stderr, "an expert's lists are full\n");
+        exit(1);
+    }
+}
+
+static void step_unpack(struct bench *b, void *arg, int i)
+{
+    const struct pack_bench *p = arg;
+    size_t x = (size_t)i % EXPERTS;
+    b->k->unpack_rows(p->packed_records + x * p->packed->bytes, HIDDEN, WIDE, p->w);
+}
+
+static void bench_experts(struct bench *b)
+{
+    static struct expert_bench e;
+    struct record_class plain = record_class_swiglu(DTYPE_BF16, HIDDEN, WIDE);
+    struct record_class packed = record_class_packed(HIDDEN, WIDE);
+    struct pack_bench p = {&plain, &packed, random_bf16(b, plain.bytes / 2 * EXPERTS),
+                           map(packed.bytes * EXPERTS), map((size_t)WIDE * HIDDEN * 2)};
+    e.cls = plain;
+    e.records = p.records;
+    bench_rows_of_experts(b, &e, "experts");
+    for (int i = 0; i < EXPERTS; i++)
+        step_pack(b, &p, i);
+    e.cls = packed;
+    e.records = p.packed_records;
+    bench_rows_of_experts(b, &e, "packed experts");
+    report(b, "pack, 1 thread", 1, (double)plain.bytes, 0, step_pack, &p);
+    report(b, "unpack, 1 thread", 1, (double)WIDE * HIDDEN * 2, 0, step_unpack, &p);
+    mem_unmap(p.records, plain.bytes * EXPERTS);
+    mem_unmap(p.packed_records, packed.bytes * EXPERTS);
+    mem_unmap(p.w, (size_t)WIDE * HIDDEN * 2);
 }
 
 static void step_attention(struct bench *b, void *arg, int i)

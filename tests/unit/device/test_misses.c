@@ -216,6 +216,31 @@ static void bits_are_those_of_a_plain_call_for_all_shares(void **state)
     }
 }
 
+static void packed_records_have_the_same_bits(void **state)
+{
+    for (int threads = 1; threads <= 3; threads++) {
+        struct rig *r = rig_new();
+        fake_pack(&r->gpu);
+        struct misses_config cfg = config_of(&r->gpu, threads);
+        rig_start(r, &cfg);
+        misses_step_begin(r->m);
+        make_job(r, 3, 5, INNER, WIDTH);
+        run_job(r, true);
+        struct misses_stats s;
+        misses_stats(r->m, &s);
+        const struct record_class *c = &r->gpu.cls;
+        assert_int_equal(s.bytes, (size_t)r->gpu.box->n_groups *
+                                      (2 * INNER * c->in_row_bytes + WIDTH * c->down_row_bytes));
+        for (int share = 0; share <= 768; share += 128)
+            for (int i = 0; i < 8; i++)
+                any_job(r, share);
+        misses_step_end(r->m);
+        misses_stats(r->m, &s);
+        assert_int_equal(s.failed + s.abandoned, 0);
+        rig_free(r);
+    }
+}
+
 static void many_jobs_in_a_row(void **state)
 {
     struct rig *r = rig_new();
@@ -694,6 +719,7 @@ static void configs_that_cannot_be_are_refused(void **state)
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(bits_are_those_of_a_plain_call_for_all_shares),
+    cmocka_unit_test(packed_records_have_the_same_bits),
     cmocka_unit_test(many_jobs_in_a_row),
     cmocka_unit_test(parked_workers_wake_up),
     cmocka_unit_test(dozing_workers_see_a_job),
