@@ -92,16 +92,20 @@ static void run_way(const char *dir, const struct way *w, const struct seen *wan
     moed_engine_close(&e);
 }
 
-static void every_way(const char *model)
+/* Each way with records of this class; the reference has plain ones. */
+static void every_way(const char *model, const char *records)
 {
     char dir[1024], path[128];
     snprintf(path, sizeof path, "tests/data/models/%s", model);
     snprintf(dir, sizeof dir, "%s", repo_path(path));
     /* In place, one request at a time, nothing reused, one thread, plain code: the reference. */
-    const struct way reference = {
-        .name = "alone",
-        .cfg = {.expert_cache_bytes = -1, .threads = 1, .isa = "scalar", .no_prefix_cache = true},
-        .alone = true};
+    const struct way reference = {.name = "alone",
+                                  .cfg = {.expert_cache_bytes = -1,
+                                          .threads = 1,
+                                          .isa = "scalar",
+                                          .no_prefix_cache = true,
+                                          .expert_records = "plain"},
+                                  .alone = true};
     const struct way ways[] = {
         {.name = "crowd", .cfg = {.expert_cache_bytes = -1, .threads = 2}},
         {.name = "alone on known prefixes",
@@ -145,6 +149,7 @@ static void every_way(const char *model)
     run_way(dir, &reference, NULL, want);
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
         struct way w = ways[i];
+        w.cfg.expert_records = records;
         if (w.cfg.kv_cache_bytes) {
             /* Room for one sequence of full length and a little more. */
             struct engine_plan plan;
@@ -161,28 +166,32 @@ static void every_way(const char *model)
 
 static void qwen3_moe_with_dense_layers(void **state)
 {
-    every_way("qwen3_moe_mixed");
+    every_way("qwen3_moe_mixed", "auto");
 }
 
 static void mixtral_with_sliding_window(void **state)
 {
-    every_way("mixtral_window");
+    every_way("mixtral_window", "auto");
 }
 
 static void qwen3_moe_with_64_experts(void **state)
 {
-    every_way("qwen3_moe_64e");
+    every_way("qwen3_moe_64e", "auto");
+}
+
+static void mixtral_in_packed_records(void **state)
+{
+    every_way("mixtral_top1", "packed");
 }
 
 static void llama_without_experts(void **state)
 {
-    every_way("llama_rope3_bias");
+    every_way("llama_rope3_bias", "auto");
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(qwen3_moe_with_dense_layers),
-    cmocka_unit_test(mixtral_with_sliding_window),
-    cmocka_unit_test(qwen3_moe_with_64_experts),
+    cmocka_unit_test(qwen3_moe_with_dense_layers), cmocka_unit_test(mixtral_with_sliding_window),
+    cmocka_unit_test(qwen3_moe_with_64_experts),   cmocka_unit_test(mixtral_in_packed_records),
     cmocka_unit_test(llama_without_experts),
 };
 CHECK_MAIN(tests)
