@@ -1,6 +1,6 @@
 // Experts: blockIdx.x is one item, up to 8 rows of one expert, wherever its record lies (a slot in
 // device memory, or host memory over the link).
-#include "common.cuh"
+#include "packed.cuh"
 
 struct expert_list {
     const cu_expert_item *item;
@@ -25,14 +25,14 @@ template <int DT, int NB, bool VEC> __device__ __forceinline__ void gate_up(cons
     const int lane = threadIdx.x & 31, out = (int)blockIdx.y * CU_WARPS + threadIdx.x / 32;
     if (out >= a.inner)
         return;
-    const int64_t at = (int64_t)out * a.width * (DT == DTYPE_F32 ? 4 : 2);
+    const int64_t at = out * a.in_row_bytes;
     const uint8_t *const w[2] = {item.record + a.gate_off + at, item.record + a.up_off + at};
     const float *x[NB];
 #pragma unroll
     for (int b = 0; b < NB; b++)
         x[b] = a.x + (int64_t)l.row[item.first + min(b, item.count - 1)] * a.width;
     float y[2][NB];
-    dots<DT, 2, NB, VEC>(w, x, item.count, a.width, y);
+    dots_of<DT, 2, NB, VEC>(w, x, item.count, a.width, y);
 #pragma unroll
     for (int b = 0; b < NB; b++)
         if (lane == b && b < item.count)
@@ -49,17 +49,16 @@ template <int DT, int NB, bool VEC> __device__ __forceinline__ void down(const c
     const int first = ((int)blockIdx.y * CU_WARPS + (int)threadIdx.x / 32) * CU_OUTS;
     if (first >= a.width)
         return;
-    const int64_t row_bytes = (int64_t)a.inner * (DT == DTYPE_F32 ? 4 : 2);
     const uint8_t *w[CU_OUTS];
     const float *x[NB];
 #pragma unroll
     for (int r = 0; r < CU_OUTS; r++)
-        w[r] = item.record + a.down_off + min(first + r, a.width - 1) * row_bytes;
+        w[r] = item.record + a.down_off + min(first + r, a.width - 1) * a.down_row_bytes;
 #pragma unroll
     for (int b = 0; b < NB; b++)
         x[b] = a.hidden + (int64_t)l.pair[item.first + min(b, item.count - 1)] * a.inner;
     float y[CU_OUTS][NB];
-    dots<DT, CU_OUTS, NB, VEC>(w, x, item.count, a.inner, y);
+    dots_of<DT, CU_OUTS, NB, VEC>(w, x, item.count, a.inner, y);
 #pragma unroll
     for (int r = 0; r < CU_OUTS; r++)
 #pragma unroll
@@ -87,3 +86,7 @@ EXPERTS_OF(bf16, DTYPE_BF16)
 EXPERTS_OF(f16, DTYPE_F16)
 EXPERTS(bf16_2, DTYPE_BF16, 2, true)
 EXPERTS(bf16_8, DTYPE_BF16, 8, true)
+EXPERTS(packed_1, PACKED_BF16, 1, true)
+EXPERTS(packed_2, PACKED_BF16, 2, true)
+EXPERTS(packed_4, PACKED_BF16, 4, true)
+EXPERTS(packed_8, PACKED_BF16, 8, true)
