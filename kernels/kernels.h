@@ -20,6 +20,7 @@
 #ifndef MOED_KERNELS_H
 #define MOED_KERNELS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -236,6 +237,8 @@ struct kern_combine {
     int n, top_k, dim;
 };
 
+struct packed_lists;
+
 /* The kernels of one instruction set. Each does part.index of part.count of the op's work. */
 struct kern_cpu {
     const char *name; /* "scalar", "avx2", "avx512" */
@@ -258,6 +261,12 @@ struct kern_cpu {
     /* The yardstick of arithmetic: `steps` times some independent fused multiply-adds in registers.
      * Returns how many floating-point operations they were (two each). */
     double (*multiply_add)(long steps, float *sink);
+    /* Packed rows (packed.h), one behind the other from first_row on (16-byte aligned), from and to
+     * w [rows][in]. All instruction sets make the same bytes. False: the lists are full; then what
+     * they, and the rows from some row on, hold is of no use. Any thread. */
+    bool (*pack_rows)(const uint16_t *w, int in, size_t rows, void *first_row,
+                      const struct packed_lists *lists);
+    void (*unpack_rows)(const void *first_row, int in, size_t rows, uint16_t *w);
 };
 
 /* The table of an instruction set, NULL where this CPU or this build lacks it. AUTO: the best one.

@@ -75,6 +75,10 @@ struct packed_lists {
 bool packed_row_pack(const uint16_t *w, int in, void *row, const struct packed_lists *lists);
 /* And back: w [in] has the very bits. */
 void packed_row_unpack(const void *row, int in, uint16_t *w);
+/* The same of many rows (kernels.h: pack_rows, unpack_rows, of which these are the scalar form). */
+bool packed_rows_pack(const uint16_t *w, int in, size_t rows, void *first_row,
+                      const struct packed_lists *lists);
+void packed_rows_unpack(const void *first_row, int in, size_t rows, uint16_t *w);
 #endif
 
 #endif

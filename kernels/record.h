@@ -35,4 +35,10 @@ struct record_class {
 struct record_class record_class_swiglu(enum dtype dtype, int hidden, int intermediate);
 struct record_class record_class_packed(int hidden, int intermediate);
 
+/* Of the matrices alone, without lists and what lies between: what computing an expert reads. */
+static inline size_t record_matrix_bytes(const struct record_class *c)
+{
+    return 2 * (size_t)c->intermediate * c->in_row_bytes + (size_t)c->hidden * c->down_row_bytes;
+}
+
 #endif

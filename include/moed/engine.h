@@ -24,6 +24,7 @@ struct moed_engine_config {
     const char *isa;             /* "auto", "scalar", "avx2", "avx512" */
     const char *kv_dtype;        /* "auto" (bf16), "bf16", "fp32" */
     const char *expert_policy;   /* "steady", "lfru", "lfu", "lru" */
+    const char *expert_records;  /* "auto", "plain", "packed" (how experts lie); NULL: "auto" */
     int64_t expert_cache_bytes;  /* -1: in place on the CPU, what fits on a GPU; 0: no slots */
     double expert_cache_share;   /* of all experts, in place of expert_cache_bytes where that is not
                                     negative; 0: bytes count */

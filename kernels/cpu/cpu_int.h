@@ -10,6 +10,7 @@
 
 #include "exp_constants.h"
 #include "kernels.h"
+#include "packed.h"
 
 extern const struct kern_cpu kern_cpu_scalar, kern_cpu_avx2, kern_cpu_avx512;
 

@@ -1,8 +1,7 @@
 /*
  * Dot products of the FMA class, as a template over the vectors of vec_<isa>.h.
  *
- * Up to SINGLE_ROWS activation rows: row_dot keeps all partial sums of a weight row in registers
- * (or a quarter of them at a time) and reads the weights in order.
+ * Up to SINGLE_ROWS activation rows: weight row by weight row (row_vec.h).
  *
  * More rows: the 256 partial sums of TILE_W x TILE_X dot products do not fit, but the class allows
  * to take them one vector v at a time: for a fixed v the chunks of 256 are walked with TILE_W
@@ -11,8 +10,9 @@
  *
  * Behind the end of a row the packed activations hold -0 and the weights +0: their product, -0, is
  * the one number that changes no partial sum, not even -0.
+ *
+ * Packed weights of a panel are unpacked into scratch first; from there on they are plain ones.
  */
-#define NV    (256 / VL)
 #define PANEL 16
 /* Rows packed at once: activations of this many rows and a panel stay in a 1 MiB L2 cache. */
 #define ROWS_AT_ONCE 48
@@ -28,120 +28,6 @@
 
 /* Of one tile's chunk, so that NV of them fetch TILE_W rows; a prefetch fetches a line. */
 #define TILE_AHEAD_BYTES(dtype) (TILE_W * 256 * dtype_bytes(dtype) / NV)
-
-#define INLINE                  static inline __attribute__((always_inline))
-
-INLINE vf load_w(enum dtype dtype, const void *w, size_t j)
-{
-    return dtype == DTYPE_BF16  ? v_load_bf16((const uint16_t *)w + j)
-           : dtype == DTYPE_F16 ? v_load_f16((const uint16_t *)w + j)
-                                : v_load((const float *)w + j);
-}
-
-INLINE vf load_w_part(enum dtype dtype, const void *w, size_t j, size_t n)
-{
-    return dtype == DTYPE_BF16  ? v_load_bf16_part((const uint16_t *)w + j, n)
-           : dtype == DTYPE_F16 ? v_load_f16_part((const uint16_t *)w + j, n)
-                                : v_load_part((const float *)w + j, n, 0);
-}
-
-/* What a row's dot product asks the memory for: nothing; what is far ahead, for the first-level
- * cache; or that for the second-level one, and what comes next for the first-level one. */
-enum fetch { FETCH_NONE, FETCH_L1, FETCH_L2 };
-
-/* Asked for are as many bytes as the row has. */
-struct ahead {
-    const char *far, *far_end, *then; /* from far to far_end, from there on from `then` on */
-    const char *next;                 /* the row that is read after this one */
-};
-
-INLINE void fetch_far(const enum fetch fetch, struct ahead *a, size_t bytes)
-{
-#pragma GCC unroll 16
-    for (size_t i = 0; i < bytes && fetch == FETCH_L1; i += 64)
-        __builtin_prefetch(a->far + i, 0, 3);
-#pragma GCC unroll 16
-    for (size_t i = 0; i < bytes && fetch == FETCH_L2; i += 64)
-        __builtin_prefetch(a->far + i, 0, 2);
-    a->far += bytes;
-    if (a->far >= a->far_end)
-        a->far = a->then, a->far_end = (const char *)UINTPTR_MAX;
-}
-
-INLINE float row_dot_of(const enum fetch fetch, const enum dtype dtype, const void *w,
-                        const float *x, size_t k, struct ahead ahead)
-{
-    vf sums[ROW_SUMS];
-    const size_t step = ROW_ACC * VL, step_bytes = step * dtype_bytes(dtype);
-    for (size_t pass = 0; pass < NV / ROW_ACC; pass++) {
-        vf acc[ROW_ACC];
-        size_t j = pass * step;
-#pragma GCC unroll 16
-        for (size_t a = 0; a < ROW_ACC; a++)
-            acc[a] = v_zero();
-        for (; j + step <= k; j += 256) {
-            const char *near = j + 256 + step <= k
-                                   ? (const char *)w + (j + 256) * dtype_bytes(dtype)
-                                   : ahead.next + pass * step_bytes;
-            if (fetch != FETCH_NONE)
-                fetch_far(fetch, &ahead, step_bytes);
-#pragma GCC unroll 16
-            for (size_t i = 0; i < step_bytes && fetch == FETCH_L2; i += 64)
-                __builtin_prefetch(near + i, 0, 3);
-#pragma GCC unroll 16
-            for (size_t a = 0; a < ROW_ACC; a++)
-                acc[a] = v_fma(load_w(dtype, w, j + a * VL), v_load(x + j + a * VL), acc[a]);
-        }
-        if (j < k) {
-#pragma GCC unroll 16
-            for (size_t a = 0; a < ROW_ACC; a++) {
-                size_t at = j + a * VL;
-                if (at + VL <= k)
-                    acc[a] = v_fma(load_w(dtype, w, at), v_load(x + at), acc[a]);
-                else if (at < k)
-                    acc[a] = v_fma(load_w_part(dtype, w, at, k - at),
-                                   v_load_part(x + at, k - at, -0.0f), acc[a]);
-            }
-            for (size_t i = 0; fetch != FETCH_NONE && i < step && j + i < k;
-                 i += 64 / dtype_bytes(dtype))
-                fetch_far(fetch, &ahead, 64);
-        }
-        for (size_t a = 0; a < ROW_ACC; a += 8)
-            sums[pass * (ROW_ACC / 8) + a / 8] = v_sum8(acc + a);
-    }
-    return v_row_end(sums);
-}
-
-INLINE float row_dot_fetching(const enum fetch fetch, enum dtype dtype, const void *w,
-                              const float *x, size_t k, const struct ahead *ahead)
-{
-    switch (dtype) {
-    case DTYPE_BF16:
-        return row_dot_of(fetch, DTYPE_BF16, w, x, k, *ahead);
-    case DTYPE_F16:
-        return row_dot_of(fetch, DTYPE_F16, w, x, k, *ahead);
-    default:
-        return row_dot_of(fetch, DTYPE_F32, w, x, k, *ahead);
-    }
-}
-
-static float row_dot_l1(enum dtype dtype, const void *w, const float *x, size_t k,
-                        const struct ahead *ahead)
-{
-    return row_dot_fetching(FETCH_L1, dtype, w, x, k, ahead);
-}
-
-static float row_dot_l2(enum dtype dtype, const void *w, const float *x, size_t k,
-                        const struct ahead *ahead)
-{
-    return row_dot_fetching(FETCH_L2, dtype, w, x, k, ahead);
-}
-
-/* Of weights that are in a cache. */
-static float row_dot(enum dtype dtype, const void *w, const float *x, size_t k)
-{
-    return row_dot_fetching(FETCH_NONE, dtype, w, x, k, &(struct ahead){.next = w});
-}
 
 /* Where the weights of a tile lie, for one v: strides in elements. */
 struct tile_w {
@@ -248,22 +134,28 @@ struct pack {
     const float *row[SINGLE_ROWS]; /* the rows themselves where they are so few */
     float *x;                      /* [NV][block][chunk][row of the block][VL] */
     vf *r;                         /* [NV][unit of outputs][block][TILE_SUMS] */
+    uint16_t *panel;               /* [PANEL][k] of packed weights */
 };
 
-static struct pack pack_begin(size_t k, size_t rows, void *scratch, size_t scratch_bytes)
+/* packed: so are the weights. */
+static struct pack pack_begin(size_t k, size_t rows, bool packed, void *scratch,
+                              size_t scratch_bytes)
 {
     struct pack p = {.k = k, .chunks = (k + 255) / 256};
     size_t row_bytes = p.chunks * 256 * sizeof(float);
     size_t r_bytes = (size_t)NV * (PANEL / TILE_W + TILE_W - 1) *
                      ((ROWS_AT_ONCE + TILE_X - 1) / TILE_X) * TILE_SUMS * sizeof(vf);
+    size_t panel_bytes = packed ? (PANEL * k * sizeof *p.panel + 63) / 64 * 64 : 0;
     p.rows_max = rows < ROWS_AT_ONCE ? rows : ROWS_AT_ONCE;
-    if (rows <= SINGLE_ROWS || scratch_bytes < r_bytes + row_bytes) {
+    if (rows <= SINGLE_ROWS || scratch_bytes < r_bytes + panel_bytes + row_bytes) {
         p.rows_max = 0;
         return p;
     }
     char *at = scratch;
     p.r = (vf *)(void *)at;
     at += r_bytes, scratch_bytes -= r_bytes;
+    p.panel = (uint16_t *)(void *)at;
+    at += panel_bytes, scratch_bytes -= panel_bytes;
     p.x = (float *)(void *)at;
     if (p.rows_max > scratch_bytes / row_bytes)
         p.rows_max = scratch_bytes / row_bytes;
@@ -336,13 +228,13 @@ static void tile_end(vf *r, size_t stride, size_t rows, size_t outs, float *dots
  * Blocks of TILE_W outputs times blocks of rows, for one v after the other: the activations of a v
  * are in the L1 cache for all outputs. Weights come straight from memory, those of the next panel
  * on their way. Outputs at the end that are fewer than TILE_W are taken one by one (row_stride 0
- * repeats them).
+ * repeats them). `ahead` lie the weights that are wanted soon.
  */
-static void dots_tiled(const struct pack *p, enum dtype dtype, const void *w, size_t outs,
-                       float *dots)
+static void dots_tiled(const struct pack *p, enum dtype dtype, const void *w, const char *ahead,
+                       size_t outs, float *dots)
 {
     size_t width = dtype_bytes(dtype), whole = outs / TILE_W, units = whole + outs % TILE_W;
-    size_t stride = units * p->blocks * TILE_SUMS, ahead_bytes = outs * p->k * width;
+    size_t stride = units * p->blocks * TILE_SUMS;
     for (size_t v = 0; v < NV; v++) {
         size_t at = v * VL;
         struct tile_w t = {NULL, p->k, 256, 0, 0};
@@ -352,8 +244,7 @@ static void dots_tiled(const struct pack *p, enum dtype dtype, const void *w, si
             size_t o = u < whole ? u * TILE_W : whole * TILE_W + (u - whole);
             t.w = (const char *)w + (o * p->k + at) * width;
             t.row_stride = u < whole ? p->k : 0;
-            t.ahead = (const char *)w + ahead_bytes +
-                      (v * units + u) * p->chunks * TILE_AHEAD_BYTES(dtype);
+            t.ahead = ahead + (v * units + u) * p->chunks * TILE_AHEAD_BYTES(dtype);
             for (size_t b = 0; b < p->blocks; b++)
                 tile_fns[dtype](&t, p->x + (v * p->rows + block_first(p, b)) * p->chunks * VL,
                                 block_first(p, b + 1) - block_first(p, b),
@@ -379,6 +270,7 @@ struct row_run {
     /* What is asked for lies so many rows ahead; 0: it begins ahead_bytes into the row itself. */
     size_t ahead, ahead_bytes;
     enum kern_ahead to;
+    bool packed;
 };
 
 /* matrices: that take turns. What is ahead of each adds up: a single one looks twice as far. */
@@ -409,16 +301,20 @@ static void row_dots(const struct pack *p, enum dtype dtype, const struct row_ru
                      const char *next, float *dots)
 {
     const char *w = r->rows + o * r->row_bytes, *far = row_run_at(r, o + r->ahead);
+    bool l2 = r->to == KERN_AHEAD_L2;
     next = next ? next : w;
     struct ahead a = {far ? far : w, (const char *)UINTPTR_MAX, next, next};
     if (!r->ahead && r->ahead_bytes < r->row_bytes)
         a.far = w + r->ahead_bytes, a.far_end = w + r->row_bytes;
     else if (!r->ahead)
         a.far = next;
-    dots[0] = r->to == KERN_AHEAD_L2 ? row_dot_l2(dtype, w, p->row[0], p->k, &a)
-                                     : row_dot_l1(dtype, w, p->row[0], p->k, &a);
+    if (r->packed)
+        dots[0] = (l2 ? packed_dot_l2 : packed_dot_l1)(w, p->row[0], p->k, &a);
+    else
+        dots[0] = (l2 ? row_dot_l2 : row_dot_l1)(dtype, w, p->row[0], p->k, &a);
     for (size_t i = 1; i < p->rows; i++)
-        dots[i * PANEL] = row_dot(dtype, w, p->row[i], p->k);
+        dots[i * PANEL] =
+            r->packed ? packed_dot(w, p->row[i], p->k) : row_dot(dtype, w, p->row[i], p->k);
 }
 
 /* dots[i * PANEL + j] = dot(row o + j of the run, row i) for the packed rows and outs <= PANEL
@@ -433,9 +329,13 @@ static void dots_of(const struct pack *p, enum dtype dtype, const struct row_run
     }
     size_t near_bytes = p->rows * p->chunks * 256 * sizeof(float) + 2 * TILE_W * r->row_bytes;
     size_t step = near_bytes <= NEAR_BYTES ? TILE_W : PANEL;
-    for (size_t j = 0; j < outs; j += step)
-        dots_tiled(p, dtype, r->rows + (o + j) * r->row_bytes, outs - j < step ? outs - j : step,
-                   dots + j);
+    for (size_t j = 0; j < outs; j += step) {
+        size_t some = outs - j < step ? outs - j : step;
+        const char *w = r->rows + (o + j) * r->row_bytes, *ahead = w + some * r->row_bytes;
+        if (r->packed)
+            unpack_rows(w, (int)p->k, some, p->panel);
+        dots_tiled(p, dtype, r->packed ? (const char *)p->panel : w, ahead, some, dots + j);
+    }
 }
 
 /* The same for two matrices, which take turns row by row where the rows of x are few. */

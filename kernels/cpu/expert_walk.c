@@ -66,7 +66,7 @@ void kern_experts_fetch_down(const struct kern_experts *a, struct kern_part part
                              size_t end)
 {
     const struct record_class *c = a->cls;
-    size_t row_bytes = (size_t)c->intermediate * dtype_bytes(c->dtype), before = 0;
+    size_t row_bytes = c->down_row_bytes, before = 0;
     struct expert_walk walk = expert_walk_begin(a, EXPERT_DOWN, part);
     struct expert_share s;
     while (before < end && expert_walk_next(&walk, &s)) {

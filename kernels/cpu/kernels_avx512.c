@@ -1,5 +1,9 @@
 #include "vec_avx512.h"
 
+#include "packed_vec.h"
+
+#include "row_vec.h"
+
 #include "dot_vec.h"
 
 #include "attention_vec.h"

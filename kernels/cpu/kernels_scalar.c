@@ -5,6 +5,18 @@
 #include <float.h>
 
 #include "cpu_int.h"
+#include "packed_int.h"
+
+/* From partial sums to the dot product. */
+static float tree256(const float p[256])
+{
+    float s[32];
+    for (int i = 0; i < 32; i++) {
+        const float *g = p + (size_t)8 * i;
+        s[i] = ((g[0] + g[1]) + (g[2] + g[3])) + ((g[4] + g[5]) + (g[6] + g[7]));
+    }
+    return tree32(s);
+}
 
 /* One dot product of the FMA class, w of any dtype. */
 static float dot(const void *w, enum dtype dtype, const float *x, int k)
@@ -24,12 +36,30 @@ static float dot(const void *w, enum dtype dtype, const float *x, int k)
         for (int j = 0; j < k; j++)
             p[j & 255] = fmaf(((const float *)w)[j], x[j], p[j & 255]);
     }
-    float s[32];
-    for (int i = 0; i < 32; i++) {
-        const float *g = p + (size_t)8 * i;
-        s[i] = ((g[0] + g[1]) + (g[2] + g[3])) + ((g[4] + g[5]) + (g[6] + g[7]));
+    return tree256(p);
+}
+
+/* The same of a packed row. */
+static float packed_dot(const void *row, const float *x, int k)
+{
+    float p[256] = {0};
+    const uint8_t *from = (const uint8_t *)row + PACKED_HEAD_BYTES;
+    struct packed_walk escapes = packed_walk_begin(row);
+    size_t n = (size_t)k;
+    for (size_t at = 0, each; at < n; at += each, from += packed_bytes(each)) {
+        uint16_t w[PACKED_BLOCK];
+        each = packed_block(n, at);
+        packed_block_unpack(row, from, each, w);
+        packed_put(&escapes, at, each, w);
+        for (size_t j = 0; j < each; j++)
+            p[j & 255] = fmaf(f32_of_bits((uint32_t)w[j] << 16), x[at + j], p[j & 255]);
     }
-    return tree32(s);
+    return tree256(p);
+}
+
+static float expert_dot(const struct record_class *c, const void *w, const float *x, int k)
+{
+    return c->packed ? packed_dot(w, x, k) : dot(w, c->dtype, x, k);
 }
 
 static void embed(const struct kern_embed *a, struct kern_part part)
@@ -233,12 +263,12 @@ static void experts_gate_up(const struct kern_experts *a, struct kern_part part)
     while (expert_walk_next(&walk, &s))
         for (size_t o = s.outs.lo; o < s.outs.hi; o++) {
             const char *record = s.group->record;
-            const void *gate = row_of(record + c->gate_off, c->dtype, o, hidden);
-            const void *up = row_of(record + c->up_off, c->dtype, o, hidden);
+            const void *gate = record + c->gate_off + o * c->in_row_bytes;
+            const void *up = record + c->up_off + o * c->in_row_bytes;
             for (int r = 0; r < s.group->n; r++) {
                 const float *x = a->x + (size_t)s.group->row[r] * hidden;
                 a->hidden[(size_t)s.group->pair[r] * wide + o] =
-                    silu_mul_1(dot(gate, c->dtype, x, c->hidden), dot(up, c->dtype, x, c->hidden));
+                    silu_mul_1(expert_dot(c, gate, x, c->hidden), expert_dot(c, up, x, c->hidden));
             }
         }
 }
@@ -251,11 +281,11 @@ static void experts_down(const struct kern_experts *a, struct kern_part part)
     struct expert_share s;
     while (expert_walk_next(&walk, &s))
         for (size_t o = s.outs.lo; o < s.outs.hi; o++) {
-            const void *w = row_of((const char *)s.group->record + c->down_off, c->dtype, o, wide);
+            const void *w = (const char *)s.group->record + c->down_off + o * c->down_row_bytes;
             for (int r = 0; r < s.group->n; r++) {
                 size_t pair = (size_t)s.group->pair[r];
                 a->y[pair * hidden + o] =
-                    dot(w, c->dtype, a->hidden + pair * wide, c->intermediate);
+                    expert_dot(c, w, a->hidden + pair * wide, c->intermediate);
             }
         }
 }
@@ -316,4 +346,6 @@ const struct kern_cpu kern_cpu_scalar = {
     .exp = exp_all,
     .read = read,
     .multiply_add = multiply_add,
+    .pack_rows = packed_rows_pack,
+    .unpack_rows = packed_rows_unpack,
 };

@@ -65,7 +65,7 @@ static void linear(const struct kern_linear *a, struct kern_part part)
 {
     struct span outs = part_span((size_t)a->out, 8, part);
     size_t in = (size_t)a->in, n = (size_t)a->n, rows;
-    struct pack p = pack_begin(in, n, part.scratch, part.scratch_bytes);
+    struct pack p = pack_begin(in, n, false, part.scratch, part.scratch_bytes);
     struct row_run run =
         row_run_of(a->w, NULL, outs.hi, in * dtype_bytes(a->w_dtype), 1, KERN_AHEAD_AUTO);
     float dots[ROWS_AT_ONCE * PANEL];
@@ -160,8 +160,8 @@ static void router(const struct kern_router *a, struct kern_part part)
     most = most < span.hi - span.lo ? most : span.hi - span.lo;
     size_t logit_bytes = (most * experts * sizeof(float) + 63) / 64 * 64;
     float *logit = part.scratch, dots[ROWS_AT_ONCE * PANEL];
-    struct pack p =
-        pack_begin(in, most, (char *)part.scratch + logit_bytes, part.scratch_bytes - logit_bytes);
+    struct pack p = pack_begin(in, most, false, (char *)part.scratch + logit_bytes,
+                               part.scratch_bytes - logit_bytes);
     struct row_run run =
         row_run_of(a->w, NULL, experts, in * dtype_bytes(a->w_dtype), 1, KERN_AHEAD_AUTO);
     for (size_t first = span.lo; first < span.hi; first += rows) {
@@ -181,10 +181,17 @@ static void router(const struct kern_router *a, struct kern_part part)
     }
 }
 
-/* The first row of a share's outputs in the matrix at `off`; NULL for no share. */
-static const void *share_rows(const struct expert_share *s, size_t off, enum dtype dtype, size_t k)
+/* The rows of a share in the matrix at `off`, and those of the next share, if any. */
+static struct row_run share_run(const struct kern_experts *a, const struct expert_share *s,
+                                const struct expert_share *next, size_t off, size_t row_bytes,
+                                int matrices)
 {
-    return s->group ? row_of((const char *)s->group->record + off, dtype, s->outs.lo, k) : NULL;
+    const char *then = next->group ? (const char *)next->group->record : NULL;
+    struct row_run run = row_run_of((const char *)s->group->record + off,
+                                    then ? then + off + next->outs.lo * row_bytes : NULL, s->more,
+                                    row_bytes, matrices, a->ahead);
+    run.packed = a->cls->packed;
+    return run;
 }
 
 static void gate_up_share(const struct kern_experts *a, const struct expert_share *s,
@@ -192,14 +199,10 @@ static void gate_up_share(const struct kern_experts *a, const struct expert_shar
 {
     const struct record_class *c = a->cls;
     size_t hidden = (size_t)c->hidden, wide = (size_t)c->intermediate, n = (size_t)s->group->n,
-           rows, row_bytes = hidden * dtype_bytes(c->dtype);
-    const char *gate_w = (const char *)s->group->record + c->gate_off;
-    const char *up_w = (const char *)s->group->record + c->up_off;
-    struct row_run gate_run = row_run_of(gate_w, share_rows(next, c->gate_off, c->dtype, hidden),
-                                         s->more, row_bytes, 2, a->ahead);
-    struct row_run up_run = row_run_of(up_w, share_rows(next, c->up_off, c->dtype, hidden), s->more,
-                                       row_bytes, 2, a->ahead);
-    struct pack p = pack_begin(hidden, n, part.scratch, part.scratch_bytes);
+           rows;
+    struct row_run gate_run = share_run(a, s, next, c->gate_off, c->in_row_bytes, 2);
+    struct row_run up_run = share_run(a, s, next, c->up_off, c->in_row_bytes, 2);
+    struct pack p = pack_begin(hidden, n, c->packed, part.scratch, part.scratch_bytes);
     float gate[ROWS_AT_ONCE * PANEL], up[ROWS_AT_ONCE * PANEL];
     for (size_t first = 0; first < n; first += rows) {
         rows = pack_rows(&p, n - first);
@@ -223,10 +226,8 @@ static void down_share(const struct kern_experts *a, const struct expert_share *
     const struct record_class *c = a->cls;
     size_t hidden = (size_t)c->hidden, wide = (size_t)c->intermediate, n = (size_t)s->group->n,
            rows;
-    const char *down = (const char *)s->group->record + c->down_off;
-    struct row_run run = row_run_of(down, share_rows(next, c->down_off, c->dtype, wide), s->more,
-                                    wide * dtype_bytes(c->dtype), 1, a->ahead);
-    struct pack p = pack_begin(wide, n, part.scratch, part.scratch_bytes);
+    struct row_run run = share_run(a, s, next, c->down_off, c->down_row_bytes, 1);
+    struct pack p = pack_begin(wide, n, c->packed, part.scratch, part.scratch_bytes);
     float dots[ROWS_AT_ONCE * PANEL];
     for (size_t first = 0; first < n; first += rows) {
         rows = pack_rows(&p, n - first);
@@ -330,4 +331,6 @@ const struct kern_cpu TABLE = {
     .exp = exp_all,
     .read = read_all,
     .multiply_add = multiply_add,
+    .pack_rows = pack_rows_of,
+    .unpack_rows = unpack_rows,
 };

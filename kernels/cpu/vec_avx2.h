@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include "cpu_int.h"
+#include "packed_int.h"
 
 #define VL       8
 #define ROW_ACC  8 /* accumulators of a single row's dot product: four passes over it */
@@ -237,6 +238,110 @@ static inline uint32_t v_read(const void *p, size_t bytes)
     __m128i half = _mm_or_si128(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
     return (uint32_t)(_mm_cvtsi128_si32(half) | _mm_extract_epi32(half, 1) |
                       _mm_extract_epi32(half, 2) | _mm_extract_epi32(half, 3));
+}
+
+/*
+ * Packed rows. vh: 2 VL numbers of bf16. vcodes: the high byte of each code. One step takes a run
+ * of 4 VL numbers: units of a block of 512, of which `first` gets the numbers of the block's first
+ * half and `second` the others, or numbers in order, first ones first.
+ */
+typedef __m256i vh;
+typedef __m256i vcodes;
+
+static inline vh v_load_h(const uint16_t *p)
+{
+    return _mm256_loadu_si256((const __m256i *)p);
+}
+
+static inline void v_store_h(uint16_t *p, vh h)
+{
+    _mm256_storeu_si256((__m256i *)p, h);
+}
+
+static inline vf v_low_h(vh h)
+{
+    return widen_bf16(_mm256_castsi256_si128(h));
+}
+
+static inline vf v_high_h(vh h)
+{
+    return widen_bf16(_mm256_extracti128_si256(h, 1));
+}
+
+static inline vcodes v_codes(uint64_t upper, uint64_t negative)
+{
+    return _mm256_broadcastsi128_si256(_mm_set_epi64x((long long)negative, (long long)upper));
+}
+
+static inline void v_decode(vcodes upper, __m256i low, __m128i codes, vh *first, vh *second)
+{
+    __m256i pairs = _mm256_cvtepu8_epi16(codes);
+    __m256i code = _mm256_or_si256(pairs, _mm256_slli_epi16(pairs, 4));
+    __m256i high = _mm256_shuffle_epi8(upper, _mm256_and_si256(code, _mm256_set1_epi8(15)));
+    *first = _mm256_unpacklo_epi8(low, high);
+    *second = _mm256_unpackhi_epi8(low, high);
+}
+
+static inline void v_unpack_units(vcodes upper, const uint8_t *low, const uint8_t *codes, vh *first,
+                                  vh *second)
+{
+    v_decode(upper, _mm256_loadu_si256((const __m256i *)low),
+             _mm_loadu_si128((const __m128i *)codes), first, second);
+}
+
+static inline void v_unpack_run(vcodes upper, const uint8_t *low, const uint8_t *codes, vh *first,
+                                vh *second)
+{
+    __m256i l = _mm256_loadu_si256((const __m256i *)low);
+    __m128i c = _mm_loadu_si128((const __m128i *)codes);
+    v_decode(upper, _mm256_permute4x64_epi64(l, 0xd8), _mm_shuffle_epi32(c, 0xd8), first, second);
+}
+
+/* How many of the numbers are escapes. */
+static inline unsigned v_encode(const struct packed_head *head, vh first, vh second, __m256i *low,
+                                __m128i *codes)
+{
+    const __m256i byte = _mm256_set1_epi16(0xff);
+    __m256i high = _mm256_packus_epi16(_mm256_srli_epi16(first, 8), _mm256_srli_epi16(second, 8));
+    __m256i upper = _mm256_and_si256(high, _mm256_set1_epi8(0x7f));
+    __m256i index = _mm256_sub_epi8(upper, _mm256_set1_epi8((char)head->base));
+    __m256i zero = _mm256_and_si256(_mm256_cmpeq_epi8(upper, _mm256_setzero_si256()),
+                                    _mm256_set1_epi8((char)-head->zero_last));
+    __m256i limit = _mm256_set1_epi8((char)(PACKED_ESCAPE - head->zero_last));
+    __m256i beyond = _mm256_cmpeq_epi8(_mm256_max_epu8(index, limit), index);
+    __m256i escape = _mm256_andnot_si256(zero, beyond);
+    index = _mm256_blendv_epi8(index, _mm256_set1_epi8(PACKED_ESCAPE), escape);
+    index = _mm256_blendv_epi8(index, _mm256_set1_epi8(PACKED_ESCAPE - 1), zero);
+    __m256i sign = _mm256_and_si256(_mm256_srli_epi16(high, 4), _mm256_set1_epi8(8));
+    __m256i pairs =
+        _mm256_maddubs_epi16(_mm256_or_si256(index, sign), _mm256_set1_epi16(16 << 8 | 1));
+    __m256i narrow = _mm256_packus_epi16(pairs, _mm256_setzero_si256());
+    *codes = _mm256_castsi256_si128(_mm256_permute4x64_epi64(narrow, 0x08));
+    *low = _mm256_andnot_si256(
+        escape, _mm256_packus_epi16(_mm256_and_si256(first, byte), _mm256_and_si256(second, byte)));
+    return (unsigned)__builtin_popcount((unsigned)_mm256_movemask_epi8(escape));
+}
+
+static inline unsigned v_pack_units(const struct packed_head *head, vh first, vh second,
+                                    uint8_t *low, uint8_t *codes)
+{
+    __m256i l;
+    __m128i c;
+    unsigned escapes = v_encode(head, first, second, &l, &c);
+    _mm256_storeu_si256((__m256i *)low, l);
+    _mm_storeu_si128((__m128i *)codes, c);
+    return escapes;
+}
+
+static inline unsigned v_pack_run(const struct packed_head *head, vh first, vh second, uint8_t *low,
+                                  uint8_t *codes)
+{
+    __m256i l;
+    __m128i c;
+    unsigned escapes = v_encode(head, first, second, &l, &c);
+    _mm256_storeu_si256((__m256i *)low, _mm256_permute4x64_epi64(l, 0xd8));
+    _mm_storeu_si128((__m128i *)codes, _mm_shuffle_epi32(c, 0xd8));
+    return escapes;
 }
 
 #endif

@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include "cpu_int.h"
+#include "packed_int.h"
 
 #define VL       16
 #define ROW_ACC  16 /* accumulators of a single row's dot product */
@@ -222,6 +223,115 @@ static inline uint32_t v_read(const void *p, size_t bytes)
         a = _mm512_xor_si512(a, _mm512_load_si512(at));
     a = _mm512_xor_si512(_mm512_xor_si512(a, b), _mm512_xor_si512(c, d));
     return (uint32_t)_mm512_reduce_or_epi32(a);
+}
+
+/*
+ * Packed rows. vh: 2 VL numbers of bf16. vcodes: the high byte of each code. One step takes a run
+ * of 4 VL numbers: units of a block of 512, of which `first` gets the numbers of the block's first
+ * half and `second` the others, or numbers in order, first ones first.
+ */
+typedef __m512i vh;
+typedef __m512i vcodes;
+
+static inline vh v_load_h(const uint16_t *p)
+{
+    return _mm512_loadu_si512(p);
+}
+
+static inline void v_store_h(uint16_t *p, vh h)
+{
+    _mm512_storeu_si512(p, h);
+}
+
+static inline vf v_low_h(vh h)
+{
+    const __m512i from = _mm512_set_epi16(15, 0, 14, 0, 13, 0, 12, 0, 11, 0, 10, 0, 9, 0, 8, 0, 7,
+                                          0, 6, 0, 5, 0, 4, 0, 3, 0, 2, 0, 1, 0, 0, 0);
+    return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, from, h));
+}
+
+static inline vf v_high_h(vh h)
+{
+    const __m512i from = _mm512_set_epi16(31, 0, 30, 0, 29, 0, 28, 0, 27, 0, 26, 0, 25, 0, 24, 0,
+                                          23, 0, 22, 0, 21, 0, 20, 0, 19, 0, 18, 0, 17, 0, 16, 0);
+    return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, from, h));
+}
+
+static inline vcodes v_codes(uint64_t upper, uint64_t negative)
+{
+    return _mm512_broadcast_i32x4(_mm_set_epi64x((long long)negative, (long long)upper));
+}
+
+static inline void v_decode(vcodes upper, __m512i low, __m256i codes, vh *first, vh *second)
+{
+    __m512i pairs = _mm512_cvtepu8_epi16(codes);
+    __m512i code = _mm512_or_si512(pairs, _mm512_slli_epi16(pairs, 4));
+    __m512i high = _mm512_shuffle_epi8(upper, _mm512_and_si512(code, _mm512_set1_epi8(15)));
+    *first = _mm512_unpacklo_epi8(low, high);
+    *second = _mm512_unpackhi_epi8(low, high);
+}
+
+static inline void v_unpack_units(vcodes upper, const uint8_t *low, const uint8_t *codes, vh *first,
+                                  vh *second)
+{
+    v_decode(upper, _mm512_loadu_si512(low), _mm256_loadu_si256((const __m256i *)codes), first,
+             second);
+}
+
+static inline void v_unpack_run(vcodes upper, const uint8_t *low, const uint8_t *codes, vh *first,
+                                vh *second)
+{
+    const __m512i lows = _mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0);
+    const __m256i fours = _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0);
+    __m256i c = _mm256_loadu_si256((const __m256i *)codes);
+    v_decode(upper, _mm512_permutexvar_epi64(lows, _mm512_loadu_si512(low)),
+             _mm256_permutevar8x32_epi32(c, fours), first, second);
+}
+
+/* How many of the numbers are escapes. */
+static inline unsigned v_encode(const struct packed_head *head, vh first, vh second, __m512i *low,
+                                __m256i *codes)
+{
+    const __m512i byte = _mm512_set1_epi16(0xff);
+    __m512i high = _mm512_packus_epi16(_mm512_srli_epi16(first, 8), _mm512_srli_epi16(second, 8));
+    __m512i upper = _mm512_and_si512(high, _mm512_set1_epi8(0x7f));
+    __m512i index = _mm512_sub_epi8(upper, _mm512_set1_epi8((char)head->base));
+    __mmask64 zero = head->zero_last ? _mm512_testn_epi8_mask(upper, upper) : 0;
+    __m512i limit = _mm512_set1_epi8((char)(PACKED_ESCAPE - head->zero_last));
+    __mmask64 escape = _mm512_cmpge_epu8_mask(index, limit) & ~zero;
+    index = _mm512_mask_mov_epi8(index, escape, _mm512_set1_epi8(PACKED_ESCAPE));
+    index = _mm512_mask_mov_epi8(index, zero, _mm512_set1_epi8(PACKED_ESCAPE - 1));
+    __m512i sign = _mm512_and_si512(_mm512_srli_epi16(high, 4), _mm512_set1_epi8(8));
+    __m512i pairs =
+        _mm512_maddubs_epi16(_mm512_or_si512(index, sign), _mm512_set1_epi16(16 << 8 | 1));
+    *codes = _mm512_cvtepi16_epi8(pairs);
+    *low = _mm512_maskz_mov_epi8(~escape, _mm512_packus_epi16(_mm512_and_si512(first, byte),
+                                                              _mm512_and_si512(second, byte)));
+    return (unsigned)__builtin_popcountll(escape);
+}
+
+static inline unsigned v_pack_units(const struct packed_head *head, vh first, vh second,
+                                    uint8_t *low, uint8_t *codes)
+{
+    __m512i l;
+    __m256i c;
+    unsigned escapes = v_encode(head, first, second, &l, &c);
+    _mm512_storeu_si512(low, l);
+    _mm256_storeu_si256((__m256i *)codes, c);
+    return escapes;
+}
+
+static inline unsigned v_pack_run(const struct packed_head *head, vh first, vh second, uint8_t *low,
+                                  uint8_t *codes)
+{
+    const __m512i lows = _mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0);
+    const __m256i fours = _mm256_set_epi32(7, 5, 3, 1, 6, 4, 2, 0);
+    __m512i l;
+    __m256i c;
+    unsigned escapes = v_encode(head, first, second, &l, &c);
+    _mm512_storeu_si512(low, _mm512_permutexvar_epi64(lows, l));
+    _mm256_storeu_si256((__m256i *)codes, _mm256_permutevar8x32_epi32(c, fours));
+    return escapes;
 }
 
 #endif

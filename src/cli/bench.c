@@ -158,6 +158,39 @@ static int check_caches(const struct plan *p, struct moed_error *err)
     return rc;
 }
 
+/* Weights are loaded once for all sizes of the cache. */
+static int plan_records(struct plan *p, const struct bench *b, enum dtype dtype,
+                        struct moed_error *err)
+{
+    p->options.packed_experts = false;
+    plan_memory(p, b, dtype);
+    bool all_resident = p->choice.cuda;
+    for (int i = 0; i < p->n_sets; i++)
+        for (int k = 0; k < p->set[i].n_cache; k++)
+            all_resident =
+                all_resident && cache_bytes(p, &p->set[i].cache[k]) >= p->memory.expert_host_bytes;
+    int rc = engine_plan_records(&p->options.packed_experts, &p->cfg, &b->config, dtype,
+                                 all_resident, err);
+    if (rc < 0)
+        return rc;
+    plan_memory(p, b, dtype);
+    return check_caches(p, err);
+}
+
+/* As the engine: where experts do not go into packed records, once more with plain ones. */
+static int open_model(struct bench *b, struct plan *p, struct store *store, enum dtype dtype,
+                      struct moed_error *err)
+{
+    p->options.pager.cache_bytes = p->cache_bytes = cache_bytes(p, &p->set[0].cache[0]);
+    int rc = model_open(&b->model, &b->config, &p->options, store, p->dev, err);
+    if (rc == 0 || !engine_records_again(&p->cfg, err))
+        return rc;
+    log_warn("%s: opening again with plain records", err->text);
+    p->cfg.expert_records = "plain";
+    rc = plan_records(p, b, dtype, err);
+    return rc < 0 ? rc : open_model(b, p, store, dtype, err);
+}
+
 static int read_config(struct bench *b, const char *dir, struct moed_error *err)
 {
     json_t *json = NULL;
@@ -216,8 +249,8 @@ static int open_all(struct bench *b, struct plan *p, struct bench_peaks *peaks,
                                                     : store_open(&store, cfg->model_dir, err);
     if (rc < 0 || (rc = set_options(p, b, b->max_context, err)) < 0)
         goto out;
-    plan_memory(p, b, model_weight_dtype(&b->config, store));
-    if ((rc = check_caches(p, err)) < 0 || (rc = open_routings(b, p, err)) < 0 ||
+    enum dtype dtype = model_weight_dtype(&b->config, store);
+    if ((rc = plan_records(p, b, dtype, err)) < 0 || (rc = open_routings(b, p, err)) < 0 ||
         (rc = bench_buffers(b, err)) < 0 ||
         (rc = bench_yardstick_open(&b->yardstick, p->cpu, err)) < 0)
         goto out;
@@ -227,10 +260,9 @@ static int open_all(struct bench *b, struct plan *p, struct bench_peaks *peaks,
     cli_progress_init(&progress);
     p->options.progress = cli_progress_show;
     p->options.user = &progress;
-    p->options.pager.cache_bytes = p->cache_bytes = cache_bytes(p, &p->set[0].cache[0]);
     bench_watch_case(&b->watch, "opening the model");
     if (rc == 0)
-        rc = model_open(&b->model, &b->config, &p->options, store, p->dev, err);
+        rc = open_model(b, p, store, dtype, err);
 out:
     store_close(&store);
     return rc;
@@ -262,6 +294,9 @@ static void describe(const struct bench *b, const struct plan *p, const struct o
     r->max_context = b->max_context;
     r->records = model_config_moe_layers(&b->config) * b->config.n_experts;
     r->record_bytes = p->memory.expert_record_bytes;
+    r->matrix_bytes = p->memory.expert_matrix_bytes;
+    if (r->records)
+        r->record_class = engine_records_name(p->options.packed_experts);
 }
 
 static int run_case(struct bench *b, struct bench_result *r, struct bench_case c,

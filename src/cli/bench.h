@@ -125,7 +125,9 @@ struct bench_result {
     const char *device; /* "cpu", or the name of a GPU */
     bool apart;         /* the device has memory of its own */
     int threads;
-    uint64_t parameters, active_parameters, record_bytes;
+    const char *record_class; /* "plain", "packed"; NULL without experts */
+    uint64_t parameters, active_parameters;
+    uint64_t record_bytes, matrix_bytes; /* of an expert, and what computing it reads of that */
     int32_t records, max_context;
     struct bench_peaks peaks;
     struct bench_case *cases;

@@ -53,17 +53,17 @@ static double floor_seconds(const struct bench_result *r, const struct bench_cas
     const struct model_stats *s = &c->stages;
     const struct pager_counters *e = &c->experts;
     double other = (double)(s->bytes_attention + s->bytes_kv + s->bytes_dense + s->bytes_logits);
-    double used = (double)e->uses * (double)r->record_bytes;
+    double used = (double)e->uses * (double)r->matrix_bytes;
     double experts = (double)s->bytes_experts;
     if (c->kind == BENCH_MIXED)
         return 0;
     if (!r->apart)
         return part_of((other + experts) / 1e9, bench_median(c->read_gb_per_s, c->n_runs));
     double host = c->kind == BENCH_PREFILL ? r->peaks.link : r->peaks.host_cpu + r->peaks.host_link;
-    /* Records end on pages; what is left of the bytes is the router. */
+    /* What is left of the bytes is the router. */
     double resident = other + fmax(experts - used, 0);
-    double hits = (double)e->hits * (double)r->record_bytes;
-    double misses = (double)e->misses * (double)r->record_bytes;
+    double hits = (double)e->hits * (double)r->matrix_bytes;
+    double misses = (double)e->misses * (double)r->matrix_bytes;
     if (r->peaks.device <= 0 || host <= 0)
         return 0;
     return (resident / r->peaks.device + fmax(hits / r->peaks.device, misses / host)) / 1e9;
@@ -74,8 +74,11 @@ void bench_numbers(struct bench_numbers *out, const struct bench_result *r,
 {
     const struct pager_counters *e = &c->experts;
     double seconds = bench_median(c->seconds, c->n_runs), tokens = (double)c->tokens;
-    double from_host = c->in_place ? 0 : (double)(e->bytes_in_place + e->bytes_copied);
-    double by_cpu = r->apart ? (double)c->stages.bytes_experts_cpu : (double)e->bytes_in_place;
+    /* Copies take whole records, what computes in place reads the matrices. */
+    double in_place =
+        (double)e->bytes_in_place * part_of((double)r->matrix_bytes, (double)r->record_bytes);
+    double from_host = c->in_place ? 0 : in_place + (double)e->bytes_copied;
+    double by_cpu = r->apart ? (double)c->stages.bytes_experts_cpu : in_place;
     double over_link = fmax(from_host - by_cpu, 0);
     double host_peak = r->apart ? r->peaks.host_cpu + r->peaks.host_link
                                 : bench_median(c->read_gb_per_s, c->n_runs);

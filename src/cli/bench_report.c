@@ -179,10 +179,10 @@ void bench_print_table(const struct bench_result *r, FILE *out)
     fprintf(out, "%s: %s; device %s; %d threads, %s; contexts of up to %d tokens\n",
             r->architecture, parameters, r->device, r->threads, r->isa, r->max_context);
     if (r->records && r->n_cases && r->cases[0].in_place)
-        fprintf(out, "experts: %d, used in place\n", r->records);
+        fprintf(out, "experts: %d, %s records, used in place\n", r->records, r->record_class);
     else if (r->records)
-        fprintf(out, "experts: %d of %.2f MiB, policy %s\n", r->records,
-                (double)r->record_bytes / 0x1p20, r->policy);
+        fprintf(out, "experts: %d, %s records of %.2f MiB, policy %s\n", r->records,
+                r->record_class, (double)r->record_bytes / 0x1p20, r->policy);
     if (p->link > 0)
         fprintf(out, "peaks: link %.1f GB/s", p->link);
     if (p->device > 0)
@@ -266,13 +266,13 @@ void bench_print_json(const struct bench_result *r, FILE *out)
         json_array_append_new(cases, case_json(r, &r->cases[i]));
     json_t *peaks = json_pack("{s:f, s:f, s:f, s:f}", "link", p->link, "device", p->device,
                               "host_cpu", p->host_cpu, "host_link", p->host_link);
-    json_t *all =
-        json_pack("{s:s, s:s, s:I, s:I, s:i, s:s, s:s, s:s, s:i, s:i, s:I, s:o, s:o}",
-                  "architecture", r->architecture, "device", r->device, "parameters",
-                  (json_int_t)r->parameters, "active_parameters", (json_int_t)r->active_parameters,
-                  "threads", r->threads, "isa", r->isa, "policy", r->policy, "routing", r->routing,
-                  "max_context", (int)r->max_context, "records", (int)r->records, "record_bytes",
-                  (json_int_t)r->record_bytes, "peaks_gb_per_s", peaks, "cases", cases);
+    json_t *all = json_pack(
+        "{s:s, s:s, s:I, s:I, s:i, s:s, s:s, s:s, s:i, s:i, s:I, s:s?, s:o, s:o}", "architecture",
+        r->architecture, "device", r->device, "parameters", (json_int_t)r->parameters,
+        "active_parameters", (json_int_t)r->active_parameters, "threads", r->threads, "isa", r->isa,
+        "policy", r->policy, "routing", r->routing, "max_context", (int)r->max_context, "records",
+        (int)r->records, "record_bytes", (json_int_t)r->record_bytes, "record_class",
+        r->record_class, "peaks_gb_per_s", peaks, "cases", cases);
     json_dumpf(all, out, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
     fputc('\n', out);
     json_decref(all);

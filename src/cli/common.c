@@ -39,6 +39,7 @@ struct moed_engine_config cli_engine_config(const struct options *o, const char 
         .isa = options_string(o, "isa"),
         .kv_dtype = options_string(o, "kv-cache-dtype"),
         .expert_policy = options_string(o, "expert-policy"),
+        .expert_records = options_string(o, "expert-records"),
         .expert_cache_bytes =
             options_has(o, "expert-cache") ? (int64_t)options_bytes(o, "expert-cache") : -1,
         .expert_cache_share =

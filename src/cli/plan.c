@@ -27,13 +27,14 @@ static void print_json(const struct model_config *c, const struct engine_plan *p
                       (json_int_t)p->device_bytes, "budget", (json_int_t)p->device_budget_bytes,
                       "other", (json_int_t)p->device_other_bytes));
     json_t *all = json_pack(
-        "{s:s, s:I, s:I, s:b, s:o, s:I, s:I, s:i, s:i, s:i, s:i, s:i, s:i}", "architecture",
+        "{s:s, s:I, s:I, s:b, s:o, s:I, s:I, s:s?, s:i, s:i, s:i, s:i, s:i, s:i}", "architecture",
         c->architecture, "parameters", (json_int_t)total, "active_parameters", (json_int_t)active,
         "fits", (int)fits, "bytes", bytes, "budget_bytes", (json_int_t)p->budget_bytes,
-        "expert_records", (json_int_t)m->expert_records, "kv_blocks", (int)p->options.kv_blocks,
-        "max_model_len", (int)p->max_model_len, "max_num_seqs", (int)p->max_seqs,
-        "max_num_batched_tokens", (int)p->max_batched_tokens, "long_prefill_tokens",
-        (int)p->options.long_rows, "threads", p->threads);
+        "expert_records", (json_int_t)m->expert_records, "record_class",
+        m->expert_records ? engine_records_name(p->options.packed_experts) : NULL, "kv_blocks",
+        (int)p->options.kv_blocks, "max_model_len", (int)p->max_model_len, "max_num_seqs",
+        (int)p->max_seqs, "max_num_batched_tokens", (int)p->max_batched_tokens,
+        "long_prefill_tokens", (int)p->options.long_rows, "threads", p->threads);
     json_dumpf(all, stdout, JSON_INDENT(2));
     putchar('\n');
     json_decref(all);

@@ -210,12 +210,17 @@ static int run_op(struct dev *dev, enum op_kind kind, const void *args, size_t c
     return 0;
 }
 
-/* Cost of n rows times a weight matrix: its way from memory, or the arithmetic. */
-static size_t matrix_cost(const struct dev *dev, size_t weights, enum dtype dtype, size_t n)
+/* Cost of n rows times so many weights: their way from memory, and the arithmetic. */
+static size_t weights_cost(const struct dev *dev, size_t weights, size_t bytes, size_t n)
 {
     size_t per_byte =
         self_of(dev)->k == kern_cpu(KERN_ISA_SCALAR) ? SCALAR_FMA_PER_BYTE : FMA_PER_BYTE;
-    return weights * dtype_bytes(dtype) + weights * n / per_byte;
+    return bytes + weights * n / per_byte;
+}
+
+static size_t matrix_cost(const struct dev *dev, size_t weights, enum dtype dtype, size_t n)
+{
+    return weights_cost(dev, weights, weights * dtype_bytes(dtype), n);
 }
 
 static int cpu_embed(struct dev *dev, const struct kern_embed *a)
@@ -300,24 +305,27 @@ static int cpu_router(struct dev *dev, const struct kern_router *a)
     return run_op(dev, OP_ROUTER, a, matrix_cost(dev, weights, a->w_dtype, (size_t)a->n));
 }
 
+/* bytes: of the weights of one expert that the op reads. */
 static int run_experts(struct dev *dev, enum op_kind kind, const struct kern_experts *a,
-                       size_t matrices)
+                       size_t matrices, size_t bytes)
 {
     size_t weights = matrices * (size_t)a->cls->hidden * (size_t)a->cls->intermediate, cost = 0;
     for (int g = 0; g < a->n_groups; g++)
         if (a->group[g].n)
-            cost += matrix_cost(dev, weights, a->cls->dtype, (size_t)a->group[g].n);
+            cost += weights_cost(dev, weights, bytes, (size_t)a->group[g].n);
     return run_op(dev, kind, a, cost);
 }
 
 static int cpu_experts_gate_up(struct dev *dev, const struct kern_experts *a)
 {
-    return run_experts(dev, OP_EXPERTS_GATE_UP, a, 2);
+    size_t bytes = 2 * (size_t)a->cls->intermediate * a->cls->in_row_bytes;
+    return run_experts(dev, OP_EXPERTS_GATE_UP, a, 2, bytes);
 }
 
 static int cpu_experts_down(struct dev *dev, const struct kern_experts *a)
 {
-    return run_experts(dev, OP_EXPERTS_DOWN, a, 1);
+    size_t bytes = (size_t)a->cls->hidden * a->cls->down_row_bytes;
+    return run_experts(dev, OP_EXPERTS_DOWN, a, 1, bytes);
 }
 
 static int cpu_combine(struct dev *dev, const struct kern_combine *a)

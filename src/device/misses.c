@@ -48,11 +48,13 @@ static int check_config(const struct misses_config *c, struct moed_error *err)
     return 0;
 }
 
-/* Scratch for the packed rows of a kernel: 48 rows of the wider side, and room for sums. */
+/* Scratch for the rows that a kernel packs: 48 of the wider side, and room for 16 rows of bf16
+ * weights and for sums. */
 static size_t scratch_bytes_of(const struct record_class *c)
 {
     size_t wide = (size_t)(c->hidden > c->intermediate ? c->hidden : c->intermediate);
-    size_t bytes = ((wide + 255) / 256 * 256 * 48 * sizeof(float)) + ((size_t)512 << 10);
+    size_t column_bytes = 48 * sizeof(float) + 16 * sizeof(uint16_t);
+    size_t bytes = (wide + 255) / 256 * 256 * column_bytes + ((size_t)512 << 10);
     return (bytes + ((size_t)2 << 20) - 1) >> 21 << 21;
 }
 

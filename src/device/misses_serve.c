@@ -346,15 +346,15 @@ static void count_job(struct misses *m, const struct job *j, int64_t end_ns)
     const struct record_class *c = m->cfg.cls;
     struct miss_counters *n = &m->n;
     int64_t total_ns = end_ns - j->seen_ns;
-    size_t outputs_read = (size_t)j->cpu_inner * 2 * (size_t)c->hidden +
-                          (size_t)j->cpu_width * (size_t)c->intermediate;
+    size_t bytes_each =
+        (size_t)j->cpu_inner * 2 * c->in_row_bytes + (size_t)j->cpu_width * c->down_row_bytes;
     int slot = 0;
     while (slot < MISSES_HISTOGRAM - 1 && total_ns >= (int64_t)1000 << slot)
         slot++;
     miss_add(&n->jobs, 1);
     miss_add(&n->groups, (uint64_t)j->n_groups);
     miss_add(&n->pairs, (uint64_t)j->n_pairs);
-    miss_add(&n->bytes, (uint64_t)j->n_groups * outputs_read * dtype_bytes(c->dtype));
+    miss_add(&n->bytes, (uint64_t)j->n_groups * bytes_each);
     miss_add(&n->gate_up_ns, (uint64_t)(j->gate_up_ns - j->seen_ns));
     miss_add(&n->wait_ns, (uint64_t)(j->link_ns - j->gate_up_ns));
     miss_add(&n->down_ns, (uint64_t)(end_ns - j->link_ns));

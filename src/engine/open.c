@@ -320,16 +320,30 @@ static int end_tokenizer(struct loaded *l, const struct model_config *c, struct 
     return 0;
 }
 
+static int begin_model(struct loaded *l, const struct described *d,
+                       const struct moed_engine_config *cfg, const struct engine_plan *p,
+                       struct moed_error *err)
+{
+    struct model_options o = p->options;
+    o.progress = cfg->progress;
+    o.user = cfg->user;
+    return model_begin(&l->model, &d->config, &o, d->store, err);
+}
+
+static void say_loaded(const struct engine_plan *p, int64_t start_us)
+{
+    log_info("loaded %.1f MiB in %.2f s",
+             (double)(p->memory.dense_bytes + p->memory.expert_host_bytes) / 1048576.0,
+             (double)(clock_us() - start_us) * 1e-6);
+}
+
 /* The weights are read while the device opens, which takes longer than a tokenizer; a broken one
  * ends the reading. */
 static int load(struct loaded *l, const struct described *d, const struct moed_engine_config *cfg,
                 const struct engine_plan *p, struct moed_error *err)
 {
-    struct model_options o = p->options;
-    o.progress = cfg->progress;
-    o.user = cfg->user;
     int64_t start = clock_us();
-    int rc = model_begin(&l->model, &d->config, &o, d->store, err);
+    int rc = begin_model(l, d, cfg, p, err);
     int64_t device_start = clock_us();
     if (rc < 0 || (rc = open_device(l, cfg, p, err)) < 0)
         return rc;
@@ -340,9 +354,26 @@ static int load(struct loaded *l, const struct described *d, const struct moed_e
         log_info("this model has no experts: --expert-cache has no effect");
     if ((rc = model_finish(l->model, l->dev, err)) < 0)
         return rc;
-    log_info("loaded %.1f MiB in %.2f s",
-             (double)(p->memory.dense_bytes + p->memory.expert_host_bytes) / 1048576.0,
-             (double)(clock_us() - start) * 1e-6);
+    say_loaded(p, start);
+    return 0;
+}
+
+/* After all the experts did not go into packed records: once more, on the device that is open. */
+static int load_plain(struct loaded *l, const struct described *d,
+                      const struct moed_engine_config *cfg, struct engine_plan *p,
+                      struct moed_error *err)
+{
+    struct moed_engine_config plain = *cfg;
+    plain.expert_records = "plain";
+    model_close(&l->model);
+    int64_t start = clock_us();
+    int rc = plan_described(p, &l->choice, d, &plain, err);
+    if (rc < 0)
+        return rc;
+    log_plan(p);
+    if ((rc = begin_model(l, d, cfg, p, err)) < 0 || (rc = model_finish(l->model, l->dev, err)) < 0)
+        return rc;
+    say_loaded(p, start);
     return 0;
 }
 
@@ -466,8 +497,17 @@ int engine_open_hooked(struct moed_engine **out, const struct moed_engine_config
     if (rc < 0 || (rc = plan_described(&plan, &l->choice, &d, cfg, err)) < 0)
         goto out;
     log_plan(&plan);
-    if ((rc = load(l, &d, cfg, &plan, err)) < 0)
+    struct moed_error why = {0};
+    rc = load(l, &d, cfg, &plan, &why);
+    if (rc < 0 && engine_records_again(cfg, &why)) {
+        log_warn("%s: opening again with plain records", why.text);
+        rc = load_plain(l, &d, cfg, &plan, &why);
+    }
+    if (rc < 0) {
+        if (err)
+            *err = why;
         goto out;
+    }
     struct engine_setup setup = {.hook = hook, .hook_user = hook_user};
     set_up(&setup, l, &d, cfg, &plan);
     if ((rc = engine_start(out, &setup, err)) >= 0)

@@ -6,6 +6,7 @@
 
 #include "device/misses.h"
 #include "engine/backend.h"
+#include "model/weights.h"
 #include "pager/policy.h"
 #include "sched/kv.h"
 
@@ -116,6 +117,49 @@ int engine_plan_misses(struct model_options *o, const struct moed_engine_config 
         o->link_share = (int32_t)(percent * MAILBOX_SHARE_ONE / 100);
     }
     return range("miss-threads", cfg->miss_threads, 0, MISSES_THREADS_MAX, err);
+}
+
+static bool is(const char *value, const char *name)
+{
+    return value && strcmp(value, name) == 0;
+}
+
+int engine_plan_records(bool *packed, const struct moed_engine_config *cfg,
+                        const struct model_config *c, enum dtype weight_dtype, bool all_resident,
+                        struct moed_error *err)
+{
+    const char *asked = cfg->expert_records && *cfg->expert_records ? cfg->expert_records : "auto";
+    bool can = weights_can_pack(c, weight_dtype);
+    *packed = false;
+    if (is(asked, "auto")) {
+        *packed = can && !all_resident &&
+                  weights_record_class(c, weight_dtype, true).bytes <
+                      weights_record_class(c, weight_dtype, false).bytes;
+        return 0;
+    }
+    if (!is(asked, "plain") && !is(asked, "packed"))
+        return moed_fail_param(err, MOED_EINVAL, "expert-records",
+                               "expert-records must be auto, plain or packed, not \"%.64s\"",
+                               asked);
+    *packed = is(asked, "packed") && c->n_experts;
+    if (*packed && !can)
+        return moed_fail_param(err, MOED_EINVAL, "expert-records",
+                               "expert-records cannot be packed: that takes bf16 and widths that "
+                               "are multiples of 8 below 65536; these experts are %s, %d and %d "
+                               "wide",
+                               dtype_name(weight_dtype), c->hidden, c->moe_intermediate);
+    return 0;
+}
+
+bool engine_records_again(const struct moed_engine_config *cfg, const struct moed_error *err)
+{
+    return !is(cfg->expert_records, "packed") && err->code == MOED_EUNSUPPORTED &&
+           strcmp(err->param, WEIGHTS_UNPACKABLE) == 0;
+}
+
+const char *engine_records_name(bool packed)
+{
+    return packed ? "packed" : "plain";
 }
 
 static int32_t step_rows(const struct engine_plan *p, const struct moed_engine_config *cfg)
@@ -335,11 +379,11 @@ static int plan_device(struct engine_plan *p, const struct moed_engine_config *c
                : 0;
 }
 
-int engine_plan(struct engine_plan *p, const struct moed_engine_config *cfg,
-                const struct model_config *c, enum dtype weight_dtype, int cores,
-                const struct memory_limits *limits, struct moed_error *err)
+static int plan_with(struct engine_plan *p, const struct moed_engine_config *cfg,
+                     const struct model_config *c, enum dtype weight_dtype, int cores,
+                     const struct memory_limits *limits, bool packed, struct moed_error *err)
 {
-    *p = (struct engine_plan){.limits = *limits};
+    *p = (struct engine_plan){.limits = *limits, .options.packed_experts = packed};
     p->budget_bytes = limits->available_bytes - limits->available_bytes / RESERVE_PARTS;
     if (limits->device_bytes)
         p->device_budget_bytes =
@@ -365,13 +409,36 @@ int engine_plan(struct engine_plan *p, const struct moed_engine_config *cfg,
     return 0;
 }
 
+/* All experts get slots on a device apart. */
+static bool all_resident(const struct engine_plan *p)
+{
+    const struct model_memory *m = &p->memory;
+    return p->device_budget_bytes && m->cache_bytes - m->staging_bytes >= m->expert_host_bytes;
+}
+
+int engine_plan(struct engine_plan *p, const struct moed_engine_config *cfg,
+                const struct model_config *c, enum dtype weight_dtype, int cores,
+                const struct memory_limits *limits, struct moed_error *err)
+{
+    bool packed, plain_fits = false;
+    *p = (struct engine_plan){.limits = *limits};
+    if (limits->device_bytes && c->n_experts)
+        plain_fits =
+            plan_with(p, cfg, c, weight_dtype, cores, limits, false, NULL) == 0 && all_resident(p);
+    int rc = engine_plan_records(&packed, cfg, c, weight_dtype, plain_fits, err);
+    if (rc < 0)
+        return rc;
+    return plan_with(p, cfg, c, weight_dtype, cores, limits, packed, err);
+}
+
 void engine_plan_text(const struct engine_plan *p, struct buf *out)
 {
     const struct model_memory *m = &p->memory;
     buf_printf(out, "dense weights   %10.1f MiB\n", mib(m->dense_bytes));
     if (m->expert_records > 0) {
-        buf_printf(out, "experts         %10.1f MiB  %" PRIu64 " records of %.2f MiB\n",
-                   mib(m->expert_host_bytes), m->expert_records, mib(m->expert_record_bytes));
+        buf_printf(out, "experts         %10.1f MiB  %" PRIu64 " %s records of %.2f MiB\n",
+                   mib(m->expert_host_bytes), m->expert_records,
+                   engine_records_name(p->options.packed_experts), mib(m->expert_record_bytes));
         if (p->options.pager.mode == PAGER_IN_PLACE)
             buf_printf(out, "expert cache    %10s      experts are used in place\n", "none");
         else

@@ -39,6 +39,22 @@ int engine_plan(struct engine_plan *out, const struct moed_engine_config *cfg,
                 const struct model_config *c, enum dtype weight_dtype, int cores,
                 const struct memory_limits *limits, struct moed_error *err);
 
+/*
+ * Whether experts are to lie in packed records, from the option: the one place that decides it.
+ * all_resident: a device apart from the host has slots for all of them as plain records; then auto
+ * does not pack, since nothing is read over the link or by the CPU, which is what fewer bytes make
+ * faster, and unpacking costs the device's kernels a little. MOED_EINVAL: they are to be packed and
+ * cannot.
+ */
+int engine_plan_records(bool *packed, const struct moed_engine_config *cfg,
+                        const struct model_config *c, enum dtype weight_dtype, bool all_resident,
+                        struct moed_error *err);
+/* err of a loading says that the experts do not go into packed records, and plain ones are allowed.
+ */
+bool engine_records_again(const struct moed_engine_config *cfg, const struct moed_error *err);
+/* "packed" or "plain". */
+const char *engine_records_name(bool packed);
+
 /* What of `free_bytes` of a device a ratio (0: the default) leaves to us. */
 uint64_t engine_device_budget(uint64_t free_bytes, double ratio);
 /* Threads and shares of misses, from the options. MOED_EINVAL names one that cannot be. */

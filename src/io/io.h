@@ -23,7 +23,9 @@ struct io_extent {
     int file;        /* index into paths */
     uint64_t offset; /* bytes; any alignment */
     size_t bytes;    /* 0 is allowed */
-    void *dst;       /* where they go; any alignment */
+    /* Where they go, any alignment; NULL: into a buffer of the reading thread, for `finished`
+     * alone. Such an extent has at most chunk_bytes and is read whole. */
+    void *dst;
 };
 
 struct io_progress {
@@ -42,8 +44,9 @@ struct io_config {
     void (*progress)(void *user, const struct io_progress *p);
     void *user;
     /* Called on a reading thread for each extent that is whole in memory and has bytes; not 0 makes
-     * the read fail. May be NULL. */
-    int (*finished)(void *user, const struct io_extent *e);
+     * the read fail. May be NULL. e is the caller's; its bytes lie at data: e->dst, or where that
+     * is NULL any alignment and only during the call. */
+    int (*finished)(void *user, const struct io_extent *e, const void *data);
 };
 
 /*

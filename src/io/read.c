@@ -6,10 +6,12 @@
  *   extents    [a..][b....][c..............][d..]
  *   reads      [a + b + c' ]         [c'' + d ]       each widened to 4 KiB for O_DIRECT
  *
- * Because cells start on 4 KiB edges, no block is read twice where an extent spans cells. Most
- * tensors are not aligned in the file the way their place in memory is; those go through a bounce
- * buffer per thread, whose copy costs little beside the disk. From the page cache, where it would
- * cost as much as the read, each goes straight to its place.
+ * Because cells start on 4 KiB edges, no block is read twice where an extent spans cells. One that
+ * has no place (dst NULL) is not cut: it joins a read that stays within chunk_bytes, across the
+ * edge of a cell too, or begins one; then two reads may share a block of 4 KiB. Most tensors are
+ * not aligned in the file the way their place in memory is; those go through a bounce buffer per
+ * thread, whose copy costs little beside the disk. From the page cache, where it would cost as much
+ * as the read, each goes straight to its place.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -41,16 +43,16 @@ struct file {
     uint64_t bytes;
 };
 
-/* A part of one extent within one cell. */
+/* A part of one extent within one cell; or a whole one that has no place. */
 struct piece {
     uint64_t offset;
     size_t bytes;
-    uint8_t *dst;
+    uint8_t *dst; /* NULL: none */
     uint32_t extent;
     int file;
 };
 
-/* One read: pieces[first, first + n), all within [begin, end) of one cell. */
+/* One read: pieces[first, first + n), all within [begin, end), which has at most chunk_bytes. */
 struct unit {
     size_t first, n;
     uint64_t begin, end;
@@ -136,12 +138,34 @@ static uint64_t block_ceil(uint64_t x)
     return block_floor(x + BLOCK_BYTES - 1);
 }
 
-static void scatter(const struct reader *r, const struct unit *u, const uint8_t *from, uint64_t lo)
+/* Counts a piece that is there, at `at` if it has no place; tells of its extent if that is whole
+ * now. */
+static int finish_piece(struct reader *r, const struct piece *p, const uint8_t *at,
+                        struct moed_error *err)
 {
-    for (size_t i = 0; i < u->n; i++) {
+    atomic_fetch_add_explicit(&r->done_bytes, p->bytes, memory_order_relaxed);
+    if (atomic_fetch_sub(&r->left[p->extent], 1) != 1 || !r->cfg->finished)
+        return 0;
+    const struct io_extent *e = &r->extents[p->extent];
+    if (r->cfg->finished(r->cfg->user, e, e->dst ? e->dst : at) != 0)
+        return moed_fail(err, MOED_EIO, "%s: reading at byte %llu: its reader gave up",
+                         r->files[e->file].path, (unsigned long long)e->offset);
+    return 0;
+}
+
+/* Hands out the pieces of a unit that lies in a buffer from byte lo of the file on. */
+static int scatter(struct reader *r, const struct unit *u, const uint8_t *from, uint64_t lo,
+                   struct moed_error *err)
+{
+    int rc = 0;
+    for (size_t i = 0; i < u->n && rc == 0; i++) {
         const struct piece *p = &r->pieces[u->first + i];
-        memcpy(p->dst, from + (p->offset - lo), p->bytes);
+        const uint8_t *at = from + (p->offset - lo);
+        if (p->dst)
+            memcpy(p->dst, at, p->bytes);
+        rc = finish_piece(r, p, at, err);
     }
+    return rc;
 }
 
 static int read_direct(struct reader *r, struct file *f, const struct unit *u, uint8_t *bounce,
@@ -152,56 +176,43 @@ static int read_direct(struct reader *r, struct file *f, const struct unit *u, u
     int rc;
     /* Straight to its place where file and memory are both on block edges; the rest, under one
      * block, bounces. */
-    if (u->n == 1 && lo == u->begin && (uintptr_t)p->dst % BLOCK_BYTES == 0 && whole > lo) {
+    if (u->n == 1 && p->dst && lo == u->begin && (uintptr_t)p->dst % BLOCK_BYTES == 0 &&
+        whole > lo) {
         rc = read_range(f, true, p->dst, lo, whole, whole, err);
-        if (rc != 0 || whole == u->end)
-            return rc;
-        rc = read_range(f, true, bounce, whole, u->end, block_ceil(u->end), err);
-        if (rc == 0)
-            memcpy(p->dst + (whole - lo), bounce, (size_t)(u->end - whole));
-        return rc;
+        if (rc == 0 && whole < u->end) {
+            rc = read_range(f, true, bounce, whole, u->end, block_ceil(u->end), err);
+            if (rc == 0)
+                memcpy(p->dst + (whole - lo), bounce, (size_t)(u->end - whole));
+        }
+        return rc == 0 ? finish_piece(r, p, NULL, err) : rc;
     }
     rc = read_range(f, true, bounce, lo, u->end, block_ceil(u->end), err);
-    if (rc == 0)
-        scatter(r, u, bounce, lo);
-    return rc;
+    return rc == 0 ? scatter(r, u, bounce, lo, err) : rc;
 }
 
-static int read_buffered(struct reader *r, struct file *f, const struct unit *u,
+static int read_buffered(struct reader *r, struct file *f, const struct unit *u, uint8_t *bounce,
                          struct moed_error *err)
 {
     int rc = 0;
     for (size_t i = 0; i < u->n && rc == 0; i++) {
         const struct piece *p = &r->pieces[u->first + i];
         uint64_t end = p->offset + p->bytes;
-        rc = read_range(f, false, p->dst, p->offset, end, end, err);
+        rc = read_range(f, false, p->dst ? p->dst : bounce, p->offset, end, end, err);
+        if (rc == 0)
+            rc = finish_piece(r, p, bounce, err);
     }
     return rc;
-}
-
-/* Counts the unit's bytes; tells of each extent that is whole now. */
-static int finish_unit(struct reader *r, const struct unit *u, struct moed_error *err)
-{
-    for (size_t i = 0; i < u->n; i++) {
-        const struct piece *p = &r->pieces[u->first + i];
-        atomic_fetch_add_explicit(&r->done_bytes, p->bytes, memory_order_relaxed);
-        if (atomic_fetch_sub(&r->left[p->extent], 1) != 1 || !r->cfg->finished)
-            continue;
-        const struct io_extent *e = &r->extents[p->extent];
-        if (r->cfg->finished(r->cfg->user, e) != 0)
-            return moed_fail(err, MOED_EIO, "%s: reading at byte %llu: its reader gave up",
-                             r->files[e->file].path, (unsigned long long)e->offset);
-    }
-    return 0;
 }
 
 static void reader_body(void *arg)
 {
     struct reader *r = arg;
     struct moed_error err = {0};
-    uint8_t *bounce = aligned_alloc(BLOCK_BYTES, r->chunk_bytes);
+    /* A unit may begin and end within a block. */
+    size_t bounce_bytes = r->chunk_bytes + 2 * BLOCK_BYTES;
+    uint8_t *bounce = aligned_alloc(BLOCK_BYTES, bounce_bytes);
     if (!bounce) {
-        moed_fail(&err, MOED_ENOMEM, "no memory for a read buffer of %zu bytes", r->chunk_bytes);
+        moed_fail(&err, MOED_ENOMEM, "no memory for a read buffer of %zu bytes", bounce_bytes);
         reader_fail(r, &err);
         return;
     }
@@ -214,9 +225,7 @@ static void reader_body(void *arg)
         if (atomic_load_explicit(&f->direct, memory_order_relaxed))
             rc = read_direct(r, f, u, bounce, &err);
         if (rc == 1)
-            rc = read_buffered(r, f, u, &err);
-        if (rc == 0)
-            rc = finish_unit(r, u, &err);
+            rc = read_buffered(r, f, u, bounce, &err);
         if (rc < 0) {
             reader_fail(r, &err);
             break;
@@ -260,9 +269,13 @@ static int check_extents(struct reader *r, size_t n_extents, struct moed_error *
                              e->bytes, (unsigned long long)e->offset, (unsigned long long)f->bytes);
         if (e->bytes == 0)
             continue;
+        if (!e->dst && e->bytes > r->chunk_bytes)
+            return moed_fail(err, MOED_EINVAL,
+                             "extent %zu has no place and %zu bytes, more than %zu", i, e->bytes,
+                             r->chunk_bytes);
         uint64_t first = e->offset / r->chunk_bytes;
         uint64_t last = (e->offset + e->bytes - 1) / r->chunk_bytes;
-        uint32_t n = (uint32_t)(last - first + 1);
+        uint32_t n = e->dst ? (uint32_t)(last - first + 1) : 1;
         atomic_init(&r->left[i], n);
         r->n_pieces += n;
         r->total_bytes += e->bytes;
@@ -278,11 +291,11 @@ static void cut_pieces(struct reader *r, size_t n_extents)
         for (size_t at = 0; at < e->bytes;) {
             uint64_t offset = e->offset + at;
             size_t n = r->chunk_bytes - (size_t)(offset % r->chunk_bytes);
-            if (n > e->bytes - at)
+            if (n > e->bytes - at || !e->dst)
                 n = e->bytes - at;
             r->pieces[k++] = (struct piece){.offset = offset,
                                             .bytes = n,
-                                            .dst = (uint8_t *)e->dst + at,
+                                            .dst = e->dst ? (uint8_t *)e->dst + at : NULL,
                                             .extent = (uint32_t)i,
                                             .file = e->file};
             at += n;
@@ -291,15 +304,23 @@ static void cut_pieces(struct reader *r, size_t n_extents)
     qsort(r->pieces, r->n_pieces, sizeof r->pieces[0], piece_order);
 }
 
+/* A piece that has a place stays within its cell, so that reads begin and end on its edges. */
+static bool joins(const struct reader *r, const struct unit *u, const struct piece *p)
+{
+    if (r->pieces[u->first].file != p->file || p->offset > u->end + MAX_GAP_BYTES)
+        return false;
+    if (p->dst)
+        return u->begin / r->chunk_bytes == p->offset / r->chunk_bytes;
+    return p->offset + p->bytes - u->begin <= r->chunk_bytes;
+}
+
 static void group_units(struct reader *r)
 {
     struct unit *u = NULL;
     for (size_t i = 0; i < r->n_pieces; i++) {
         const struct piece *p = &r->pieces[i];
         uint64_t end = p->offset + p->bytes;
-        if (u && r->pieces[u->first].file == p->file &&
-            u->begin / r->chunk_bytes == p->offset / r->chunk_bytes &&
-            p->offset <= u->end + MAX_GAP_BYTES) {
+        if (u && joins(r, u, p)) {
             u->n++;
             if (end > u->end)
                 u->end = end;

@@ -110,9 +110,8 @@ static int compute(struct model *m, const struct pass *p, int32_t n_groups)
 
 void experts_count(struct model *m, int32_t layer, int32_t n)
 {
-    uint64_t matrices = 3 * (uint64_t)m->c.hidden * (uint64_t)m->c.moe_intermediate *
-                        (uint64_t)dtype_bytes(m->w.cls.dtype);
-    m->stats.bytes_experts += (uint64_t)n * matrices + m->w.layer[layer].ffn_bytes;
+    m->stats.bytes_experts +=
+        (uint64_t)n * record_matrix_bytes(&m->w.cls) + m->w.layer[layer].ffn_bytes;
     stage_end(m, &m->stats.seconds_experts);
 }
 

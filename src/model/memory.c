@@ -96,7 +96,9 @@ void model_memory(const struct model_config *c, enum dtype weight_dtype,
     struct model_memory m = {0};
     struct device_buffers b;
     m.dense_bytes = weights_dense_bytes(c, weight_dtype);
-    m.expert_record_bytes = weights_record_class(c, weight_dtype).bytes;
+    struct record_class cls = weights_record_class(c, weight_dtype, o->packed_experts);
+    m.expert_record_bytes = cls.bytes;
+    m.expert_matrix_bytes = record_matrix_bytes(&cls);
     m.expert_records = (uint64_t)model_config_moe_layers(c) * (uint64_t)c->n_experts;
     m.expert_host_bytes = mul_bytes(m.expert_records, m.expert_record_bytes);
     if (o->pager.mode == PAGER_CACHED && m.expert_record_bytes) {

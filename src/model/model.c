@@ -39,7 +39,9 @@ static int check_options(const struct model_config *c, const struct model_option
                                "a pass of %d rows is too long for %d experts a token", rows,
                                c->top_k);
     struct model_memory memory;
-    model_memory(c, DTYPE_F32, o, &memory);
+    struct model_options widest = *o;
+    widest.packed_experts = false;
+    model_memory(c, DTYPE_F32, &widest, &memory);
     if (memory.total_bytes > (uint64_t)INT64_MAX)
         return moed_fail(err, MOED_ELIMIT, "a model of these options takes more than 2^63 bytes");
     return 0;
@@ -261,6 +263,7 @@ int model_begin(struct model **out, const struct model_config *c, const struct m
 {
     struct weights_load_options load = {.io_threads = o->io_threads,
                                         .part_bytes = o->load_part_bytes,
+                                        .packed = o->packed_experts,
                                         .progress = o->progress,
                                         .user = o->user};
     *out = NULL;

@@ -26,6 +26,9 @@ struct model_options {
     enum dtype kv_dtype; /* F32 or BF16 */
     bool device_logits; /* logits are made in device memory and copied out: model_open sets it where
                            the device does not use host memory; planners do beforehand */
+    /* Experts lie in packed records (record.h), else as in the files; only where weights_can_pack.
+     */
+    bool packed_experts;
     struct pager_config pager;
     /* On a device that resolves experts itself: threads that compute what it does not hold (0: a
      * default), the share of it that comes over the link (0 to MAILBOX_SHARE_ONE, or
@@ -56,6 +59,7 @@ struct model_memory {
     uint64_t dense_bytes;       /* weights outside experts */
     uint64_t expert_host_bytes; /* records, in host memory */
     uint64_t expert_record_bytes;
+    uint64_t expert_matrix_bytes; /* of a record, what computing it reads */
     uint64_t expert_records;
     uint64_t cache_bytes;              /* slots and staging on the device; 0 in place */
     uint64_t staging_bytes;            /* the staging slots' part of cache_bytes */

@@ -336,9 +336,8 @@ static void account_layer(struct recorded *r, struct model *m, int32_t layer)
         need[place[id[i]] - 1].rows++;
     }
     pager_account(m->pager, layer, need, (size_t)n);
-    uint64_t matrices = 3 * (uint64_t)c->hidden * (uint64_t)c->moe_intermediate *
-                        (uint64_t)dtype_bytes(m->w.cls.dtype);
-    m->stats.bytes_experts += (uint64_t)n * matrices + m->w.layer[layer].ffn_bytes;
+    m->stats.bytes_experts +=
+        (uint64_t)n * record_matrix_bytes(&m->w.cls) + m->w.layer[layer].ffn_bytes;
 }
 
 int recorded_settle(struct recorded *r, struct model *m, int rc)

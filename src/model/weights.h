@@ -44,16 +44,24 @@ struct weights {
 
 /* Bytes that weights_load maps when every tensor has this dtype. */
 uint64_t weights_dense_bytes(const struct model_config *c, enum dtype dtype);
-/* The layout of the experts; all 0 for a dense model. */
-struct record_class weights_record_class(const struct model_config *c, enum dtype dtype);
+/* Whether experts of this dtype can lie in packed records. */
+bool weights_can_pack(const struct model_config *c, enum dtype dtype);
+/* The layout of the experts; all 0 for a dense model. packed: where weights_can_pack. */
+struct record_class weights_record_class(const struct model_config *c, enum dtype dtype,
+                                         bool packed);
 
 struct weights_load_options {
     int io_threads;    /* 0: default */
     size_t part_bytes; /* of struct weights_part, about; 0: 512 MiB */
+    bool packed;       /* experts go into packed records */
     /* On a thread of the loading; may be NULL. */
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes, double seconds);
     void *user;
 };
+
+/* The param of the error (MOED_EUNSUPPORTED) where the experts cannot lie in packed records; in
+ * plain ones they can. */
+#define WEIGHTS_UNPACKABLE "expert-records"
 
 /* Weights on their way into memory. The caller's thread owns it; threads of its own read. */
 struct weights_loading;

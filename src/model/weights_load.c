@@ -10,6 +10,7 @@
 #include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,13 +45,16 @@ struct weights_loading {
     struct weights_load_options o;
     struct weight_plan plan;
     struct parts dense, arena;
-    uint64_t total_bytes;
-    size_t seen_bytes, look_bytes; /* of the arena: given out; when to look at its pages again */
+    struct weights_packer packer;    /* where the records are packed */
+    const struct io_extent *extents; /* [plan.n] while files are read */
+    uint64_t total_bytes;            /* of the files */
+    size_t seen_bytes, look_bytes;   /* of the arena: given out; when to look at its pages again */
     bool small_pages;
     int64_t begin_us;
     pthread_t thread;
     bool started;
     _Atomic bool stop;
+    _Atomic(const struct weight_piece *) unpackable; /* the first one that was */
     pthread_mutex_t lock;
     pthread_cond_t changed;
     /* Under lock. */
@@ -144,7 +148,7 @@ static int make_parts(struct weights_loading *l, struct moed_error *err)
         return moed_fail(err, MOED_ENOMEM, "no memory for the list of parts");
     for (size_t i = 0; i < l->plan.n; i++) {
         const struct weight_piece *p = &l->plan.piece[i];
-        expect_bytes(p->in_arena ? &l->arena : &l->dense, p->place_bytes, p->bytes);
+        expect_bytes(p->in_arena ? &l->arena : &l->dense, p->place_bytes, p->taken_bytes);
         l->total_bytes += p->bytes;
     }
     /* Where only padding lies, nothing is waited for. */
@@ -168,11 +172,31 @@ static void report(void *user, const struct io_progress *p)
     l->o.progress(l->o.user, done, l->total_bytes, p->seconds);
 }
 
-static int extent_came(void *user, const struct io_extent *e)
+static bool stopped(const struct weights_loading *l)
+{
+    return atomic_load_explicit(&l->stop, memory_order_relaxed) ||
+           atomic_load_explicit(&l->unpackable, memory_order_relaxed);
+}
+
+/* A piece that was packed has come; or could not be. */
+static bool piece_packed(struct weights_loading *l, const struct weight_piece *p, bool packed)
+{
+    const struct weight_piece *none = NULL;
+    if (packed)
+        bytes_came(l, weights_place(l->w, p), p->taken_bytes);
+    else
+        atomic_compare_exchange_strong(&l->unpackable, &none, p);
+    return packed;
+}
+
+static int extent_came(void *user, const struct io_extent *e, const void *data)
 {
     struct weights_loading *l = user;
-    if (atomic_load_explicit(&l->stop, memory_order_relaxed))
+    const struct weight_piece *p = &l->plan.piece[e - l->extents];
+    if (stopped(l))
         return -1;
+    if (p->columns)
+        return piece_packed(l, p, weights_pack(&l->packer, p, data)) ? 0 : -1;
     bytes_came(l, e->dst, e->bytes);
     return 0;
 }
@@ -195,8 +219,9 @@ static int read_files(struct weights_loading *l, const struct io_config *io, str
         extents[i] = (struct io_extent){.file = p->ref->file,
                                         .offset = p->ref->offset + p->first_bytes,
                                         .bytes = p->bytes,
-                                        .dst = weights_place(l->w, p)};
+                                        .dst = p->columns ? NULL : weights_place(l->w, p)};
     }
+    l->extents = extents;
     rc = io_read_all(paths, n_files, extents, plan->n, io, err);
 out:
     free(extents);
@@ -214,7 +239,7 @@ static void fill_job(void *arg, size_t job)
     const struct fill *f = arg;
     const struct weight_plan *plan = &f->l->plan;
     size_t lo = 0, hi = plan->n;
-    if (atomic_load_explicit(&f->l->stop, memory_order_relaxed))
+    if (stopped(f->l))
         return;
     while (hi - lo > 1) {
         size_t mid = (lo + hi) / 2;
@@ -225,20 +250,24 @@ static void fill_job(void *arg, size_t job)
     }
     const struct weight_piece *p = &plan->piece[lo];
     uint64_t size = dtype_bytes(p->ref->dtype), n = p->bytes / size;
-    uint64_t first = (job - f->first_job[lo]) * FILL_ELEMENTS;
-    uint64_t count = n - first < FILL_ELEMENTS ? n - first : FILL_ELEMENTS;
     /* Uniform in +-sqrt(3 / fan_in) has variance 1 / fan_in: activations keep their size. */
     float center = p->kind == WEIGHT_NORM ? 1 : 0, scale = 0;
     if (p->kind == WEIGHT_EMBED)
         scale = sqrtf(3);
     if (p->kind == WEIGHT_MATRIX)
         scale = sqrtf(3 / (float)p->ref->shape[1]);
+    if (p->columns) {
+        piece_packed(f->l, p, weights_pack_dummy(&f->l->packer, p, scale));
+        return;
+    }
+    uint64_t first = (job - f->first_job[lo]) * FILL_ELEMENTS;
+    uint64_t count = n - first < FILL_ELEMENTS ? n - first : FILL_ELEMENTS;
     uint8_t *to = weights_place(f->l->w, p) + first * size;
     store_dummy_fill(p->ref, first, count, center, scale, to);
     bytes_came(f->l, to, (size_t)(count * size));
 }
 
-/* Random weights; a dummy store has one tensor for each piece. */
+/* Random weights; a dummy store has one tensor for each piece, or each run of packed ones. */
 static int fill_dummy(struct weights_loading *l, const struct io_config *io, struct moed_error *err)
 {
     const struct weight_plan *plan = &l->plan;
@@ -248,7 +277,8 @@ static int fill_dummy(struct weights_loading *l, const struct io_config *io, str
         return moed_fail(err, MOED_ENOMEM, "no memory for the list of %zu tensors", plan->n);
     for (size_t i = 0; i < plan->n; i++) {
         uint64_t n = plan->piece[i].bytes / dtype_bytes(plan->piece[i].ref->dtype);
-        f.first_job[i + 1] = f.first_job[i] + (n + FILL_ELEMENTS - 1) / FILL_ELEMENTS;
+        uint64_t jobs = plan->piece[i].columns ? 1 : (n + FILL_ELEMENTS - 1) / FILL_ELEMENTS;
+        f.first_job[i + 1] = f.first_job[i] + jobs;
     }
     int rc = io_for_each(f.first_job[plan->n], fill_job, &f, io, err);
     free(f.first_job);
@@ -265,6 +295,13 @@ static void *loading_main(void *arg)
                            .user = l};
     struct moed_error err = {0};
     int rc = store_is_dummy(l->store) ? fill_dummy(l, &io, &err) : read_files(l, &io, &err);
+    const struct weight_piece *unpackable = atomic_load(&l->unpackable);
+    if (unpackable)
+        rc = moed_fail_param(&err, MOED_EUNSUPPORTED, WEIGHTS_UNPACKABLE,
+                             "tensor %s does not go into packed records: too many of its numbers "
+                             "have exponents that are rare in their rows; expert-records plain "
+                             "takes it",
+                             unpackable->ref->name);
     pthread_mutex_lock(&l->lock);
     l->ended = true;
     l->rc = rc;
@@ -286,8 +323,10 @@ int weights_load_begin(struct weights_loading **out, struct weights *w,
     pthread_mutex_init(&l->lock, NULL);
     pthread_cond_init(&l->changed, NULL);
     w->layer = mem_new((size_t)c->n_layers, sizeof *w->layer);
-    int rc = weights_plan(&l->plan, w, c, store, err);
+    int rc = weights_plan(&l->plan, w, c, store, o->packed, err);
     if (rc < 0 || (rc = map_blocks(w, &l->plan, err)) < 0)
+        goto out;
+    if (w->cls.packed && (rc = weights_packer_open(&l->packer, w, err)) < 0)
         goto out;
     w->host_of = mem_try((size_t)c->n_layers * (size_t)c->n_experts, sizeof *w->host_of);
     if (!w->host_of) {
@@ -340,9 +379,13 @@ static int want_huge_pages(struct weights_loading *l, struct weights_part *part,
 static void say_speed(const struct weights_loading *l)
 {
     double seconds = (double)(l->end_us - l->begin_us) * 1e-6;
-    log_info("weights: %.2f GB %s in %.3f s, %.1f GB/s", (double)l->total_bytes * 1e-9,
+    char packed[64] = "";
+    if (l->w->cls.packed)
+        snprintf(packed, sizeof packed, "; experts packed into %.2f GB",
+                 (double)l->w->arena_bytes * 1e-9);
+    log_info("weights: %.2f GB %s in %.3f s, %.1f GB/s%s", (double)l->total_bytes * 1e-9,
              store_is_dummy(l->store) ? "made" : "read", seconds,
-             seconds > 0 ? (double)l->total_bytes * 1e-9 / seconds : 0);
+             seconds > 0 ? (double)l->total_bytes * 1e-9 / seconds : 0, packed);
 }
 
 int weights_load_next(struct weights_loading *l, struct weights_part *part, struct moed_error *err)
@@ -388,6 +431,7 @@ void weights_load_end(struct weights_loading **loading)
     if (l->started)
         pthread_join(l->thread, NULL);
     weights_plan_fini(&l->plan);
+    weights_packer_close(&l->packer);
     free(l->dense.left_bytes);
     free(l->arena.left_bytes);
     free(l->ready);

@@ -6,6 +6,7 @@
 
 #include "base/mem.h"
 #include "model/family.h"
+#include "packed.h"
 
 static uint64_t align_up(uint64_t n)
 {
@@ -104,6 +105,7 @@ struct planner {
     const struct model_config *c;
     const struct family *f;
     struct store *store;
+    bool packed;
     struct moed_error *err;
 };
 
@@ -131,9 +133,11 @@ static int plan_dense(void *arg, const struct weight_spec *s)
     if (s->counter)
         *s->counter += ref->bytes;
     take(p, ref);
-    add_piece(p,
-              (struct weight_piece){
-                  .ref = ref, .bytes = ref->bytes, .place_bytes = p->dense_bytes, .kind = s->kind});
+    add_piece(p, (struct weight_piece){.ref = ref,
+                                       .bytes = ref->bytes,
+                                       .place_bytes = p->dense_bytes,
+                                       .taken_bytes = ref->bytes,
+                                       .kind = s->kind});
     p->dense_bytes += align_up(ref->bytes);
     return 0;
 }
@@ -146,8 +150,14 @@ static int expert_tensor(struct planner *pl, const char *name, int n_dims, const
     if (rc < 0)
         return rc;
     struct record_class *cls = &pl->w->cls;
+    if (!cls->bytes && pl->packed && !weights_can_pack(pl->c, (*out)->dtype))
+        return moed_fail_param(
+            pl->err, MOED_EUNSUPPORTED, WEIGHTS_UNPACKABLE,
+            "tensor %s is %s, %d and %d wide: packed records take bf16 and widths "
+            "that are multiples of 8 below 65536; expert-records plain takes it",
+            name, dtype_name((*out)->dtype), pl->c->hidden, pl->c->moe_intermediate);
     if (!cls->bytes)
-        *cls = weights_record_class(pl->c, (*out)->dtype);
+        *cls = weights_record_class(pl->c, (*out)->dtype, pl->packed);
     if ((*out)->dtype != cls->dtype)
         return moed_fail_param(pl->err, MOED_EUNSUPPORTED, "dtype",
                                "tensor %s is %s, the experts before it are %s; all must be of one "
@@ -157,15 +167,33 @@ static int expert_tensor(struct planner *pl, const char *name, int n_dims, const
     return 0;
 }
 
-static void add_expert_piece(struct planner *pl, const struct tensor_ref *ref, uint64_t first,
-                             uint64_t bytes, uint64_t place)
+/* Rows of a run: dummy weights are made fastest in whole blocks of 1024, which 128 rows of any
+ * width are. */
+static uint64_t run_rows(uint64_t row_bytes)
 {
-    add_piece(pl->plan, (struct weight_piece){.ref = ref,
-                                              .first_bytes = first,
-                                              .bytes = bytes,
-                                              .place_bytes = place,
-                                              .in_arena = true,
-                                              .kind = WEIGHT_MATRIX});
+    uint64_t rows = PACK_RUN_BYTES / row_bytes;
+    return rows > 128 ? rows / 128 * 128 : rows;
+}
+
+/* A matrix [rows][columns] of an expert, which begins `first` bytes into the tensor. A packed one
+ * is cut into runs of rows. */
+static void add_matrix(struct planner *pl, const struct tensor_ref *ref, uint64_t first, int rows,
+                       int columns, uint64_t place)
+{
+    bool packed = pl->w->cls.packed;
+    uint64_t in = (uint64_t)columns * dtype_bytes(ref->dtype), left = (uint64_t)rows;
+    uint64_t out = packed ? packed_row_bytes(columns) : in, most = packed ? run_rows(in) : left;
+    for (uint64_t n; left > 0; left -= n, first += n * in, place += n * out) {
+        n = left < most ? left : most;
+        add_piece(pl->plan, (struct weight_piece){.ref = ref,
+                                                  .first_bytes = first,
+                                                  .bytes = n * in,
+                                                  .place_bytes = place,
+                                                  .taken_bytes = n * out,
+                                                  .in_arena = true,
+                                                  .kind = WEIGHT_MATRIX,
+                                                  .columns = packed ? columns : 0});
+    }
 }
 
 static int plan_layer_fused(struct planner *pl, int layer)
@@ -186,9 +214,9 @@ static int plan_layer_fused(struct planner *pl, int layer)
     uint64_t n = (uint64_t)c->moe_intermediate * (uint64_t)c->hidden * dtype_bytes(cls->dtype);
     for (uint64_t e = 0; e < (uint64_t)c->n_experts; e++) {
         uint64_t record = pl->plan->arena_bytes;
-        add_expert_piece(pl, both, 2 * e * n, n, record + cls->gate_off);
-        add_expert_piece(pl, both, (2 * e + 1) * n, n, record + cls->up_off);
-        add_expert_piece(pl, down, e * n, n, record + cls->down_off);
+        add_matrix(pl, both, 2 * e * n, cls->intermediate, cls->hidden, record + cls->gate_off);
+        add_matrix(pl, both, (2 * e + 1) * n, cls->intermediate, cls->hidden, record + cls->up_off);
+        add_matrix(pl, down, e * n, cls->hidden, cls->intermediate, record + cls->down_off);
         pl->plan->arena_bytes += cls->bytes;
     }
     return 0;
@@ -215,7 +243,8 @@ static int plan_layer_experts(struct planner *pl, int layer)
             int rc = expert_tensor(pl, name, 2, part[i].shape, &ref);
             if (rc < 0)
                 return rc;
-            add_expert_piece(pl, ref, 0, ref->bytes, pl->plan->arena_bytes + *part[i].offset);
+            add_matrix(pl, ref, 0, (int)part[i].shape[0], (int)part[i].shape[1],
+                       pl->plan->arena_bytes + *part[i].offset);
         }
         pl->plan->arena_bytes += cls->bytes;
     }
@@ -288,10 +317,15 @@ static int refuse_surplus(struct planner *pl)
 }
 
 int weights_plan(struct weight_plan *plan, struct weights *w, const struct model_config *c,
-                 struct store *store, struct moed_error *err)
+                 struct store *store, bool packed, struct moed_error *err)
 {
-    struct planner pl = {
-        .plan = plan, .w = w, .c = c, .f = family_find(c->family), .store = store, .err = err};
+    struct planner pl = {.plan = plan,
+                         .w = w,
+                         .c = c,
+                         .f = family_find(c->family),
+                         .store = store,
+                         .packed = packed,
+                         .err = err};
     bool fused = is_fused(&pl);
     int rc = weights_each_dense(c, fused, w, plan_dense, &pl);
     for (int i = 0; rc >= 0 && i < c->n_layers; i++)
@@ -331,9 +365,17 @@ uint64_t weights_dense_bytes(const struct model_config *c, enum dtype dtype)
     return e.bytes;
 }
 
-struct record_class weights_record_class(const struct model_config *c, enum dtype dtype)
+bool weights_can_pack(const struct model_config *c, enum dtype dtype)
+{
+    return c->n_experts && dtype == DTYPE_BF16 && packed_takes(c->hidden) &&
+           packed_takes(c->moe_intermediate);
+}
+
+struct record_class weights_record_class(const struct model_config *c, enum dtype dtype,
+                                         bool packed)
 {
     if (!c->n_experts)
         return (struct record_class){0};
-    return record_class_swiglu(dtype, c->hidden, c->moe_intermediate);
+    return packed ? record_class_packed(c->hidden, c->moe_intermediate)
+                  : record_class_swiglu(dtype, c->hidden, c->moe_intermediate);
 }

@@ -1,8 +1,11 @@
 """The commands beside serve, exit statuses and signals, as a user at a terminal or a supervisor sees them."""
 import json
 import os
+import random
+import shutil
 import signal
 import socket
+import struct
 import subprocess
 import time
 
@@ -58,8 +61,13 @@ def test_plan(run):
     plan = json.loads(run("plan", MODEL, "--json", "--expert-cache", "1MiB").stdout)
     parts = plan["bytes"]
     whole = sum(v for k, v in parts.items() if k not in ("expert_record", "kv_block", "total"))
-    assert parts["total"] == whole and parts["expert_cache"] == 14 * parts["expert_record"]
+    assert parts["total"] == whole and parts["expert_cache"] == (1 << 20) // parts["expert_record"] * parts["expert_record"]
     assert plan["expert_records"] * parts["expert_record"] == parts["experts"] and plan["fits"]
+    assert plan["record_class"] == "packed"
+    plain = json.loads(run("plan", MODEL, "--json", "--expert-cache", "25%", "--expert-records", "plain").stdout)
+    assert plain["record_class"] == "plain" and plain["bytes"]["expert_record"] == 73728 > parts["expert_record"]
+    assert plain["bytes"]["expert_cache"] == plain["expert_records"] // 4 * 73728
+    assert "192 packed records of" in run("plan", MODEL).stdout
     assert "9.62 M parameters, 3.43 M active" in run("plan", MODEL).stdout
 
 
@@ -67,7 +75,8 @@ def test_generate(run, tmp_path):
     ask = ("generate", MODEL, "-p", "Once upon a time", "-n", 30, "--seed", 5, "--temperature", 1, "--log-level", "error")
     text = run(*ask).stdout
     assert len(text) > 40 and text.endswith("\n")
-    for options in (("--expert-cache", "0"), ("--expert-cache", "1MiB", "--expert-policy", "lru"), ("-t", 1, "--isa", "scalar")):
+    for options in (("--expert-records", "plain"), ("--expert-records", "packed"), ("--expert-records", "plain", "--expert-cache", "25%"),
+                    ("--expert-records", "packed", "--expert-cache", "25%"), ("--expert-cache", "0"), ("--expert-cache", "1MiB", "--expert-policy", "lru"), ("-t", 1, "--isa", "scalar")):
         assert run(*ask, *options).stdout == text
     # The text ends before the figures begin, also where both go to one pipe.
     both = subprocess.run([*map(str, run(*ask).args), "--stats"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -80,10 +89,46 @@ def test_generate(run, tmp_path):
     assert run("generate", tmp_path / "snapshot", *ask[2:]).stdout == text
 
 
+@pytest.fixture
+def unpackable(tmp_path):
+    """The model with one expert of random bits, in a folder of its own."""
+    tensor = "model.layers.2.mlp.experts.7.up_proj.weight"
+    shutil.copytree(MODEL, tmp_path / "model")
+    with open(tmp_path / "model" / "model.safetensors", "r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        begin, end = json.loads(file.read(size))[tensor]["data_offsets"]
+        file.seek(8 + size + begin)
+        # Exponents from all over the format, but not of infinities or so large that sums overflow.
+        file.write(b"".join(struct.pack("<H", random.getrandbits(15) % 0x3e00) for _ in range((end - begin) // 2)))
+    return tmp_path / "model", tensor
+
+
+def test_experts_that_do_not_pack(run, unpackable):
+    folder, tensor = unpackable
+    ask = ("-p", "Once upon a time", "-n", 20, "--temperature", 0)
+    plain = run("generate", folder, *ask, "--expert-records", "plain")
+    assert plain.returncode == 0 and "again" not in plain.stderr
+    packed = run("generate", folder, *ask, "--expert-records", "packed")
+    assert packed.returncode == 1 and tensor in packed.stderr and "expert-records plain" in packed.stderr
+    for options in ((), ("--expert-cache", "25%")):
+        auto = run("generate", folder, *ask, *options)
+        assert auto.returncode == 0 and auto.stdout == plain.stdout
+        assert f"tensor {tensor}" in auto.stderr and "opening again with plain records" in auto.stderr
+        assert "192 packed records" in auto.stderr and "192 plain records" in auto.stderr
+    said = json.loads(run("bench", folder, "--json", "--runs", 1, "--cases", "decode", "--decode-tokens", 2).stdout)
+    assert said["record_class"] == "plain" and said["record_bytes"] == 73728
+
+
 def test_bench(run):
-    case, = [c for c in json.loads(run("bench", MODEL, "--json", "--batch", 2, "--runs", 1, "--decode-tokens", 2,
-                                       "--prompt-tokens", 16, "--log-level", "error").stdout)["cases"] if c["kind"] == "decode"]
-    assert case["batch"] == 2 and case["tokens"] == 4 and case["tokens_per_s"] > 0
+    expert_bytes = {}
+    for records in ("plain", "packed"):
+        said = json.loads(run("bench", MODEL, "--json", "--batch", 2, "--runs", 1, "--decode-tokens", 2, "--prompt-tokens", 16,
+                              "--expert-records", records, "--log-level", "error").stdout)
+        case, = [c for c in said["cases"] if c["kind"] == "decode"]
+        assert case["batch"] == 2 and case["tokens"] == 4 and case["tokens_per_s"] > 0
+        assert said["record_class"] == records
+        expert_bytes[records] = said["record_bytes"]
+    assert expert_bytes["packed"] < expert_bytes["plain"]
 
 
 def test_bench_with_synthetic_routing_at_several_cache_sizes(run):

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "check.h"
+#include "kernels.h"
 #include "packed.h"
 #include "record.h"
 
@@ -139,6 +140,60 @@ static void packed_records_take_three_quarters(void **state)
     assert_false(packed_takes(0) || packed_takes(12) || packed_takes(65536));
 }
 
+enum { ROWS = 3 };
+
+/* Rows and their lists as one instruction set packs them. */
+struct packed_room {
+    _Alignas(64) uint8_t rows[ROWS * 8192];
+    uint32_t list[ROWS * WIDEST];
+};
+
+static size_t pack_rows(const struct kern_cpu *k, const uint16_t *w, int in, struct packed_room *to)
+{
+    _Atomic uint32_t used = 0;
+    struct packed_lists lists = {to->list, ROWS * WIDEST, &used};
+    memset(to, 0xee, sizeof *to);
+    assert_true(k->pack_rows(w, in, ROWS, to->rows, &lists));
+    lists.capacity = used ? used - 1 : 0;
+    uint32_t needed = used;
+    used = 0;
+    static struct packed_room other;
+    if (needed)
+        assert_false(k->pack_rows(w, in, ROWS, other.rows, &lists));
+    return needed;
+}
+
+static void all_instruction_sets_pack_the_same_bytes(void **state)
+{
+    static uint16_t w[ROWS * WIDEST], back[ROWS * WIDEST];
+    static struct packed_room room, scalar;
+    uint64_t seed = 3;
+    for (int in = 8; in <= 2600; in += in < 600 ? 8 : 72)
+        for (int kind = 0; kind < 4; kind++) {
+            size_t n = (size_t)in * ROWS;
+            for (size_t j = 0; j < n; j++) {
+                w[j] = normal(&seed, 0.02f);
+                if (kind == 1 && next(&seed) % 2)
+                    w[j] = (uint16_t)(next(&seed) % 2 << 15);
+                if (kind >= 2 && next(&seed) % (kind == 2 ? 100 : 1) == 0)
+                    w[j] = (uint16_t)next(&seed);
+            }
+            size_t listed = pack_rows(kern_cpu(KERN_ISA_SCALAR), w, in, &scalar);
+            for (int isa = KERN_ISA_SCALAR; isa < KERN_ISA_COUNT; isa++) {
+                const struct kern_cpu *k = kern_cpu((enum kern_isa)isa);
+                if (!k)
+                    continue;
+                assert_int_equal(pack_rows(k, w, in, &room), listed);
+                assert_memory_equal(&room, &scalar, sizeof room);
+                memset(back, 0x55, sizeof back);
+                k->unpack_rows(room.rows, in, ROWS, back);
+                assert_memory_equal(back, w, n * sizeof w[0]);
+                for (size_t j = n; j < n + 64; j++)
+                    assert_int_equal(back[j], 0x5555);
+            }
+        }
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(packed_rows_come_back),
     cmocka_unit_test(every_number_comes_back),
@@ -146,5 +201,6 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(full_lists_are_told),
     cmocka_unit_test(normal_weights_have_few_escapes),
     cmocka_unit_test(packed_records_take_three_quarters),
+    cmocka_unit_test(all_instruction_sets_pack_the_same_bytes),
 };
 CHECK_MAIN(tests)

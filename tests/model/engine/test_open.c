@@ -231,6 +231,7 @@ static void what_cannot_run_is_refused_by_name(void **state)
     BAD(load_format, "gguf", MOED_EINVAL, "load-format", "gguf");
     BAD(load_format, "auto", MOED_ENOTFOUND, "", "safetensors");
     BAD(isa, "mmx", MOED_EINVAL, "isa", "mmx");
+    BAD(expert_records, "small", MOED_EINVAL, "expert-records", "small");
     BAD(kv_dtype, "fp8", MOED_EINVAL, "kv-cache-dtype", "fp8");
     BAD(expert_policy, "fifo", MOED_EINVAL, "expert-policy", "lfru");
     BAD(max_model_len, 513, MOED_EINVAL, "max-model-len", "512");

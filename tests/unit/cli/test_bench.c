@@ -33,6 +33,8 @@ static struct bench_result *gpu_result(void)
         .apart = true,
         .threads = 14,
         .record_bytes = GB,
+        .matrix_bytes = GB,
+        .record_class = "plain",
         .records = 64,
         .peaks = {.link = 50, .device = 4000, .host_cpu = 150, .host_link = 50},
         .cases = calloc(1, sizeof *r->cases),

@@ -48,7 +48,8 @@ static int plan(struct engine_plan *p, const struct moed_engine_config *cfg, uin
     return rc;
 }
 
-static const struct moed_engine_config in_place = {.expert_cache_bytes = -1};
+static const struct moed_engine_config in_place = {.expert_cache_bytes = -1,
+                                                   .expert_records = "plain"};
 
 static void plenty_of_memory_serves_the_full_context(void **state)
 {
@@ -116,7 +117,8 @@ static void slots_of_the_expert_cache_count(void **state)
 {
     struct engine_plan p;
     struct moed_error err;
-    struct moed_engine_config cfg = {.expert_cache_bytes = (int64_t)(100 * record_bytes)};
+    struct moed_engine_config cfg = in_place;
+    cfg.expert_cache_bytes = (int64_t)(100 * record_bytes);
     assert_ok(plan(&p, &cfg, 20 * GIB, &err), &err);
     assert_int_equal(p.options.pager.mode, PAGER_CACHED);
     assert_int_equal(p.memory.cache_bytes, 100 * record_bytes);
@@ -125,9 +127,10 @@ static void slots_of_the_expert_cache_count(void **state)
     assert_ok(plan(&p, &cfg, 20 * GIB, &err), &err);
     engine_plan_text(&p, &text);
     assert_non_null(strstr(buf_str(&text), "100 slots"));
-    assert_non_null(strstr(buf_str(&text), "512 records of 9.00 MiB"));
+    assert_non_null(strstr(buf_str(&text), "512 plain records of 9.00 MiB"));
     buf_fini(&text);
-    cfg = (struct moed_engine_config){.expert_cache_share = 0.25};
+    cfg.expert_cache_bytes = 0;
+    cfg.expert_cache_share = 0.25;
     assert_ok(plan(&p, &cfg, 20 * GIB, &err), &err);
     assert_int_equal(p.options.pager.mode, PAGER_CACHED);
     assert_int_equal(p.memory.cache_bytes, 128 * record_bytes);
@@ -182,6 +185,110 @@ static void a_device_gets_the_slots_that_fit(void **state)
     cfg = in_place;
     assert_int_equal(plan_on_device(&p, &cfg, GIB, &err), MOED_ENOMEM);
     assert_non_null(strstr(err.text, "does not fit the device"));
+}
+
+/* The class that a model of these widths gets on the CPU. */
+static int class_of(bool *packed, const char *asked, enum dtype dtype, int hidden, int inner,
+                    struct moed_error *err)
+{
+    struct model_config c = qwen3();
+    struct moed_engine_config cfg = {.expert_cache_bytes = -1, .expert_records = asked};
+    struct memory_limits limits = {64 * GIB, 64 * GIB, UINT64_MAX};
+    struct engine_plan p;
+    c.hidden = hidden;
+    c.moe_intermediate = inner;
+    int rc = engine_plan(&p, &cfg, &c, dtype, 2, &limits, err);
+    *packed = p.options.packed_experts;
+    return rc;
+}
+
+static void experts_are_packed_where_that_saves_bytes(void **state)
+{
+    struct moed_error err;
+    bool packed;
+    assert_ok(class_of(&packed, NULL, DTYPE_BF16, 2048, 768, &err), &err);
+    assert_true(packed);
+    assert_ok(class_of(&packed, "auto", DTYPE_BF16, 2048, 768, &err), &err);
+    assert_true(packed);
+    assert_ok(class_of(&packed, "plain", DTYPE_BF16, 2048, 768, &err), &err);
+    assert_false(packed);
+    static const struct {
+        enum dtype dtype;
+        int hidden, inner;
+        bool can;
+    } others[] = {{DTYPE_F16, 2048, 768, false},
+                  {DTYPE_F32, 2048, 768, false},
+                  {DTYPE_BF16, 2044, 768, false},
+                  {DTYPE_BF16, 2048, 767, false},
+                  {DTYPE_BF16, 16, 16, true}}; /* as many pages as plain ones */
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        assert_ok(
+            class_of(&packed, "auto", others[i].dtype, others[i].hidden, others[i].inner, &err),
+            &err);
+        assert_false(packed);
+        int rc =
+            class_of(&packed, "packed", others[i].dtype, others[i].hidden, others[i].inner, &err);
+        assert_int_equal(rc, others[i].can ? 0 : MOED_EINVAL);
+        if (others[i].can)
+            assert_true(packed);
+        else
+            assert_string_equal(err.param, "expert-records");
+    }
+    assert_int_equal(class_of(&packed, "packed", DTYPE_F16, 2048, 768, &err), MOED_EINVAL);
+    assert_non_null(strstr(err.text, "F16, 2048 and 768 wide"));
+    assert_int_equal(class_of(&packed, "small", DTYPE_BF16, 2048, 768, &err), MOED_EINVAL);
+    assert_non_null(strstr(err.text, "small"));
+}
+
+static void packed_records_are_counted_as_they_lie(void **state)
+{
+    struct engine_plan p;
+    struct moed_error err;
+    uint64_t bytes = record_class_packed(2048, 768).bytes;
+    struct moed_engine_config cfg = {.expert_cache_share = 0.25};
+    assert_ok(plan(&p, &cfg, 20 * GIB, &err), &err);
+    assert_true(p.options.packed_experts);
+    assert_int_equal(p.memory.expert_record_bytes, bytes);
+    assert_in_range(p.memory.expert_matrix_bytes, bytes / 100 * 99, bytes);
+    assert_int_equal(p.memory.expert_host_bytes, 512 * bytes);
+    assert_int_equal(p.memory.cache_bytes, 128 * bytes);
+    struct buf text = {0};
+    engine_plan_text(&p, &text);
+    assert_non_null(strstr(buf_str(&text), "512 packed records of 6.82 MiB"));
+    buf_fini(&text);
+}
+
+static void a_device_that_holds_all_experts_gets_plain_ones(void **state)
+{
+    struct engine_plan p;
+    struct moed_error err;
+    struct moed_engine_config cfg = {.expert_cache_bytes = -1};
+    assert_ok(plan_on_device(&p, &cfg, 80 * GIB, &err), &err);
+    assert_false(p.options.packed_experts);
+    assert_int_equal(p.memory.cache_bytes, 4 * 128 * record_bytes);
+    cfg.expert_records = "packed";
+    assert_ok(plan_on_device(&p, &cfg, 80 * GIB, &err), &err);
+    assert_true(p.options.packed_experts);
+    cfg.expert_records = "plain";
+    assert_ok(plan_on_device(&p, &cfg, 8 * GIB, &err), &err);
+    uint64_t plain_slots = p.memory.cache_bytes / record_bytes;
+    cfg.expert_records = "auto";
+    assert_ok(plan_on_device(&p, &cfg, 8 * GIB, &err), &err);
+    assert_true(p.options.packed_experts);
+    assert_true(p.memory.cache_bytes / p.memory.expert_record_bytes > plain_slots);
+    cfg.expert_cache_bytes = 0;
+    assert_ok(plan_on_device(&p, &cfg, 80 * GIB, &err), &err);
+    assert_true(p.options.packed_experts);
+    cfg.expert_cache_share = 1;
+    assert_ok(plan_on_device(&p, &cfg, 80 * GIB, &err), &err);
+    assert_false(p.options.packed_experts);
+    /* What the host cannot hold plain, it may packed. */
+    struct model_config c = qwen3();
+    struct memory_limits limits = {11 * GIB / 2, 11 * GIB / 2, UINT64_MAX, 80 * GIB};
+    assert_ok(engine_plan(&p, &cfg, &c, DTYPE_BF16, 2, &limits, &err), &err);
+    assert_true(p.options.packed_experts);
+    cfg.expert_records = "plain";
+    assert_int_equal(engine_plan(&p, &cfg, &c, DTYPE_BF16, 2, &limits, &err), MOED_ENOMEM);
 }
 
 static void a_device_gets_a_long_lane(void **state)
@@ -305,6 +412,9 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(what_does_not_fit_is_refused_with_the_numbers),
     cmocka_unit_test(slots_of_the_expert_cache_count),
     cmocka_unit_test(a_device_gets_the_slots_that_fit),
+    cmocka_unit_test(experts_are_packed_where_that_saves_bytes),
+    cmocka_unit_test(packed_records_are_counted_as_they_lie),
+    cmocka_unit_test(a_device_that_holds_all_experts_gets_plain_ones),
     cmocka_unit_test(a_device_gets_a_long_lane),
     cmocka_unit_test(a_long_lane_may_be_asked_for_anywhere),
     cmocka_unit_test(containers_say_what_is_left),

@@ -68,12 +68,16 @@ static int teardown(void **state)
     return 0;
 }
 
-static void check_extent(const struct io_extent *e)
+static void check_bytes(const struct io_extent *e, const uint8_t *got)
 {
-    const uint8_t *got = e->dst;
     for (size_t i = 0; i < e->bytes; i++)
         if (got[i] != byte_at(e->file, e->offset + i))
             fail_msg("file %d byte %llu is wrong", e->file, (unsigned long long)(e->offset + i));
+}
+
+static void check_extent(const struct io_extent *e)
+{
+    check_bytes(e, e->dst);
 }
 
 static uint32_t next_random(uint32_t *s)
@@ -132,6 +136,79 @@ static void any_extent_arrives_whole(void **state)
     read_random_extents(*state, NULL, 5);
 }
 
+/* What came of extents, most of which have no place. */
+struct homeless {
+    const struct io_extent *e;
+    _Atomic int came[300];
+    _Atomic uint64_t bytes;
+};
+
+static int look_at(void *user, const struct io_extent *e, const void *data)
+{
+    struct homeless *h = user;
+    assert_true(!e->dst || e->dst == data);
+    check_bytes(e, data);
+    atomic_fetch_add(&h->came[e - h->e], 1);
+    atomic_fetch_add(&h->bytes, e->bytes);
+    return 0;
+}
+
+static void keep_progress(void *user, const struct io_progress *p)
+{
+}
+
+/* Side by side, as rows are, and anywhere; some with a place between them, some longer than what is
+ * left of a cell of the file. */
+static void an_extent_without_a_place_comes_in_one_piece(void **state)
+{
+    enum { N = 300, CHUNK = 64 << 10 };
+    struct files *f = *state;
+    struct moed_error err = {0};
+    uint8_t *kept = malloc((size_t)N * CHUNK);
+    assert_non_null(kept);
+    for (int direct = -1; direct <= 1; direct++)
+        for (uint32_t seed = 1; seed <= 6; seed++) {
+            struct io_extent e[N];
+            struct homeless h = {.e = e};
+            uint32_t random = seed * 104729;
+            uint64_t at = seed % 3, total = 0;
+            for (int i = 0; i < N; i++) {
+                uint64_t bytes = seed % 2 ? 20000 : next_random(&random) % (CHUNK + 1);
+                if (next_random(&random) % 8 == 0)
+                    bytes = CHUNK;
+                if (seed > 4 && next_random(&random) % 4 == 0)
+                    at = next_random(&random) % FILE_BYTES;
+                if (at + bytes > FILE_BYTES)
+                    at = next_random(&random) % 1000;
+                bool home = seed > 2 && next_random(&random) % 5 == 0;
+                e[i] = (struct io_extent){.file = i / 100 % 2,
+                                          .offset = at,
+                                          .bytes = (size_t)bytes,
+                                          .dst = home ? kept + (size_t)i * CHUNK : NULL};
+                at += bytes;
+                total += bytes;
+            }
+            struct io_config cfg = {.direct = direct,
+                                    .threads = (int)seed % 3 + 1,
+                                    .chunk_bytes = CHUNK,
+                                    .progress = keep_progress,
+                                    .finished = look_at,
+                                    .user = &h};
+            assert_ok(io_read_all(f->paths, N_FILES, e, N, &cfg, &err), &err);
+            assert_true(h.bytes == total);
+            for (int i = 0; i < N; i++) {
+                assert_int_equal(h.came[i], e[i].bytes > 0);
+                if (e[i].dst)
+                    check_extent(&e[i]);
+            }
+        }
+    struct io_extent e = {.bytes = CHUNK + 1};
+    struct io_config cfg = {.chunk_bytes = CHUNK};
+    assert_int_equal(io_read_all(f->paths, 1, &e, 1, &cfg, &err), MOED_EINVAL);
+    assert_non_null(strstr(err.text, "65537"));
+    free(kept);
+}
+
 /* tmpfs refuses O_DIRECT on the kernels that matter here; the read must succeed all the same. */
 static void a_file_system_without_direct_reads_is_read_buffered(void **state)
 {
@@ -182,7 +259,7 @@ struct fault {
     uint64_t fail_offset;
 };
 
-static int count_and_fail(void *user, const struct io_extent *e)
+static int count_and_fail(void *user, const struct io_extent *e, const void *data)
 {
     struct fault *f = user;
     atomic_fetch_add(&f->calls, 1);
@@ -209,7 +286,7 @@ static void a_fault_is_reported_with_its_offset(void **state)
 }
 
 /* A file that shrinks after it was opened: its end is met in the middle of a read. */
-static int shrink(void *user, const struct io_extent *e)
+static int shrink(void *user, const struct io_extent *e, const void *data)
 {
     struct files *f = user;
     return truncate(f->path[0], 100000);
@@ -310,6 +387,7 @@ static void for_each_ticks_ten_times_a_second(void **state)
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup_teardown(any_extent_arrives_whole, setup, teardown),
+    cmocka_unit_test_setup_teardown(an_extent_without_a_place_comes_in_one_piece, setup, teardown),
     cmocka_unit_test(a_file_system_without_direct_reads_is_read_buffered),
     cmocka_unit_test_setup_teardown(nothing_to_read_is_fine, setup, teardown),
     cmocka_unit_test_setup_teardown(errors_name_the_file, setup, teardown),

@@ -100,6 +100,8 @@ void edit_write(const struct edit *e, const char *path)
         }
     }
     buf_putc(&header, '}');
+    for (size_t i = 0; i < e->pad; i++)
+        buf_putc(&header, ' ');
     uint64_t header_bytes = header.len;
     FILE *f = fopen(path, "wb");
     assert_non_null(f);

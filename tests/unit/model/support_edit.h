@@ -18,6 +18,7 @@ struct edit {
     uint8_t *file;
     struct edit_tensor tensor[EDIT_MAX_TENSORS];
     size_t n;
+    size_t pad; /* spaces behind the header: they move all tensors */
 };
 
 void edit_open(struct edit *e, const char *path);
