@@ -1,10 +1,9 @@
 #include "support_packed.h"
 
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels.h"
+#include "pack_record.h"
 
 enum { KINDS = 5 };
 
@@ -58,32 +57,12 @@ struct record_class packed_class_roomy(int hidden, int intermediate)
     return c;
 }
 
-static bool pack_matrix(const uint16_t *w, int rows, int in, size_t row_bytes, uint8_t *to,
-                        const struct packed_lists *lists)
-{
-    bool whole = true;
-    for (int i = 0; i < rows; i++)
-        whole = whole &&
-                packed_row_pack(w + (size_t)i * (size_t)in, in, to + (size_t)i * row_bytes, lists);
-    return whole;
-}
-
 void *packed_record_new(const uint16_t *plain, const struct record_class *of,
                         const struct record_class *cls)
 {
     uint8_t *record = aligned_alloc(RECORD_ALIGN_BYTES, cls->bytes);
-    _Atomic uint32_t used = 0;
     memset(record, 0xee, cls->bytes);
-    struct packed_lists lists = {(uint32_t *)(void *)(record + cls->lists_off),
-                                 (uint32_t)(cls->lists_bytes / sizeof(uint32_t)), &used};
-    int hidden = cls->hidden, inner = cls->intermediate;
-    bool whole = pack_matrix(plain + of->gate_off / 2, inner, hidden, cls->in_row_bytes,
-                             record + cls->gate_off, &lists) &&
-                 pack_matrix(plain + of->up_off / 2, inner, hidden, cls->in_row_bytes,
-                             record + cls->up_off, &lists) &&
-                 pack_matrix(plain + of->down_off / 2, hidden, inner, cls->down_row_bytes,
-                             record + cls->down_off, &lists);
-    if (!whole)
+    if (!pack_record(kern_cpu(KERN_ISA_AUTO), of, plain, cls, record))
         abort();
     return record;
 }
