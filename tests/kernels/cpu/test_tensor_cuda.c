@@ -571,6 +571,44 @@ static void experts_of_packed_records_cuda(void **state)
     dev_close(&dev);
 }
 
+/* Any bits, and values side by side from each of the possible lowest on: what lies in the room for
+ * unpacked experts is the plain one. */
+static void records_are_unpacked_bit_by_bit_cuda(void **state)
+{
+    enum { HIDDEN = 776, INNER = 128, MATRIX = HIDDEN * INNER };
+    static uint16_t got[3 * MATRIX];
+    static const int sizes[] = {2};
+    struct rng r = {12};
+    open_device();
+    struct call c = call_new(&r, DTYPE_BF16, HIDDEN, INNER, sizes, 1, 2);
+    uint16_t *record = (uint16_t *)c.group[0].record;
+    for (int i = 0; i < 3 * MATRIX; i++) {
+        int row = i / HIDDEN;
+        uint16_t any = (uint16_t)rng_int(&r, 0, 0xffff);
+        record[i] =
+            row % 3 ? (uint16_t)((any & 0x80ff) | (row / 3 % 122 + (any >> 8) % 7) << 8) : any;
+    }
+    struct record_class plain = c.cls;
+    assert_int_equal(plain.up_off, MATRIX * 2);
+    assert_int_equal(plain.down_off, MATRIX * 4);
+    c.cls = packed_class_roomy(HIDDEN, INNER);
+    void *packed = packed_record_new(record, &plain, &c.cls);
+    drop((void *)c.device_group[0].record);
+    c.device_group[0].record = on_device(packed, c.cls.bytes);
+    c.unpacked_bytes = sizeof got;
+    c.unpacked = dev->ops->alloc(dev, sizeof got);
+    uint16_t *h = calloc((size_t)(c.n_entries * INNER), sizeof *h);
+    free(call_all(&c, 1, h));
+    back(got, c.unpacked, sizeof got);
+    for (int i = 0; i < 3 * MATRIX; i++)
+        if (got[i] != record[i])
+            fail_msg("number %d is %04x, not %04x", i, got[i], record[i]);
+    free(h);
+    free(packed);
+    call_free(&c);
+    dev_close(&dev);
+}
+
 static void packed_records_need_room_cuda(void **state)
 {
     static const int sizes[] = {3};
@@ -822,6 +860,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(experts_of_few_rows_cuda),
         cmocka_unit_test(experts_of_many_rows_cuda),
         cmocka_unit_test(experts_of_packed_records_cuda),
+        cmocka_unit_test(records_are_unpacked_bit_by_bit_cuda),
         cmocka_unit_test(packed_records_need_room_cuda),
         cmocka_unit_test(experts_of_model_shapes_cuda),
         cmocka_unit_test(attention_of_short_rows_cuda),
