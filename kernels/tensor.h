@@ -41,7 +41,7 @@ struct kern_tensor_linear {
 /*
  * y[pair][:] = down round(silu(gate x[row]) * (up x[row])) for all groups; silu in fp32 by an exp
  * and a division that are close, not exact. Records are in the class's dtype, which is BF16 or F16,
- * and below 4 GiB.
+ * and below 4 GiB. Packed ones are unpacked first, as many at a time as there is room for.
  */
 struct kern_tensor_experts {
     const struct record_class *cls;
@@ -50,7 +50,16 @@ struct kern_tensor_experts {
     const void *x; /* [rows][hidden] in the class's dtype */
     void *hidden;  /* scratch: [rows of all groups][intermediate] in the class's dtype */
     float *y;      /* [pairs][hidden] */
+    /* Scratch for packed classes: at least kern_unpacked_bytes of one expert, on a 16-byte edge. */
+    void *unpacked;
+    size_t unpacked_bytes;
 };
+
+/* Of the matrices of an expert. */
+static inline size_t kern_unpacked_bytes(int hidden, int intermediate)
+{
+    return 3 * (size_t)hidden * (size_t)intermediate * sizeof(uint16_t);
+}
 
 /*
  * Causal attention as kern_attention has it, by an online softmax: q and the weights of a row are

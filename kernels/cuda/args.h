@@ -123,7 +123,7 @@ struct cu_expert_item {
 struct cu_experts {
     const float *x;
     float *hidden, *y;
-    int64_t gate_off, up_off, down_off;
+    int64_t gate_off, up_off, down_off, in_row_bytes, down_row_bytes;
     const uint8_t *list; /* NULL: it is inline_list */
     int32_t n_items, pairs, width,
         inner; /* width: hidden of the record class; inner: intermediate */
@@ -183,7 +183,7 @@ struct cu_paged {
     const int32_t *live, *slot_of, *link_share, *forced, *forced_on;
     const uint8_t *slots;
     const uint8_t *const *host_of;
-    int64_t slot_bytes, gate_off, up_off, down_off;
+    int64_t slot_bytes, gate_off, up_off, down_off, in_row_bytes, down_row_bytes;
     int32_t *id;
     float *weight, *hidden, *y, *x;
     struct mailbox *box;

@@ -1,6 +1,7 @@
 // Experts of a recorded step: the choice of each row, residency, the GPU's part of the work, and
 // the hand-over of the rest to the miss workers (mailbox.h).
 #include "choice.cuh"
+#include "packed.cuh"
 #include "step.h"
 
 // A warp chooses for one row; e holds the row's exponentials [experts], of this warp alone.
@@ -138,14 +139,14 @@ __device__ __forceinline__ void gate_up_one(const cu_paged &a, const cu_expert_i
                                             bool tell)
 {
     const int lane = threadIdx.x & 31;
-    const int64_t at = (int64_t)out * a.width * (DT == DTYPE_F32 ? 4 : 2);
+    const int64_t at = out * a.in_row_bytes;
     const uint8_t *const w[2] = {item.record + a.gate_off + at, item.record + a.up_off + at};
     const float *x[NB];
 #pragma unroll
     for (int b = 0; b < NB; b++)
         x[b] = a.h + (int64_t)row_of(a, item, b) * a.width;
     float y[2][NB];
-    dots<DT, 2, NB, true>(w, x, item.count, a.width, y);
+    dots_of<DT, 2, NB, true>(w, x, item.count, a.width, y);
 #pragma unroll
     for (int b = 0; b < NB; b++) {
         if (lane != b || b >= item.count)
@@ -183,13 +184,12 @@ __device__ __forceinline__ void down_two(const cu_paged &a, const cu_expert_item
                                          const float *const (&x)[NB], int first)
 {
     const int lane = threadIdx.x & 31;
-    const int64_t row_bytes = (int64_t)a.inner * (DT == DTYPE_F32 ? 4 : 2);
     const uint8_t *w[CU_OUTS];
 #pragma unroll
     for (int r = 0; r < CU_OUTS; r++)
-        w[r] = item.record + a.down_off + min(first + r, a.width - 1) * row_bytes;
+        w[r] = item.record + a.down_off + min(first + r, a.width - 1) * a.down_row_bytes;
     float y[CU_OUTS][NB];
-    dots<DT, CU_OUTS, NB, true>(w, x, item.count, a.inner, y);
+    dots_of<DT, CU_OUTS, NB, true>(w, x, item.count, a.inner, y);
 #pragma unroll
     for (int r = 0; r < CU_OUTS; r++)
 #pragma unroll
@@ -277,6 +277,9 @@ PAGED(f16_1, DTYPE_F16, 1, 3)
 PAGED(f16_4, DTYPE_F16, 4, 1)
 PAGED(f32_1, DTYPE_F32, 1, 2)
 PAGED(f32_4, DTYPE_F32, 4, 1)
+PAGED(packed_1, PACKED_BF16, 1, 3)
+PAGED(packed_2, PACKED_BF16, 2, 2)
+PAGED(packed_4, PACKED_BF16, 4, 2)
 
 // kern_combine over what the GPU and what the CPU have made.
 KERNEL __launch_bounds__(CU_THREADS) paged_combine(const __grid_constant__ cu_paged a)

@@ -41,6 +41,49 @@ __device__ __forceinline__ uint4 load_stream(const void *p)
 #endif
 }
 
+// The same of 8 bytes, and of 4.
+__device__ __forceinline__ uint2 load_stream_8(const void *p)
+{
+#ifdef MOED_EMULATED
+    return *static_cast<const uint2 *>(p);
+#else
+    uint2 v;
+    asm("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
+    return v;
+#endif
+}
+
+__device__ __forceinline__ uint32_t load_stream_4(const void *p)
+{
+#ifdef MOED_EMULATED
+    return *static_cast<const uint32_t *>(p);
+#else
+    uint32_t v;
+    asm("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(v) : "l"(p));
+    return v;
+#endif
+}
+
+// Four bytes of the eight of lo and hi: byte i is the one that nibble i of select names, or, where
+// the nibble's top bit is set, that one's top bit eight times.
+__device__ __forceinline__ uint32_t permute(uint32_t lo, uint32_t hi, uint32_t select)
+{
+#ifdef MOED_EMULATED
+    const uint64_t both = (uint64_t)hi << 32 | lo;
+    uint32_t r = 0;
+    for (int i = 0; i < 4; i++) {
+        const uint32_t nibble = select >> 4 * i & 15;
+        const uint32_t byte = (uint32_t)(both >> 8 * (nibble & 7)) & 0xff;
+        r |= (nibble < 8 ? byte : byte >> 7 ? 0xffu : 0) << 8 * i;
+    }
+    return r;
+#else
+    uint32_t r;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(lo), "r"(hi), "r"(select));
+    return r;
+#endif
+}
+
 // A launch may begin before the one ahead of it in the stream has ended (programmatic dependent
 // launch): nothing that an earlier launch writes may be touched before the wait. Nothing where the
 // architecture has no such thing.

@@ -33,6 +33,17 @@ struct cu_product {
     int32_t in, out, n, rows, out_tiles, bias_dtype;
 };
 
+#define CU_UNPACK_RECORDS 64 /* of one launch */
+
+/* Packed records become gate, up and down in bf16, one behind the other; record i at to + i *
+ * to_bytes. */
+struct cu_unpack {
+    uint8_t *to;
+    int64_t to_bytes, gate_off, up_off, down_off, in_row_bytes, down_row_bytes;
+    int32_t width, inner;
+    const uint8_t *record[CU_UNPACK_RECORDS];
+};
+
 struct cu_round {
     const float *x;
     void *y;

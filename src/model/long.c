@@ -213,7 +213,9 @@ static int compute(struct model *m, const struct pass *p, const struct pager_lea
                                        .n_groups = tensor,
                                        .x = a->x16,
                                        .hidden = a->hidden,
-                                       .y = a->y};
+                                       .y = a->y,
+                                       .unpacked = a->unpacked,
+                                       .unpacked_bytes = a->unpacked_bytes};
     struct kern_experts few = {.cls = &m->w.cls,
                                .group = g->group + fma,
                                .n_groups = n - fma,

@@ -6,6 +6,10 @@
 #include "model/family.h"
 
 #define BUFFER_ALIGN_BYTES 64
+/* Packed experts of a long pass are unpacked so many at once, or as many as take so many bytes:
+ * enough for their products to fill a device, where large ones do it by themselves. */
+#define UNPACKED_AT_ONCE 16
+#define UNPACKED_BYTES   ((uint64_t)256 << 20)
 
 static uint64_t add_bytes(uint64_t a, uint64_t b)
 {
@@ -37,8 +41,18 @@ static void *cut(struct cutter *k, uint64_t rows, uint64_t columns, uint64_t siz
     return k->base ? k->base + at : NULL;
 }
 
+static uint64_t unpacked_bytes(const struct model_config *c)
+{
+    uint64_t each = kern_unpacked_bytes(c->hidden, c->moe_intermediate), n = UNPACKED_AT_ONCE;
+    if (!each)
+        return 0;
+    n = n < UNPACKED_BYTES / each ? n : UNPACKED_BYTES / each;
+    n = n < (uint64_t)c->n_experts ? n : (uint64_t)c->n_experts;
+    return (n ? n : 1) * each;
+}
+
 static void cut_lane(struct cutter *k, struct activations *a, const struct model_config *c,
-                     uint64_t rows, bool tensor)
+                     uint64_t rows, bool tensor, bool packed)
 {
     uint64_t hidden = (uint64_t)c->hidden;
     uint64_t q_dim = (uint64_t)c->n_heads * (uint64_t)c->head_dim;
@@ -56,6 +70,8 @@ static void cut_lane(struct cutter *k, struct activations *a, const struct model
     a->hidden = cut(k, pairs, (uint64_t)c->moe_intermediate, sizeof(float));
     a->y = cut(k, pairs, hidden, sizeof(float));
     a->x16 = cut(k, tensor ? rows : 0, hidden, sizeof(uint16_t));
+    a->unpacked_bytes = tensor && packed && rows ? unpacked_bytes(c) : 0;
+    a->unpacked = cut(k, 1, a->unpacked_bytes, 1);
 }
 
 int32_t lane_rows(const struct model_options *o, enum model_lane lane)
@@ -68,7 +84,7 @@ uint64_t buffers_layout(struct device_buffers *b, uint8_t *base, const struct mo
 {
     struct cutter k = {.base = base};
     uint64_t half = (uint64_t)c->head_dim / 2;
-    cut_lane(&k, &b->lane[MODEL_STEP], c, (uint64_t)o->max_rows, false);
+    cut_lane(&k, &b->lane[MODEL_STEP], c, (uint64_t)o->max_rows, false, false);
     b->last = cut(&k, (uint64_t)o->max_logits, (uint64_t)c->hidden, sizeof(float));
     b->logits = cut(&k, o->device_logits ? (uint64_t)o->max_logits : 0, (uint64_t)c->vocab_size,
                     sizeof(float));
@@ -78,7 +94,8 @@ uint64_t buffers_layout(struct device_buffers *b, uint8_t *base, const struct mo
     b->sin = cut(&k, (uint64_t)o->max_context, half, sizeof(float));
     uint64_t rest = k.used;
     /* The CPU has no tensor class; of a device apart nobody knows yet when it is planned for. */
-    cut_lane(&k, &b->lane[MODEL_LONG], c, (uint64_t)o->long_rows, o->device_logits);
+    cut_lane(&k, &b->lane[MODEL_LONG], c, (uint64_t)o->long_rows, o->device_logits,
+             o->packed_experts);
     if (long_bytes)
         *long_bytes = k.used - rest;
     return k.used;

@@ -10,17 +10,19 @@
 /* Buffers of a lane. rows are the lane's; q_dim = n_heads * head_dim, kv_dim = n_kv_heads *
  * head_dim, pairs = rows * top_k. */
 struct activations {
-    float *x;      /* [rows][hidden] residual stream */
-    float *h;      /* [rows][hidden] normalised */
-    float *q;      /* [rows][q_dim] */
-    float *k, *v;  /* [rows][kv_dim] */
-    float *att;    /* [rows][q_dim] */
-    float *gate;   /* [rows][intermediate]; NULL without dense layers */
-    float *up;     /* [rows][intermediate] */
-    float *weight; /* [rows][top_k]; NULL without experts */
-    float *hidden; /* [pairs][moe_intermediate] */
-    float *y;      /* [pairs][hidden] */
-    void *x16;     /* [rows][hidden] of 16 bits, for the tensor class; or NULL */
+    float *x;       /* [rows][hidden] residual stream */
+    float *h;       /* [rows][hidden] normalised */
+    float *q;       /* [rows][q_dim] */
+    float *k, *v;   /* [rows][kv_dim] */
+    float *att;     /* [rows][q_dim] */
+    float *gate;    /* [rows][intermediate]; NULL without dense layers */
+    float *up;      /* [rows][intermediate] */
+    float *weight;  /* [rows][top_k]; NULL without experts */
+    float *hidden;  /* [pairs][moe_intermediate] */
+    float *y;       /* [pairs][hidden] */
+    void *x16;      /* [rows][hidden] of 16 bits, for the tensor class; or NULL */
+    void *unpacked; /* packed experts for the tensor class; or NULL */
+    size_t unpacked_bytes;
 };
 
 /* What passes write on the device, and tables, cut from one block of memory. */

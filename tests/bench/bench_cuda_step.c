@@ -4,8 +4,10 @@
  * of 48 layers with an all but empty job for the CPU in each, less the same graph without. Prints
  * JSON lines, a table to standard error.
  *
- *   bench_cuda_step [rows, as 1,8 [GiB of weights]]
- *   bench_cuda_step handoff [replays [GiB of weights]]     the hand-off alone
+ *   bench_cuda_step [packed] [rows, as 1,8 [GiB of weights]]
+ *   bench_cuda_step [packed] handoff [replays [GiB of weights]]     the hand-off alone
+ *
+ * packed: experts lie in packed records.
  */
 #include <assert.h>
 #include <stdio.h>
@@ -53,6 +55,7 @@ struct bench {
     int32_t *id;
     uint8_t *kv;
     struct record_class cls;
+    bool packed;
     uint8_t *arena; /* records on the host */
     size_t arena_bytes;
     struct misses *misses;
@@ -248,11 +251,12 @@ static struct dev_recorded *record(struct bench *b, const char *name, op_fn *op)
     return b->failed ? NULL : r;
 }
 
-static void print_json(const char *name, int rows, const double *us, int n, double median)
+static void print_json(const struct bench *b, const char *name, const double *us, int n,
+                       double median)
 {
-    printf(
-        "{\"bench\": \"cuda_step\", \"op\": \"%s\", \"rows\": %d, \"us\": %.3f, \"samples_us\": [",
-        name, rows, median);
+    printf("{\"bench\": \"cuda_step\", \"op\": \"%s\", \"records\": \"%s\", \"rows\": %d, "
+           "\"us\": %.3f, \"samples_us\": [",
+           name, b->packed ? "packed" : "plain", b->n, median);
     for (int i = 0; i < n; i++)
         printf("%s%.3f", i ? ", " : "", us[i]);
     printf("]}\n");
@@ -290,7 +294,7 @@ static void measure(struct bench *b, const char *name, op_fn *op, int replays)
     step->forget(b->dev, r);
     qsort(us, RUNS, sizeof us[0], by_value);
     fprintf(stderr, "%-34s rows %2d: %7.2f us\n", name, b->n, us[RUNS / 2]);
-    print_json(name, b->n, us, RUNS, us[RUNS / 2]);
+    print_json(b, name, us, RUNS, us[RUNS / 2]);
 }
 
 /* resident: of TOP_K choices of each row so many have a slot. */
@@ -365,10 +369,10 @@ static void measure_handoff(struct bench *b, int turns)
             "without: %.2f us; %d threads, jobs of %.2f us as the CPU sees them\n",
             LAYERS, median, p99, turns, without[turns / 2] / LAYERS, m.threads,
             (double)m.total_ns / (double)m.jobs * 1e-3);
-    print_json("hand-off", b->n, with, turns, median);
+    print_json(b, "hand-off", with, turns, median);
     printf("{\"bench\": \"cuda_step\", \"op\": \"hand-off, p99\", \"rows\": %d, \"us\": %.3f}\n",
            b->n, p99);
-    print_json("a layer without a job", b->n, without, turns, without[turns / 2]);
+    print_json(b, "a layer without a job", without, turns, without[turns / 2]);
 }
 
 /* Buffers that all ops share, large enough for either class of experts. */
@@ -408,13 +412,15 @@ static int open_experts(struct bench *b, int width, int inner, size_t records,
 {
     const struct dev_ops *ops = b->dev->ops;
     int rc;
-    b->cls = record_class_swiglu(DTYPE_BF16, width, inner);
+    b->cls = b->packed ? record_class_packed(width, inner)
+                       : record_class_swiglu(DTYPE_BF16, width, inner);
     b->arena_bytes = records * b->cls.bytes;
     b->arena = mem_map(b->arena_bytes);
     if (!b->arena)
         return moed_fail(err, MOED_ENOMEM, "no memory");
+    /* Zeros are rows of either class. */
     for (size_t i = 0; i < b->arena_bytes; i += 4096)
-        b->arena[i] = 1;
+        b->arena[i] = 0;
     if ((rc = ops->host_register(b->dev, b->arena, b->arena_bytes, b->cls.bytes, err)) < 0)
         return rc;
     static const void *table[LAYERS * EXPERTS];
@@ -470,6 +476,11 @@ int main(int argc, char **argv)
 {
     static struct bench b = {.n = 1};
     struct moed_error err = {0};
+    if (argc > 1 && strcmp(argv[1], "packed") == 0) {
+        b.packed = true;
+        argc--;
+        argv++;
+    }
     bool alone = argc > 1 && strcmp(argv[1], "handoff") == 0;
     int turns = alone && argc > 2 ? (int)strtol(argv[2], NULL, 10) : HANDOFFS;
     turns = turns < 1 ? 1 : turns > HANDOFFS_MAX ? HANDOFFS_MAX : turns;

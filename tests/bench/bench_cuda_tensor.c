@@ -1,7 +1,8 @@
 /*
  * Speed of the tensor class on CUDA, for the shapes of Qwen3-30B-A3B and Mixtral-8x7B: TFLOP/s of
  * products, experts with uneven numbers of rows, causal attention. Beside each product stands
- * cuBLAS where libcublas can be opened, and experts beside it one after the other.
+ * cuBLAS where libcublas can be opened, and experts beside it one after the other. Experts come in
+ * packed records too, which are unpacked each time.
  *
  *   bench_cuda_tensor [seconds per figure [filter]]
  *
@@ -18,10 +19,12 @@
 #include <string.h>
 #include <time.h>
 
+#include "../pack_record.h"
 #include "device/device.h"
 
 #define SAMPLES     7
 #define MAX_EXPERTS 128
+#define UNPACKED    16 /* experts that there is room for */
 
 struct shape {
     const char *name;
@@ -78,16 +81,22 @@ static double next_normal(struct bench *b)
     return sum - 6;
 }
 
-/* Device memory filled with copies of one random piece; bf16 of magnitude 2^-5 to 2^-4, or fp32. */
+/* Two bf16 of magnitude 2^-5 to 2^-4. */
+static uint32_t next_pair(struct bench *b)
+{
+    uint32_t r = next_random(b);
+    return 0x3d003d00 | (r & 0x00ff00ff) | (r & 0x02000000) << 6 | (r & 0x04000000) >> 11;
+}
+
+/* Device memory filled with copies of one random piece, of such pairs or of fp32. */
 static void *filled(struct bench *b, size_t bytes, bool fp32)
 {
     enum { PIECE = 8 << 20 };
     static uint8_t piece[PIECE];
     for (size_t i = 0; i < PIECE / 4; i++) {
-        uint32_t r = next_random(b);
-        uint32_t word =
-            fp32 ? 0x3d000000 | (r & 0x7fffff) | r >> 30 << 31
-                 : 0x3d003d00 | (r & 0x00ff00ff) | (r & 0x02000000) << 6 | (r & 0x04000000) >> 11;
+        uint32_t word = next_pair(b);
+        if (fp32)
+            word = 0x3d000000 | (word & 0x7fffff) | word >> 31 << 31;
         memcpy(piece + i * 4, &word, 4);
     }
     uint8_t *p = b->dev->ops->alloc(b->dev, bytes);
@@ -289,6 +298,36 @@ static void route(struct bench *b, const struct shape *m, int rows, struct exper
     }
 }
 
+/* The same call on packed records; all experts have the same weights. */
+static void bench_packed(struct bench *b, const struct shape *m, struct experts *e,
+                         const char *name, double flop)
+{
+    struct record_class plain = e->cls;
+    e->cls = record_class_packed(m->hidden, m->inner);
+    uint32_t *record = malloc(plain.bytes), *packed = aligned_alloc(4096, e->cls.bytes);
+    for (size_t i = 0; i < plain.bytes / 4; i++)
+        record[i] = next_pair(b);
+    need(pack_record(kern_cpu(KERN_ISA_AUTO), &plain, record, &e->cls, packed), "packing");
+    uint8_t *records = b->dev->ops->alloc(b->dev, e->cls.bytes * (size_t)m->experts);
+    e->a.unpacked_bytes = UNPACKED * kern_unpacked_bytes(m->hidden, m->inner);
+    e->a.unpacked = b->dev->ops->alloc(b->dev, e->a.unpacked_bytes);
+    need(records && e->a.unpacked, "device memory");
+    for (int i = 0; i < m->experts; i++) {
+        struct dev_event event = {0};
+        uint8_t *at = records + (size_t)i * e->cls.bytes;
+        need(b->dev->ops->copy_in(b->dev, at, packed, e->cls.bytes, &event) == 0 &&
+                 b->dev->ops->event_wait(b->dev, &event) == 0,
+             "a copy");
+        e->group[i].record = at;
+    }
+    measure(b, name, "moed, packed records", flop, (double)e->cls.bytes * m->experts, run_experts,
+            e);
+    drop(b, records);
+    drop(b, e->a.unpacked);
+    free(record);
+    free(packed);
+}
+
 static void bench_experts(struct bench *b, const struct shape *m, int rows)
 {
     char name[128];
@@ -322,6 +361,7 @@ static void bench_experts(struct bench *b, const struct shape *m, int rows)
     measure(b, name, "moed", flop, bytes, run_experts, &e);
     if (b->cublas.gemm)
         measure(b, name, "cublas, one by one", flop, bytes, run_experts_cublas, &e);
+    bench_packed(b, m, &e, name, flop);
     drop(b, records);
     drop(b, (void *)e.a.x);
     drop(b, e.a.hidden);

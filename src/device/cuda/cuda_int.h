@@ -39,13 +39,18 @@
     X(attention, attention_bf16_4) X(attention, attention_bf16_8)                          \
     X(attention, attention_bf16_any)                                                       \
     DTYPED(X, linear, linear) DTYPED(X, experts, gate_up) DTYPED(X, experts, down)         \
+    PACKED(X, experts, gate_up) X(experts, gate_up_packed_8)                               \
+    PACKED(X, experts, down) X(experts, down_packed_8) X(experts, unpack)                  \
     X(sample, sample_best) X(sample, sample_weigh) X(sample, sample_select)                \
     X(sample, sample_draw)                                                                 \
     TENSOR_FUNCTIONS(X)                                                                    \
     X(step, turn) STEPPED(X, step, norm_linear)                                            \
     X(paged, resolve) X(paged, paged_combine)                                              \
     STEPPED(X, paged, paged_gate_up) STEPPED(X, paged, paged_down)                         \
+    PACKED(X, paged, paged_gate_up) PACKED(X, paged, paged_down)                           \
     X(fused, fused_bf16)
+#define PACKED(X, image, name)                                                             \
+    X(image, name##_packed_1) X(image, name##_packed_2) X(image, name##_packed_4)
 #define STEPPED(X, image, name)                                                            \
     X(image, name##_bf16_1) X(image, name##_bf16_2) X(image, name##_bf16_4)                \
     X(image, name##_f16_1) X(image, name##_f16_4)                                          \

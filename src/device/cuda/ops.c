@@ -83,15 +83,21 @@ struct sizes {
                        FN_##name##_f16_any},                                                       \
     }
 
+/* The same over packed rows, which always begin where wide loads may. */
+#define PACKED_SIZES(name)                                                                         \
+    {                                                                                              \
+        FN_##name##_packed_1, FN_##name##_packed_2, FN_##name##_packed_4, FN_##name##_packed_8,    \
+            FN_COUNT                                                                               \
+    }
+
 struct size {
     enum function f;
     int rows;
 };
 
 /* For n rows; wide: the loads of 16 bytes are possible. */
-static struct size size_for(const struct sizes *of, enum dtype dtype, int n, bool wide)
+static struct size size_for(const struct sizes *s, enum dtype dtype, int n, bool wide)
 {
-    const struct sizes *s = &of[dtype];
     if (!wide)
         return (struct size){s->any, 1};
     if (n == 1)
@@ -108,7 +114,7 @@ int cuda_linear(struct dev *dev, const struct kern_linear *a)
     static const struct sizes sizes[DTYPE_COUNT] = SIZES(linear);
     struct dev_cuda *d = cuda_of(dev);
     bool wide = a->in % 8 == 0 && cuda_aligned(a->w) && cuda_aligned(a->x) && a->x_stride % 4 == 0;
-    struct size s = size_for(sizes, a->w_dtype, a->n, wide);
+    struct size s = size_for(&sizes[a->w_dtype], a->w_dtype, a->n, wide);
     struct cu_linear args = {.w = a->w,
                              .bias = a->bias,
                              .x = a->x,
@@ -265,7 +271,7 @@ static int expert_list(struct dev_cuda *d, const struct kern_experts *a, int row
 
 /* in: the width that dot products run over; outs: the number of blocks over outputs. */
 static int run_experts(struct dev *dev, const struct kern_experts *a, const struct sizes *sizes,
-                       int in, const float *x, size_t outs)
+                       const struct sizes *packed, int in, const float *x, size_t outs)
 {
     struct dev_cuda *d = cuda_of(dev);
     const struct record_class *c = a->cls;
@@ -276,7 +282,9 @@ static int run_experts(struct dev *dev, const struct kern_experts *a, const stru
         most = a->group[g].n > most ? a->group[g].n : most;
         wide = wide && cuda_aligned(a->group[g].record);
     }
-    struct size s = size_for(sizes, c->dtype, most, wide);
+    if (c->packed && !wide)
+        return cuda_check(d, CUDA_ERROR_INVALID_VALUE, "packed experts off 16-byte edges");
+    struct size s = size_for(c->packed ? packed : &sizes[c->dtype], c->dtype, most, wide);
     struct cu_experts args;
     memset(&args, 0, offsetof(struct cu_experts, inline_list));
     args.x = a->x;
@@ -285,6 +293,8 @@ static int run_experts(struct dev *dev, const struct kern_experts *a, const stru
     args.gate_off = (int64_t)c->gate_off;
     args.up_off = (int64_t)c->up_off;
     args.down_off = (int64_t)c->down_off;
+    args.in_row_bytes = (int64_t)c->in_row_bytes;
+    args.down_row_bytes = (int64_t)c->down_row_bytes;
     args.width = c->hidden;
     args.inner = c->intermediate;
     int rc;
@@ -295,15 +305,15 @@ static int run_experts(struct dev *dev, const struct kern_experts *a, const stru
 
 int cuda_experts_gate_up(struct dev *dev, const struct kern_experts *a)
 {
-    static const struct sizes sizes[DTYPE_COUNT] = SIZES(gate_up);
-    return run_experts(dev, a, sizes, a->cls->hidden, a->x,
+    static const struct sizes sizes[DTYPE_COUNT] = SIZES(gate_up), packed = PACKED_SIZES(gate_up);
+    return run_experts(dev, a, sizes, &packed, a->cls->hidden, a->x,
                        cuda_blocks((size_t)a->cls->intermediate, CU_WARPS));
 }
 
 int cuda_experts_down(struct dev *dev, const struct kern_experts *a)
 {
-    static const struct sizes sizes[DTYPE_COUNT] = SIZES(down);
-    return run_experts(dev, a, sizes, a->cls->intermediate, a->hidden,
+    static const struct sizes sizes[DTYPE_COUNT] = SIZES(down), packed = PACKED_SIZES(down);
+    return run_experts(dev, a, sizes, &packed, a->cls->intermediate, a->hidden,
                        cuda_blocks((size_t)a->cls->hidden, CU_BLOCK_OUTS));
 }
 

@@ -101,14 +101,18 @@ struct stepped {
         [DTYPE_F16] = {FN_##name##_f16_1, FN_##name##_f16_4, FN_##name##_f16_4},                   \
     }
 
+#define STEPPED_PACKED(name)                                                                       \
+    {                                                                                              \
+        FN_##name##_packed_1, FN_##name##_packed_2, FN_##name##_packed_4                           \
+    }
+
 struct stepped_size {
     enum function f;
     int rows;
 };
 
-static struct stepped_size stepped_for(const struct stepped *of, enum dtype dtype, int n)
+static struct stepped_size stepped_for(const struct stepped *s, enum dtype dtype, int n)
 {
-    const struct stepped *s = &of[dtype];
     if (n == 1)
         return (struct stepped_size){s->one, 1};
     if (dtype != DTYPE_BF16 || n > 2)
@@ -200,7 +204,7 @@ int cuda_norm_linear(struct dev *dev, const struct kern_norm_linear *a)
     static const struct stepped sizes[DTYPE_COUNT] = STEPPED_OF(norm_linear);
     struct dev_cuda *d = cuda_of(dev);
     enum dtype dtype = a->matrix[0].w_dtype;
-    struct stepped_size s = stepped_for(sizes, dtype, a->n);
+    struct stepped_size s = stepped_for(&sizes[dtype], dtype, a->n);
     struct cu_norm_linear args = cuda_norm_linear_args(a);
     size_t row_bytes = (size_t)a->in * dtype_bytes(dtype);
     /* A block that normalises more rows than one takes longer than a launch more. */
@@ -278,6 +282,8 @@ struct cu_paged cuda_paged_args(const struct dev_cuda *d, const struct kern_page
     args.gate_off = (int64_t)a->cls->gate_off;
     args.up_off = (int64_t)a->cls->up_off;
     args.down_off = (int64_t)a->cls->down_off;
+    args.in_row_bytes = (int64_t)a->cls->in_row_bytes;
+    args.down_row_bytes = (int64_t)a->cls->down_row_bytes;
     args.id = a->id;
     args.weight = a->weight;
     args.hidden = a->hidden;
@@ -301,12 +307,19 @@ static size_t larger(size_t a, size_t b)
 
 int cuda_paged_experts(struct dev *dev, const struct kern_paged_experts *a)
 {
-    static const struct stepped gate_up[DTYPE_COUNT] = STEPPED_OF(paged_gate_up);
-    static const struct stepped down[DTYPE_COUNT] = STEPPED_OF(paged_down);
+    static const struct stepped gate_up[DTYPE_COUNT] = STEPPED_OF(paged_gate_up),
+                                packed_gate_up = STEPPED_PACKED(paged_gate_up);
+    static const struct stepped down[DTYPE_COUNT] = STEPPED_OF(paged_down),
+                                packed_down = STEPPED_PACKED(paged_down);
     struct dev_cuda *d = cuda_of(dev);
+    const enum dtype dtype = a->cls->dtype;
+    const bool packed = a->cls->packed;
     /* Up to 16 rows most experts have one or two of them. */
     const int size = a->n > 1 && a->n <= 16 ? 2 : a->n;
-    const struct stepped_size up = stepped_for(gate_up, a->cls->dtype, size);
+    const struct stepped_size up =
+        stepped_for(packed ? &packed_gate_up : &gate_up[dtype], dtype, size);
+    const struct stepped_size second =
+        stepped_for(packed ? &packed_down : &down[dtype], dtype, size);
     const struct cu_paged args = cuda_paged_args(d, a, up.rows);
     if (!args.live || !args.slot_of || !args.link_share || !args.forced_on || !d->paged.box ||
         a->n * a->top_k > d->paged.layout.max_pairs)
@@ -323,7 +336,7 @@ int cuda_paged_experts(struct dev *dev, const struct kern_paged_experts *a)
         (rc =
              cuda_launch(d, up.f, larger(cuda_blocks((size_t)args.inner, CU_WARPS), CU_LINK_BLOCKS),
                          1 + items, CU_THREADS, 0, &args)) < 0 ||
-        (rc = cuda_launch(d, stepped_for(down, a->cls->dtype, size).f,
+        (rc = cuda_launch(d, second.f,
                           larger(cuda_blocks((size_t)args.width, CU_BLOCK_OUTS), CU_LINK_BLOCKS),
                           1 + items, CU_THREADS, 0, &args)) < 0)
         return rc;

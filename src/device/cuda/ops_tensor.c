@@ -244,15 +244,12 @@ static bool experts_wide(const struct kern_tensor_experts *a)
     return wide;
 }
 
-static int tensor_experts(struct dev *dev, const struct kern_tensor_experts *a)
+static int plain_experts(struct dev_cuda *d, const struct kern_tensor_experts *a)
 {
-    struct dev_cuda *d = cuda_of(dev);
     const struct record_class *c = a->cls;
     bool wide = experts_wide(a);
     size_t pairs = 0, most_row = 0, tiles = 0;
-    int rc = cuda_enter(d);
-    if (rc < 0)
-        return rc;
+    int rc;
     for (int g = 0; g < a->n_groups; g++) {
         pairs += (size_t)a->group[g].n;
         for (int i = 0; i < a->group[g].n; i++)
@@ -289,6 +286,71 @@ static int tensor_experts(struct dev *dev, const struct kern_tensor_experts *a)
         (rc = run_products(d, up_shape, true, tiles, &up)) < 0)
         return rc;
     return run_products(d, down_shape, false, tiles, &down);
+}
+
+/* Unpacks, from group *next on, as many experts as there is room for, and makes a call of them that
+ * plain_experts takes. */
+static int unpack_some(struct dev_cuda *d, const struct kern_tensor_experts *a, int *next,
+                       struct kern_expert_group *group, struct kern_tensor_experts *out)
+{
+    const struct record_class *c = a->cls;
+    size_t each = kern_unpacked_bytes(c->hidden, c->intermediate), room = a->unpacked_bytes / each;
+    struct cu_unpack args = {.to = a->unpacked,
+                             .to_bytes = (int64_t)each,
+                             .gate_off = (int64_t)c->gate_off,
+                             .up_off = (int64_t)c->up_off,
+                             .down_off = (int64_t)c->down_off,
+                             .in_row_bytes = (int64_t)c->in_row_bytes,
+                             .down_row_bytes = (int64_t)c->down_row_bytes,
+                             .width = c->hidden,
+                             .inner = c->intermediate};
+    size_t n = 0;
+    for (; *next < a->n_groups && n < room && n < CU_UNPACK_RECORDS; ++*next) {
+        if (a->group[*next].n == 0)
+            continue;
+        group[n] = a->group[*next];
+        args.record[n] = group[n].record;
+        group[n].record = (uint8_t *)a->unpacked + n * each;
+        n++;
+    }
+    out->group = group;
+    out->n_groups = (int)n;
+    return launch(d, FN_unpack, n,
+                  cuda_blocks(2 * (size_t)c->intermediate + (size_t)c->hidden, CU_WARPS),
+                  CU_THREADS, 0, &args);
+}
+
+static int packed_experts(struct dev_cuda *d, const struct kern_tensor_experts *a)
+{
+    struct kern_expert_group group[CU_UNPACK_RECORDS];
+    struct record_class plain = *a->cls;
+    struct kern_tensor_experts some = *a;
+    size_t matrix = (size_t)plain.hidden * (size_t)plain.intermediate * sizeof(uint16_t);
+    plain.packed = false;
+    plain.gate_off = 0;
+    plain.up_off = matrix;
+    plain.down_off = 2 * matrix;
+    plain.bytes = 3 * matrix;
+    some.cls = &plain;
+    if (!experts_wide(a) || !cuda_aligned(a->unpacked) || a->unpacked_bytes < plain.bytes)
+        return cuda_check(d, CUDA_ERROR_INVALID_VALUE, "packed experts without room to unpack");
+    for (int next = 0; next < a->n_groups;) {
+        int rc = unpack_some(d, a, &next, group, &some);
+        if (rc < 0 || (rc = plain_experts(d, &some)) < 0)
+            return rc;
+        for (int g = 0; g < some.n_groups; g++)
+            some.hidden = (uint16_t *)some.hidden + (size_t)group[g].n * (size_t)plain.intermediate;
+    }
+    return 0;
+}
+
+static int tensor_experts(struct dev *dev, const struct kern_tensor_experts *a)
+{
+    struct dev_cuda *d = cuda_of(dev);
+    int rc = cuda_enter(d);
+    if (rc < 0)
+        return rc;
+    return a->cls->packed ? packed_experts(d, a) : plain_experts(d, a);
 }
 
 /* Rows of a sequence that follow one another, in pieces of at most `most`. */

@@ -8,7 +8,7 @@
 #include <math.h>
 
 #include "gpu.h"
-#include "support_cases.h"
+#include "support_packed.h"
 
 #define SEEDS          120
 #define SEEDS_EMULATED 40
@@ -486,6 +486,89 @@ static void experts_of_real_models_cuda(void **state)
     dev_close(&dev);
 }
 
+/* The same experts in plain and in packed records. */
+struct packed_case {
+    struct record_class plain, packed;
+    struct kern_expert_group group[8], packed_group[8];
+    int32_t row[64], pair[64];
+    int groups, pairs;
+    float *x;
+};
+
+static void packed_case_init(struct packed_case *c, int hidden, int inner, int groups, int rows)
+{
+    struct rng r = {(uint64_t)(hidden * 7 + inner + rows)};
+    c->plain = record_class_swiglu(DTYPE_BF16, hidden, inner);
+    c->packed = packed_class_roomy(hidden, inner);
+    c->groups = groups;
+    c->pairs = groups * rows;
+    c->x = floats_new(&r, (size_t)(rows * hidden), 1);
+    for (int i = 0; i < c->pairs; i++) {
+        c->row[i] = i % rows;
+        c->pair[i] = i % rows * groups + i / rows;
+    }
+    for (int g = 0; g < groups; g++) {
+        uint16_t *record = plain_record_new(&r, &c->plain, 0.05f);
+        c->group[g] =
+            (struct kern_expert_group){record, c->row + g * rows, c->pair + g * rows, rows};
+        c->packed_group[g] = c->group[g];
+        c->packed_group[g].record = packed_record_new(record, &c->plain, &c->packed);
+    }
+}
+
+static void packed_case_free(struct packed_case *c)
+{
+    for (int g = 0; g < c->groups; g++) {
+        free((void *)c->group[g].record);
+        free((void *)c->packed_group[g].record);
+    }
+    free(c->x);
+}
+
+/* hidden, then y. */
+static float *packed_case_run(const struct packed_case *c, bool packed, const struct kern_cpu *k)
+{
+    size_t hidden = (size_t)(c->pairs * c->plain.intermediate), scratch_bytes = (size_t)4 << 20;
+    float *out = calloc(hidden + (size_t)(c->pairs * c->plain.hidden), sizeof *out);
+    struct kern_part part = {0, 1, aligned_alloc(64, scratch_bytes), scratch_bytes};
+    struct kern_experts a = {packed ? &c->packed : &c->plain,
+                             packed ? c->packed_group : c->group,
+                             c->groups,
+                             c->x,
+                             out,
+                             out + hidden};
+    k->experts_gate_up(&a, part);
+    k->experts_down(&a, part);
+    free(part.scratch);
+    return out;
+}
+
+/* Packed records give the bits of plain ones, wherever they lie: every size of kernel, whole blocks
+ * of a row and parts, escapes in heads and in lists. */
+static void experts_of_packed_records_cuda(void **state)
+{
+    static const struct {
+        int hidden, inner, groups, rows;
+    } shapes[] = {{768, 264, 3, 1}, {1408, 48, 2, 2}, {264, 1408, 2, 4}, {48, 768, 2, 8},
+                  {520, 8, 4, 1},   {8, 1032, 4, 5},  {2048, 768, 2, 1}, {512, 256, 2, 15}};
+    open_dev();
+    for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
+        struct packed_case c;
+        packed_case_init(&c, shapes[s].hidden, shapes[s].inner, shapes[s].groups, shapes[s].rows);
+        float *want = packed_case_run(&c, false, kern_cpu(KERN_ISA_SCALAR));
+        float *plain = packed_case_run(&c, false, &through_cuda);
+        float *packed = packed_case_run(&c, true, &through_cuda);
+        size_t n = (size_t)(c.pairs * (c.plain.hidden + c.plain.intermediate));
+        expect_same("plain records", plain, want, n);
+        expect_same("packed records", packed, want, n);
+        free(want);
+        free(plain);
+        free(packed);
+        packed_case_free(&c);
+    }
+    dev_close(&dev);
+}
+
 static void copies_within_the_device_cuda(void **state)
 {
     enum { BYTES = 300000, AT = 4096, N = 123457 };
@@ -525,5 +608,6 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(router_ties_and_nan_cuda),
     cmocka_unit_test(long_attention_cuda),
     cmocka_unit_test(experts_of_real_models_cuda),
+    cmocka_unit_test(experts_of_packed_records_cuda),
 };
 CHECK_MAIN(tests)

@@ -7,7 +7,7 @@
 #include <math.h>
 
 #include "gpu.h"
-#include "support_cases.h"
+#include "support_packed.h"
 
 #define GUARD 777.25f
 
@@ -336,7 +336,8 @@ struct call {
     int n_groups, n_rows, n_pairs, n_entries;
     int32_t *row, *pair; /* [n_entries] */
     uint16_t *x;
-    void *dx;
+    void *dx, *unpacked;
+    size_t unpacked_bytes;
 };
 
 static struct call call_new(struct rng *r, enum dtype dtype, int hidden, int inner,
@@ -390,7 +391,9 @@ static void call_run(const struct call *c, int first, int end, float *dy, void *
                                     .n_groups = end - first,
                                     .x = c->dx,
                                     .hidden = dhidden,
-                                    .y = dy};
+                                    .y = dy,
+                                    .unpacked = c->unpacked,
+                                    .unpacked_bytes = c->unpacked_bytes};
     assert_int_equal(dev->tensor->experts(dev, &a), 0);
 }
 
@@ -515,6 +518,115 @@ static void experts_of_many_rows_cuda(void **state)
     one_call(&r, DTYPE_BF16, 64, 136, sizes, emulated ? 2 : 6, 150);
     if (!emulated)
         one_call(&r, DTYPE_F16, 264, 392, sizes, 6, 300);
+    dev_close(&dev);
+}
+
+/* Packed records give the bits of plain ones, with room for `room` of them. */
+static void one_packed_call(struct rng *r, int hidden, int inner, const int *sizes, int n_groups,
+                            int n_rows, int room)
+{
+    struct call plain = call_new(r, DTYPE_BF16, hidden, inner, sizes, n_groups, n_rows);
+    struct call packed = plain;
+    size_t y_bytes = (size_t)plain.n_pairs * (size_t)hidden * sizeof(float);
+    size_t h_bytes = (size_t)plain.n_entries * (size_t)inner * sizeof(uint16_t);
+    packed.cls = packed_class_roomy(hidden, inner);
+    packed.unpacked_bytes = (size_t)room * kern_unpacked_bytes(hidden, inner) + 8;
+    packed.unpacked = dev->ops->alloc(dev, packed.unpacked_bytes);
+    for (int g = 0; g < n_groups; g++) {
+        uint16_t *record = plain_record_new(r, &plain.cls, 1.5f / sqrtf((float)hidden));
+        void *same = packed_record_new(record, &plain.cls, &packed.cls);
+        drop((void *)plain.device_group[g].record);
+        plain.device_group[g].record = on_device(record, plain.cls.bytes);
+        packed.device_group[g].record = on_device(same, packed.cls.bytes);
+        free(record);
+        free(same);
+    }
+    uint16_t *h[2] = {calloc(1, h_bytes + 1), calloc(1, h_bytes + 1)};
+    float *y[2] = {call_all(&plain, n_groups, h[0]), call_all(&packed, n_groups, h[1])};
+    if (memcmp(h[0], h[1], h_bytes) || memcmp(y[0], y[1], y_bytes))
+        fail_msg("%d x %d, room for %d: other bits from packed records", hidden, inner, room);
+    for (int g = 0; g < n_groups; g++)
+        drop((void *)packed.device_group[g].record);
+    drop(packed.unpacked);
+    for (int i = 0; i < 2; i++) {
+        free(h[i]);
+        free(y[i]);
+    }
+    call_free(&plain);
+}
+
+static void experts_of_packed_records_cuda(void **state)
+{
+    static const int sizes[] = {3, 0, 16, 1, 17, 40};
+    struct rng r = {10};
+    open_device();
+    one_packed_call(&r, 48, 264, sizes, 6, 50, 2);
+    one_packed_call(&r, 264, 48, sizes, 6, 50, 5);
+    one_packed_call(&r, 768, 136, sizes, 4, 50, 1);
+    one_packed_call(&r, 8, 1408, sizes, 3, 50, 9);
+    if (!emulated) {
+        one_packed_call(&r, 2048, 768, sizes, 6, 50, 3);
+        one_packed_call(&r, 2048, 1408, sizes, 6, 50, 2);
+    }
+    dev_close(&dev);
+}
+
+/* Any bits, and values side by side from each of the possible lowest on: what lies in the room for
+ * unpacked experts is the plain one. */
+static void records_are_unpacked_bit_by_bit_cuda(void **state)
+{
+    enum { HIDDEN = 776, INNER = 128, MATRIX = HIDDEN * INNER };
+    static uint16_t got[3 * MATRIX];
+    static const int sizes[] = {2};
+    struct rng r = {12};
+    open_device();
+    struct call c = call_new(&r, DTYPE_BF16, HIDDEN, INNER, sizes, 1, 2);
+    uint16_t *record = (uint16_t *)c.group[0].record;
+    for (int i = 0; i < 3 * MATRIX; i++) {
+        int row = i / HIDDEN;
+        uint16_t any = (uint16_t)rng_int(&r, 0, 0xffff);
+        record[i] =
+            row % 3 ? (uint16_t)((any & 0x80ff) | (row / 3 % 122 + (any >> 8) % 7) << 8) : any;
+    }
+    struct record_class plain = c.cls;
+    assert_int_equal(plain.up_off, MATRIX * 2);
+    assert_int_equal(plain.down_off, MATRIX * 4);
+    c.cls = packed_class_roomy(HIDDEN, INNER);
+    void *packed = packed_record_new(record, &plain, &c.cls);
+    drop((void *)c.device_group[0].record);
+    c.device_group[0].record = on_device(packed, c.cls.bytes);
+    c.unpacked_bytes = sizeof got;
+    c.unpacked = dev->ops->alloc(dev, sizeof got);
+    uint16_t *h = calloc((size_t)(c.n_entries * INNER), sizeof *h);
+    free(call_all(&c, 1, h));
+    back(got, c.unpacked, sizeof got);
+    for (int i = 0; i < 3 * MATRIX; i++)
+        if (got[i] != record[i])
+            fail_msg("number %d is %04x, not %04x", i, got[i], record[i]);
+    free(h);
+    free(packed);
+    call_free(&c);
+    dev_close(&dev);
+}
+
+static void packed_records_need_room_cuda(void **state)
+{
+    static const int sizes[] = {3};
+    struct rng r = {11};
+    open_device();
+    struct call c = call_new(&r, DTYPE_BF16, 48, 48, sizes, 1, 3);
+    c.cls.packed = true;
+    c.unpacked_bytes = kern_unpacked_bytes(48, 48) - 1;
+    c.unpacked = dev->ops->alloc(dev, c.unpacked_bytes);
+    struct kern_tensor_experts a = {.cls = &c.cls,
+                                    .group = c.device_group,
+                                    .n_groups = 1,
+                                    .x = c.dx,
+                                    .unpacked = c.unpacked,
+                                    .unpacked_bytes = c.unpacked_bytes};
+    assert_int_equal(dev->tensor->experts(dev, &a), MOED_EDEVICE);
+    drop(c.unpacked);
+    call_free(&c);
     dev_close(&dev);
 }
 
@@ -747,6 +859,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(linear_adds_in_place_cuda),
         cmocka_unit_test(experts_of_few_rows_cuda),
         cmocka_unit_test(experts_of_many_rows_cuda),
+        cmocka_unit_test(experts_of_packed_records_cuda),
+        cmocka_unit_test(records_are_unpacked_bit_by_bit_cuda),
+        cmocka_unit_test(packed_records_need_room_cuda),
         cmocka_unit_test(experts_of_model_shapes_cuda),
         cmocka_unit_test(attention_of_short_rows_cuda),
         cmocka_unit_test(attention_of_long_rows_cuda),

@@ -48,6 +48,7 @@ void rig_open(struct rig *r, const struct rig_options *o)
         .kv_blocks = RIG_BLOCKS,
         .kv_dtype = o->kv_dtype,
         .pager = o->pager,
+        .packed_experts = o->packed,
         .fused_step = o->fused,
         .miss_threads = o->miss_threads,
         .link_share = o->link_share,

@@ -19,6 +19,7 @@ struct rig_options {
     int32_t max_rows;                 /* 0: 64 */
     int32_t long_rows;                /* 0: no long lane */
     struct pager_config pager;        /* in place by default */
+    bool packed;                      /* experts in packed records */
     void (*alter)(struct dev *dev);   /* before the model is opened on it; may be NULL */
     bool fused;                       /* steps of one row in one launch */
     int32_t miss_threads, link_share; /* of recorded steps */

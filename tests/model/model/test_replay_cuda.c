@@ -1,7 +1,8 @@
 /*
  * One list of plans, recorded once: sequences that join and leave, decode rows, chunks, long passes
  * that pause for steps. Replayed at every budget of experts, with every policy, with misses
- * computed by the CPU, over the link, or by both: the logits of every row have the same bits.
+ * computed by the CPU, over the link, or by both, in plain and in packed records: the logits of
+ * every row have the same bits.
  */
 #include "check.h"
 
@@ -148,12 +149,16 @@ static uint64_t replay(const struct list *l, int percent, const char *policy, in
     struct pager_counters n;
     struct rig r;
     uint64_t h = 0xCBF29CE484222325, slots = (uint64_t)(RECORDS * percent / 100);
-    model_memory(&c, c.dtype, &(struct model_options){.kv_blocks = 1, .max_rows = 1}, &memory);
+    const bool packed = turn % 2;
+    model_memory(&c, c.dtype,
+                 &(struct model_options){.kv_blocks = 1, .max_rows = 1, .packed_experts = packed},
+                 &memory);
     rig_open(&r, &(struct rig_options){.dummy = &c,
                                        .kv_dtype = DTYPE_BF16,
                                        .cuda = true,
                                        .max_rows = LONG_ROWS,
                                        .long_rows = LONG_ROWS,
+                                       .packed = packed,
                                        .pager = {.mode = PAGER_CACHED,
                                                  .cache_bytes = slots * memory.expert_record_bytes,
                                                  .policy = policy,
