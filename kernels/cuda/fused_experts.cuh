@@ -5,6 +5,7 @@
 
 #include "choice.cuh"
 #include "fused_grid.cuh"
+#include "fused_packed_rows.cuh"
 
 // Warp 0: where the chosen experts are, and who computes what of those that are not resident.
 __device__ __forceinline__ void resolve(const block &b, const cu_paged &a)
@@ -125,21 +126,43 @@ __device__ __forceinline__ void post(const cu_fused &f, const control &c, const 
     store_release(&f.grid->posted, c.job);
 }
 
+// From row to row.
+template <bool PACKED> __device__ __forceinline__ int64_t in_row_bytes(const cu_paged &a)
+{
+    return PACKED ? a.in_row_bytes : (int64_t)a.width * 2;
+}
+
+template <bool PACKED> __device__ __forceinline__ int64_t down_row_bytes(const cu_paged &a)
+{
+    return PACKED ? a.down_row_bytes : (int64_t)a.inner * 2;
+}
+
+// Rows of experts times a vector, `AHEAD` turns of 256 elements of plain ones asked for together.
+template <bool PACKED, int R, int AHEAD>
+__device__ __forceinline__ dotted<R> expert_dots(const far_rows<R> &rows, int in, int x_at)
+{
+    if constexpr (PACKED)
+        return packed_far_dots<R>(rows, in, x_at);
+    else
+        return far_dots<R, AHEAD>(rows, in, x_at);
+}
+
 // A unit of gate and up: output `out` of the expert at `place` of the choice.
 struct unit {
     const uint8_t *gate, *up;
     float *hidden;
 };
 
+template <bool PACKED>
 __device__ __forceinline__ unit unit_of(const cu_paged &a, const uint8_t *record, int place,
                                         int out)
 {
-    const uint8_t *const row = record + (int64_t)out * a.width * 2;
+    const uint8_t *const row = record + (int64_t)out * in_row_bytes<PACKED>(a);
     return {row + a.gate_off, row + a.up_off, a.hidden + (int64_t)place * a.inner + out};
 }
 
 // N units by a warp. twin: another place for those of the first.
-template <int N>
+template <bool PACKED, int N>
 __device__ __forceinline__ void gate_up_units(const cu_fused &f, const cu_paged &a,
                                               const unit (&u)[N], float *twin)
 {
@@ -149,7 +172,7 @@ __device__ __forceinline__ void gate_up_units(const cu_fused &f, const cu_paged 
         rows.w[2 * i] = u[i].gate;
         rows.w[2 * i + 1] = u[i].up;
     }
-    const dotted<2 *N> d = far_dots<2 * N, 4>(rows, a.width, f.work_at);
+    const dotted<2 *N> d = expert_dots<PACKED, 2 * N, 4>(rows, a.width, f.work_at);
 #pragma unroll
     for (int i = 0; i < N; i++)
         if (lane_of() == i) {
@@ -162,6 +185,7 @@ __device__ __forceinline__ void gate_up_units(const cu_fused &f, const cu_paged 
 
 // By the last warp of each block: gate and up of missed experts, over the link. Not before the job
 // is posted, which would wait 10 us behind what all these ask for.
+template <bool PACKED>
 __device__ __forceinline__ void gate_up_over_link(const cu_fused &f, const control &c,
                                                   const cu_paged &a)
 {
@@ -174,8 +198,8 @@ __device__ __forceinline__ void gate_up_over_link(const cu_fused &f, const contr
         const int m = u / span;
         const int64_t to = (int64_t)c.miss_at[m] * a.inner;
         const int out = from + u % span;
-        gate_up_units<1>(f, a, {unit_of(a, c.miss[m], c.miss_at[m], out)},
-                         c.job ? a.box_hidden + to + out : nullptr);
+        gate_up_units<PACKED, 1>(f, a, {unit_of<PACKED>(a, c.miss[m], c.miss_at[m], out)},
+                                 c.job ? a.box_hidden + to + out : nullptr);
     }
     __threadfence_system();
     __syncwarp();
@@ -191,13 +215,13 @@ __device__ __forceinline__ void gate_up_over_link(const cu_fused &f, const contr
 enum { DOWN_AHEAD = 3 };
 
 // Rows of the block's down, one expert after the other.
-struct down_rows {
+template <bool PACKED> struct down_rows {
     const cu_paged &a;
     const uint8_t *const *record;
     int first, outs;
     __device__ __forceinline__ const uint8_t *operator()(int i) const
     {
-        return record[i / outs] + a.down_off + (int64_t)(first + i % outs) * a.inner * 2;
+        return record[i / outs] + a.down_off + (first + i % outs) * down_row_bytes<PACKED>(a);
     }
 };
 
@@ -208,7 +232,7 @@ __device__ __forceinline__ share part_of(int n)
     return {from, 1, n * (warp_of() + 1) / WARPS - from};
 }
 
-template <bool MISSES>
+template <bool PACKED, bool MISSES>
 __device__ __forceinline__ void gate_up(const cu_fused &f, const control &c, const cu_paged &a)
 {
     const bool link = MISSES && c.cpu_inner < a.inner;
@@ -217,30 +241,37 @@ __device__ __forceinline__ void gate_up(const cu_fused &f, const control &c, con
     const share mine = every_so_many(units.count, warps);
     const auto nth = [&](int j) {
         const int u = units.first + mine.from + j * mine.step, at = u / a.inner;
-        return unit_of(a, c.hit[at], c.hit_at[at], u % a.inner);
+        return unit_of<PACKED>(a, c.hit[at], c.hit_at[at], u % a.inner);
     };
-    for (int j = 0; j < mine.count; j += 2) {
-        if (j + 2 <= mine.count)
-            gate_up_units<2>(f, a, {nth(j), nth(j + 1)}, nullptr);
+    for (int j = 0, n; j < mine.count; j += n) {
+        n = !PACKED && j + 2 <= mine.count ? 2 : 1;
+        if (n == 2)
+            gate_up_units<PACKED, 2>(f, a, {nth(j), nth(j + 1)}, nullptr);
         else
-            gate_up_units<1>(f, a, {nth(j)}, nullptr);
+            gate_up_units<PACKED, 1>(f, a, {nth(j)}, nullptr);
     }
     if (MISSES && warp_of() >= warps)
-        gate_up_over_link(f, c, a);
+        gate_up_over_link<PACKED>(f, c, a);
 }
 
 // The block's outputs of the resident experts.
+template <bool PACKED>
 __device__ __forceinline__ void down_resident(const cu_fused &f, const block &b, const cu_paged &a,
                                               const run &outs)
 {
+    enum { TOGETHER = PACKED ? 1 : 4 };
     const control &c = *b.c;
     const share mine = part_of(c.n_hits * outs.count);
-    const down_rows rows{a, c.hit, outs.first, outs.count};
+    const down_rows<PACKED> rows{a, c.hit, outs.first, outs.count};
     for (int at = 0; at < mine.count;) {
         const int i = mine.from + at, expert = i / outs.count;
-        const int n = min(min(mine.count - at, (expert + 1) * outs.count - i), 4);
+        const int n = min(min(mine.count - at, (expert + 1) * outs.count - i), TOGETHER);
         const int x_at = f.work_at + expert * vector_floats(a.inner) * 4;
-        const float y = few_far<DOWN_AHEAD>(n, i, 1, a.inner, x_at, rows);
+        far_rows<TOGETHER> some;
+#pragma unroll
+        for (int r = 0; r < TOGETHER; r++)
+            some.w[r] = rows(i + min(r, n - 1));
+        const float y = of_lane(expert_dots<PACKED, TOGETHER, DOWN_AHEAD>(some, a.inner, x_at));
         if (lane_of() < n)
             b.y[c.hit_at[expert] * f.outs + (i + lane_of()) % outs.count] = y;
         at += n;
@@ -329,6 +360,7 @@ __device__ __forceinline__ void gather_hidden(const cu_paged &a, const int32_t *
 
 // Those of its outputs of missed experts that come over the link, by so many warps that what all
 // blocks together ask for does not hold up what else crosses it.
+template <bool PACKED>
 __device__ __forceinline__ void down_over_link(const cu_fused &f, const block &b, const cu_paged &a,
                                                const run &outs)
 {
@@ -350,10 +382,11 @@ __device__ __forceinline__ void down_over_link(const cu_fused &f, const block &b
     const int warps = min(max(CU_FUSED_LINK_WARPS / blocks, 1), WARPS), pairs = (n + 1) / 2;
     for (int i = warp_of(); i < c.n_misses * pairs && warp_of() < warps; i += warps) {
         const int m = i / pairs, out = first + i % pairs * 2, there = min(2, first + n - out);
-        const uint8_t *row = c.miss[m] + a.down_off + (int64_t)out * a.inner * 2;
+        const int64_t row_bytes = down_row_bytes<PACKED>(a);
+        const uint8_t *row = c.miss[m] + a.down_off + out * row_bytes;
         const dotted<2> d =
-            far_dots<2, DOWN_AHEAD>({{row, row + (int64_t)(there - 1) * a.inner * 2}}, a.inner,
-                                    f.work_at + (c.n_hits + m) * stride * 4);
+            expert_dots<PACKED, 2, DOWN_AHEAD>({{row, row + (there - 1) * row_bytes}}, a.inner,
+                                               f.work_at + (c.n_hits + m) * stride * 4);
         put_out(d, there, out - outs.first, 1,
                 [&](int at, float v) { b.y[c.miss_at[m] * f.outs + at] = v; });
     }
@@ -376,7 +409,7 @@ __device__ __forceinline__ void down_by_cpu(const cu_fused &f, const block &b, c
 
 // down of all chosen experts for the block's outputs, summed in the order of the choice onto x.
 // last: of the layers.
-template <bool MISSES>
+template <bool PACKED, bool MISSES>
 __device__ __forceinline__ void down(const cu_fused &f, const block &b, const cu_paged &a,
                                      bool last)
 {
@@ -386,9 +419,9 @@ __device__ __forceinline__ void down(const cu_fused &f, const block &b, const cu
     const float before = tid < outs.count ? a.x[outs.first + tid] : 0;
     gather_hidden(a, c.hit_at, c.n_hits, b.work);
     __syncthreads();
-    down_resident(f, b, a, outs);
+    down_resident<PACKED>(f, b, a, outs);
     if (MISSES) {
-        down_over_link(f, b, a, outs);
+        down_over_link<PACKED>(f, b, a, outs);
         down_by_cpu(f, b, a, outs, last);
     }
     __syncthreads();

@@ -171,12 +171,12 @@ __device__ __forceinline__ float few_near(int n, int w_at, int step, int in, int
 }
 
 // n rows i, i + step, ..., four at most; lane r gets the result of row r.
-template <int AHEAD = 4, class Row>
+template <class Row>
 __device__ __forceinline__ float few_far(int n, int i, int step, int in, int x_at, const Row &row)
 {
     const uint8_t *const last = row(i + (n - 1) * step);
     const auto at = [&](int k) { return row(i + min(k, n - 1) * step); };
-    return of_lane(far_dots<4, AHEAD>({{at(0), at(1), at(2), last}}, in, x_at));
+    return of_lane(far_dots<4, 4>({{at(0), at(1), at(2), last}}, in, x_at));
 }
 
 #endif

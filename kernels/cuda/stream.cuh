@@ -33,6 +33,37 @@ __device__ __forceinline__ uint4 load_once(const void *p)
 #endif
 }
 
+// The same of 8 bytes and of 4.
+__device__ __forceinline__ uint2 load_two_once(const void *p)
+{
+#ifdef MOED_EMULATED
+    return *static_cast<const uint2 *>(p);
+#else
+    uint64_t policy;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    uint2 v;
+    asm("ld.global.nc.L1::no_allocate.L2::cache_hint.v2.u32 {%0, %1}, [%2], %3;"
+        : "=r"(v.x), "=r"(v.y)
+        : "l"(p), "l"(policy));
+    return v;
+#endif
+}
+
+__device__ __forceinline__ uint32_t load_word_once(const void *p)
+{
+#ifdef MOED_EMULATED
+    return *static_cast<const uint32_t *>(p);
+#else
+    uint64_t policy;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    uint32_t v;
+    asm("ld.global.nc.L1::no_allocate.L2::cache_hint.u32 %0, [%1], %2;"
+        : "=r"(v)
+        : "l"(p), "l"(policy));
+    return v;
+#endif
+}
+
 #ifdef MOED_EMULATED
 
 __device__ __forceinline__ void barrier_init(phase_barrier *b)

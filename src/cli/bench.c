@@ -164,13 +164,13 @@ static int plan_records(struct plan *p, const struct bench *b, enum dtype dtype,
 {
     p->options.packed_experts = false;
     plan_memory(p, b, dtype);
-    bool all_resident = p->choice.cuda;
-    for (int i = 0; i < p->n_sets; i++)
+    bool plain_does = true;
+    for (int i = 0; i < p->n_sets && p->choice.cuda; i++)
         for (int k = 0; k < p->set[i].n_cache; k++)
-            all_resident =
-                all_resident && cache_bytes(p, &p->set[i].cache[k]) >= p->memory.expert_host_bytes;
-    int rc = engine_plan_records(&p->options.packed_experts, &p->cfg, &b->config, dtype,
-                                 all_resident, err);
+            plain_does = plain_does && engine_mostly_resident(cache_bytes(p, &p->set[i].cache[k]),
+                                                              p->memory.expert_host_bytes);
+    int rc = engine_plan_records(&p->options.packed_experts, &p->cfg, &b->config, dtype, plain_does,
+                                 err);
     if (rc < 0)
         return rc;
     plan_memory(p, b, dtype);

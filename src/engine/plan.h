@@ -41,14 +41,17 @@ int engine_plan(struct engine_plan *out, const struct moed_engine_config *cfg,
 
 /*
  * Whether experts are to lie in packed records, from the option: the one place that decides it.
- * all_resident: a device apart from the host has slots for all of them as plain records; then auto
- * does not pack, since nothing is read over the link or by the CPU, which is what fewer bytes make
- * faster, and unpacking costs the device's kernels a little. MOED_EINVAL: they are to be packed and
- * cannot.
+ * plain_does: plain ones fit, and are on the CPU or mostly resident on a GPU
+ * (engine_mostly_resident); then auto takes them. MOED_EINVAL: they are to be packed and cannot.
  */
 int engine_plan_records(bool *packed, const struct moed_engine_config *cfg,
-                        const struct model_config *c, enum dtype weight_dtype, bool all_resident,
+                        const struct model_config *c, enum dtype weight_dtype, bool plain_does,
                         struct moed_error *err);
+/* Of so many bytes of plain records this many lie in a GPU's slots: enough that unpacking, which
+ * its kernels do for each use, would cost more than the records brings that would have room as
+ * well.
+ */
+bool engine_mostly_resident(uint64_t slot_bytes, uint64_t expert_bytes);
 /* err of a loading says that the experts do not go into packed records, and plain ones are allowed.
  */
 bool engine_records_again(const struct moed_engine_config *cfg, const struct moed_error *err);

@@ -48,7 +48,7 @@
     X(paged, resolve) X(paged, paged_combine)                                              \
     STEPPED(X, paged, paged_gate_up) STEPPED(X, paged, paged_down)                         \
     PACKED(X, paged, paged_gate_up) PACKED(X, paged, paged_down)                           \
-    X(fused, fused_bf16)
+    X(fused, fused_bf16) X(fused_packed, fused_packed)
 #define PACKED(X, image, name)                                                             \
     X(image, name##_packed_1) X(image, name##_packed_2) X(image, name##_packed_4)
 #define STEPPED(X, image, name)                                                            \
@@ -65,7 +65,7 @@
     X(flash, flash_64) X(flash, flash_128)
 #define IMAGES(X)                                                                          \
     X(elementwise) X(attention) X(linear) X(experts) X(tensor) X(flash) X(step) X(paged) \
-    X(sample) X(fused)
+    X(sample) X(fused) X(fused_packed)
 /* clang-format on */
 
 enum function {

@@ -7,6 +7,7 @@
 
 struct dev_fused {
     struct cu_fused args;
+    CUfunction function;
     unsigned blocks; /* one for each multiprocessor */
     size_t shared_bytes;
     uint8_t *memory; /* device: layers, grid, cycles */
@@ -103,10 +104,10 @@ static const char *device_obstacle(struct dev_cuda *d, struct dev_fused *f, int 
         r = cuDeviceGetAttribute(shared, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
                                  d->device);
     if (r == CUDA_SUCCESS)
-        r = cuFuncSetAttribute(d->function[FN_fused_bf16],
-                               CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, *shared);
+        r = cuFuncSetAttribute(f->function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                               *shared);
     if (r == CUDA_SUCCESS)
-        r = cuFuncGetAttribute(&ptx, CU_FUNC_ATTRIBUTE_PTX_VERSION, d->function[FN_fused_bf16]);
+        r = cuFuncGetAttribute(&ptx, CU_FUNC_ATTRIBUTE_PTX_VERSION, f->function);
     if (r == CUDA_SUCCESS && ptx < 90)
         return "the device, or the kernel that it has, knows no bulk copies (compute capability "
                "9.0)";
@@ -181,13 +182,13 @@ int cuda_fused_open(struct dev *dev, const struct kern_layer *layers, int n_laye
                     : moed_fail(err, MOED_ENOMEM, "no memory for a fused step");
         goto out;
     }
+    f->function = d->function[layers->experts.cls->packed ? FN_fused_packed : FN_fused_bf16];
     if ((*why = device_obstacle(d, f, &shared)) ||
         (*why = fill_layers(d, f, layers, n_layers, to, &attention_bytes)))
         goto out;
     *why = "a block has too little shared memory";
     if (!lay_out(f, layers, attention_bytes, (size_t)shared) ||
-        cuOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, d->function[FN_fused_bf16],
-                                                    CU_FUSED_THREADS,
+        cuOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, f->function, CU_FUSED_THREADS,
                                                     f->shared_bytes) != CUDA_SUCCESS ||
         blocks < 1)
         goto out;
@@ -227,7 +228,7 @@ static int launch(struct dev_cuda *d, const struct dev_fused *f, const struct cu
                              .hStream = d->compute,
                              .attrs = &together,
                              .numAttrs = 1};
-    return cuda_check(d, cuLaunchKernelEx(&config, d->function[FN_fused_bf16], params, NULL),
+    return cuda_check(d, cuLaunchKernelEx(&config, f->function, params, NULL),
                       "launching a fused step");
 }
 

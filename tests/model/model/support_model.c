@@ -5,6 +5,8 @@
 #include "base/mem.h"
 #include "check.h"
 #include "gpu.h"
+#include "model/model_int.h"
+#include "packed.h"
 #include "store/store.h"
 
 #define RIG_CONTEXT 512
@@ -13,6 +15,53 @@
 #define RIG_BLOCKS (RIG_MAX_SEQS * 64)
 /* The emulator on a busy machine is slower than any GPU that is still alive. */
 #define EMULATED_WAIT_US 60000000
+
+/* Weights that packed rows keep in lists of their own, and enough of them for longer lists. */
+static void make_odd_row(uint16_t *w, int in, size_t row)
+{
+    size_t each = row % 53 ? 301 : 31;
+    for (size_t i = row % each; i < (size_t)in; i += each)
+        w[i] = (uint16_t)(w[i] - (16 << 7));
+    for (size_t i = row % 13; row % 3 == 0 && i < (size_t)in; i += 13)
+        w[i] &= 0x8000;
+}
+
+static void make_odd_rows(uint8_t *at, size_t n, int in, size_t row_bytes,
+                          const struct packed_lists *lists)
+{
+    uint16_t w[2048];
+    assert_true(in <= 2048);
+    for (size_t row = 0; row < n; row++, at += row_bytes) {
+        if (lists)
+            packed_row_unpack(at, in, w);
+        else
+            memcpy(w, at, row_bytes);
+        make_odd_row(w, in, row);
+        if (lists)
+            assert_true(packed_row_pack(w, in, at, lists));
+        else
+            memcpy(at, w, row_bytes);
+    }
+}
+
+/* Before anything is read of them. */
+static void make_odd(const struct weights *w, size_t records)
+{
+    const struct record_class *c = &w->cls;
+    size_t inner = (size_t)c->intermediate, width = (size_t)c->hidden;
+    for (size_t i = 0; i < records; i++) {
+        uint8_t *record = (uint8_t *)(uintptr_t)w->host_of[i];
+        _Atomic uint32_t used = 0;
+        struct packed_lists room = {(uint32_t *)(void *)(record + c->lists_off),
+                                    (uint32_t)(c->lists_bytes / sizeof(uint32_t)), &used};
+        const struct packed_lists *lists = c->packed ? &room : NULL;
+        if (!record)
+            continue;
+        make_odd_rows(record + c->gate_off, inner, c->hidden, c->in_row_bytes, lists);
+        make_odd_rows(record + c->up_off, inner, c->hidden, c->in_row_bytes, lists);
+        make_odd_rows(record + c->down_off, width, c->intermediate, c->down_row_bytes, lists);
+    }
+}
 
 void rig_open(struct rig *r, const struct rig_options *o)
 {
@@ -48,7 +97,6 @@ void rig_open(struct rig *r, const struct rig_options *o)
         .kv_blocks = RIG_BLOCKS,
         .kv_dtype = o->kv_dtype,
         .pager = o->pager,
-        .packed_experts = o->packed,
         .fused_step = o->fused,
         .miss_threads = o->miss_threads,
         .link_share = o->link_share,
@@ -57,8 +105,11 @@ void rig_open(struct rig *r, const struct rig_options *o)
         .on_miss = o->on_miss,
         .on_miss_arg = o->on_miss_arg,
         .load_part_bytes = PART_BYTES,
+        .packed_experts = o->packed,
     };
     assert_ok(model_open(&r->m, &r->c, &options, store, r->dev, &err), &err);
+    if (o->odd)
+        make_odd(&r->m->w, (size_t)r->c.n_layers * (size_t)r->c.n_experts);
     store_close(&store);
 }
 

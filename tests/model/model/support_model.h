@@ -19,9 +19,10 @@ struct rig_options {
     int32_t max_rows;                 /* 0: 64 */
     int32_t long_rows;                /* 0: no long lane */
     struct pager_config pager;        /* in place by default */
-    bool packed;                      /* experts in packed records */
     void (*alter)(struct dev *dev);   /* before the model is opened on it; may be NULL */
     bool fused;                       /* steps of one row in one launch */
+    bool packed;                      /* experts in packed records */
+    bool odd;                         /* some of the experts' weights made much smaller, some 0 */
     int32_t miss_threads, link_share; /* of recorded steps */
     int64_t miss_patience_us;
     void (*on_miss)(void *arg, int thread, uint32_t job, bool down);

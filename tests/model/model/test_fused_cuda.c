@@ -69,11 +69,13 @@ static void add_sequences(struct rig *r)
     rig_add(r, token + 60, ALONE + 1);
 }
 
-static uint64_t hash_on_cpu(const struct model_config *c)
+static uint64_t hash_on_cpu(const struct model_config *c, bool odd)
 {
     struct rig r;
-    rig_open(&r, &(struct rig_options){
-                     .dummy = c, .kv_dtype = DTYPE_BF16, .threads = 1, .isa = KERN_ISA_SCALAR});
+    rig_open(
+        &r,
+        &(struct rig_options){
+            .dummy = c, .odd = odd, .kv_dtype = DTYPE_BF16, .threads = 1, .isa = KERN_ISA_SCALAR});
     add_sequences(&r);
     rig_run_alone(&r, 64);
     uint64_t hash = rig_hash(&r);
@@ -114,22 +116,25 @@ static struct rig_options options(const struct model_config *c, uint64_t cache_b
                                 .link_share = shares[turn % 4]};
 }
 
-static void same_bits(const struct model_config *c)
+static void same_bits(const struct model_config *c, bool packed)
 {
     const int records = c->n_layers * EXPERTS, slots[] = {0, 2, records / 2, records};
     struct dev_choice choice;
     struct model_memory memory;
     cuda_or_skip(&choice);
-    model_memory(c, c->dtype, &(struct model_options){.kv_blocks = 1, .max_rows = 1}, &memory);
+    model_memory(c, c->dtype,
+                 &(struct model_options){.kv_blocks = 1, .max_rows = 1, .packed_experts = packed},
+                 &memory);
     for (int i = 0; i < TOKENS; i++)
         token[i] = (i * 37 + 5) % VOCAB;
-    uint64_t hash = hash_on_cpu(c);
+    uint64_t hash = hash_on_cpu(c, packed);
     for (int s = 0, turn = 0; s < 4; s++)
         for (int share = 0; share < 4; share++, turn++) {
             struct rig r;
             struct rig_options o = options(c, slots[s] * memory.expert_record_bytes, turn);
             if (cuda_emulated(&choice) && share != (s + 1) % 4)
                 continue;
+            o.packed = o.odd = packed;
             rig_open(&r, &o);
             assert_true(model_fused_context(r.m) >= TOKENS);
             for (int round = 0; round < (cuda_emulated(&choice) ? 1 : 2); round++) {
@@ -146,12 +151,23 @@ static void same_bits(const struct model_config *c)
 
 static void one_row_has_the_same_bits_cuda(void **state)
 {
-    same_bits(&grouped);
+    same_bits(&grouped, false);
 }
 
 static void one_row_in_a_window_has_the_same_bits_cuda(void **state)
 {
-    same_bits(&windowed);
+    same_bits(&windowed, false);
+}
+
+/* Packed records have the bits that the portable kernels get of plain ones. */
+static void packed_experts_have_the_same_bits_cuda(void **state)
+{
+    same_bits(&grouped, true);
+}
+
+static void wide_packed_experts_have_the_same_bits_cuda(void **state)
+{
+    same_bits(&windowed, true);
 }
 
 /* The other worker's part of down, held back until worker 0 has none left. */
@@ -182,7 +198,7 @@ static void late_results_are_awaited_cuda(void **state)
     struct late late = {0};
     struct rig r;
     cuda_or_skip(&choice);
-    uint64_t hash = hash_on_cpu(&grouped);
+    uint64_t hash = hash_on_cpu(&grouped, false);
     struct rig_options o = options(&grouped, 0, 0);
     o.miss_threads = 2;
     o.on_miss = come_late;
@@ -204,7 +220,7 @@ static void shapes_it_cannot_take_run_op_by_op_cuda(void **state)
     cuda_or_skip(&choice);
     c.moe_layer[1] = false;
     c.intermediate = 64;
-    uint64_t hash = hash_on_cpu(&c);
+    uint64_t hash = hash_on_cpu(&c, false);
     struct rig_options o = options(&c, 1 << 20, 0);
     rig_open(&r, &o);
     assert_int_equal(model_fused_context(r.m), 0);
@@ -217,6 +233,8 @@ static void shapes_it_cannot_take_run_op_by_op_cuda(void **state)
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(one_row_has_the_same_bits_cuda),
     cmocka_unit_test(one_row_in_a_window_has_the_same_bits_cuda),
+    cmocka_unit_test(packed_experts_have_the_same_bits_cuda),
+    cmocka_unit_test(wide_packed_experts_have_the_same_bits_cuda),
     cmocka_unit_test(late_results_are_awaited_cuda),
     cmocka_unit_test(shapes_it_cannot_take_run_op_by_op_cuda),
 };

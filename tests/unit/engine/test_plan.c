@@ -187,13 +187,13 @@ static void a_device_gets_the_slots_that_fit(void **state)
     assert_non_null(strstr(err.text, "does not fit the device"));
 }
 
-/* The class that a model of these widths gets on the CPU. */
+/* The class that a model of these widths gets on a GPU that holds few of its experts. */
 static int class_of(bool *packed, const char *asked, enum dtype dtype, int hidden, int inner,
                     struct moed_error *err)
 {
     struct model_config c = qwen3();
-    struct moed_engine_config cfg = {.expert_cache_bytes = -1, .expert_records = asked};
-    struct memory_limits limits = {64 * GIB, 64 * GIB, UINT64_MAX};
+    struct moed_engine_config cfg = {.expert_cache_bytes = 0, .expert_records = asked};
+    struct memory_limits limits = {64 * GIB, 64 * GIB, UINT64_MAX, 80 * GIB};
     struct engine_plan p;
     c.hidden = hidden;
     c.moe_intermediate = inner;
@@ -245,7 +245,7 @@ static void packed_records_are_counted_as_they_lie(void **state)
     struct engine_plan p;
     struct moed_error err;
     uint64_t bytes = record_class_packed(2048, 768).bytes;
-    struct moed_engine_config cfg = {.expert_cache_share = 0.25};
+    struct moed_engine_config cfg = {.expert_cache_share = 0.25, .expert_records = "packed"};
     assert_ok(plan(&p, &cfg, 20 * GIB, &err), &err);
     assert_true(p.options.packed_experts);
     assert_int_equal(p.memory.expert_record_bytes, bytes);
@@ -258,7 +258,7 @@ static void packed_records_are_counted_as_they_lie(void **state)
     buf_fini(&text);
 }
 
-static void a_device_that_holds_all_experts_gets_plain_ones(void **state)
+static void a_device_that_holds_most_experts_gets_plain_ones(void **state)
 {
     struct engine_plan p;
     struct moed_error err;
@@ -274,14 +274,19 @@ static void a_device_that_holds_all_experts_gets_plain_ones(void **state)
     uint64_t plain_slots = p.memory.cache_bytes / record_bytes;
     cfg.expert_records = "auto";
     assert_ok(plan_on_device(&p, &cfg, 8 * GIB, &err), &err);
-    assert_true(p.options.packed_experts);
+    assert_int_equal(p.options.packed_experts, plain_slots * 5 < 512 * 2);
+    cfg.expert_records = "packed";
+    assert_ok(plan_on_device(&p, &cfg, 8 * GIB, &err), &err);
     assert_true(p.memory.cache_bytes / p.memory.expert_record_bytes > plain_slots);
+    cfg.expert_records = "auto";
     cfg.expert_cache_bytes = 0;
     assert_ok(plan_on_device(&p, &cfg, 80 * GIB, &err), &err);
     assert_true(p.options.packed_experts);
-    cfg.expert_cache_share = 1;
-    assert_ok(plan_on_device(&p, &cfg, 80 * GIB, &err), &err);
-    assert_false(p.options.packed_experts);
+    for (int percent = 30; percent <= 100; percent += 5) {
+        cfg.expert_cache_share = percent / 100.0;
+        assert_ok(plan_on_device(&p, &cfg, 80 * GIB, &err), &err);
+        assert_int_equal(p.options.packed_experts, percent < 40);
+    }
     /* What the host cannot hold plain, it may packed. */
     struct model_config c = qwen3();
     struct memory_limits limits = {11 * GIB / 2, 11 * GIB / 2, UINT64_MAX, 80 * GIB};
@@ -414,7 +419,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(a_device_gets_the_slots_that_fit),
     cmocka_unit_test(experts_are_packed_where_that_saves_bytes),
     cmocka_unit_test(packed_records_are_counted_as_they_lie),
-    cmocka_unit_test(a_device_that_holds_all_experts_gets_plain_ones),
+    cmocka_unit_test(a_device_that_holds_most_experts_gets_plain_ones),
     cmocka_unit_test(a_device_gets_a_long_lane),
     cmocka_unit_test(a_long_lane_may_be_asked_for_anywhere),
     cmocka_unit_test(containers_say_what_is_left),
