@@ -1,5 +1,5 @@
 // A row's choice of experts, and the wait for the miss workers: what recorded steps share
-// (paged.cu, fused.cu).
+// (paged.cu, fused_step.cuh).
 #ifndef MOED_KERNELS_CUDA_CHOICE_CUH
 #define MOED_KERNELS_CUDA_CHOICE_CUH
 

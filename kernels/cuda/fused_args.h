@@ -1,5 +1,5 @@
 /*
- * All layers of a step of one row in one launch (fused.cu): a block for each multiprocessor, all of
+ * All layers of a step of one row in one launch (fused_step.cuh): a block for each multiprocessor, all of
  * them at once, with barriers of the grid between the parts of a layer. The same for the C host
  * code and the kernel.
  */

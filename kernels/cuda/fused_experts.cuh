@@ -1,4 +1,4 @@
-// The choice of experts and their outputs in a fused step (fused.cu): what is resident, and what is
+// The choice of experts and their outputs in a fused step (fused_step.cuh): what is resident, and what is
 // missed, which the CPU and the link share (mailbox.h).
 #ifndef MOED_KERNELS_CUDA_FUSED_EXPERTS_CUH
 #define MOED_KERNELS_CUDA_FUSED_EXPERTS_CUH

@@ -1,4 +1,4 @@
-// A block of a fused step (fused.cu): its shared memory, and the barriers of the grid.
+// A block of a fused step (fused_step.cuh): its shared memory, and the barriers of the grid.
 #ifndef MOED_KERNELS_CUDA_FUSED_GRID_CUH
 #define MOED_KERNELS_CUDA_FUSED_GRID_CUH
 

@@ -1,4 +1,4 @@
-// Norms and dense matrices of a fused step (fused.cu).
+// Norms and dense matrices of a fused step (fused_step.cuh).
 #ifndef MOED_KERNELS_CUDA_FUSED_MATRICES_CUH
 #define MOED_KERNELS_CUDA_FUSED_MATRICES_CUH
 

@@ -1,4 +1,4 @@
-// Rows of weights times a vector in shared memory, by a warp: of a fused step (fused.cu).
+// Rows of weights times a vector in shared memory, by a warp: of a fused step (fused_step.cuh).
 //
 // A vector that rows are multiplied with lies in shared memory in the order in which a warp reads
 // it (place_of): of each 256 elements first the four of each lane that its first load takes, then
