@@ -1,7 +1,7 @@
 /*
- * All layers of a step of one row in one launch (fused_step.cuh): a block for each multiprocessor, all of
- * them at once, with barriers of the grid between the parts of a layer. The same for the C host
- * code and the kernel.
+ * All layers of a step of one row in one launch (fused_step.cuh): a block for each multiprocessor,
+ * all of them at once, with barriers of the grid between the parts of a layer. The same for the C
+ * host code and the kernel.
  */
 #ifndef MOED_KERNELS_CUDA_FUSED_ARGS_H
 #define MOED_KERNELS_CUDA_FUSED_ARGS_H
