@@ -2,7 +2,9 @@
 // (fused_step.cuh).
 //
 // All of a row of the usual length is asked for at once; while it comes, the other warps of the
-// processor unpack theirs. Unpacking wants straight code: rows without escapes have their own.
+// processor unpack theirs. Unpacking wants straight code: rows without escapes have their own. A
+// list of escapes is read once, each by a lane: all wait for the slowest warp, so a rare row may
+// not be slow.
 #ifndef MOED_KERNELS_CUDA_FUSED_PACKED_ROWS_CUH
 #define MOED_KERNELS_CUDA_FUSED_PACKED_ROWS_CUH
 
@@ -31,8 +33,8 @@ __device__ __forceinline__ void load_vector(const float *at, float (&xs)[8])
     xs[4] = hi.x, xs[5] = hi.y, xs[6] = hi.z, xs[7] = hi.w;
 }
 
-// A row with a list of escapes.
-__device__ __noinline__ float packed_listed_dot(const uint8_t *row, int in, int x_at)
+// A row with more escapes than lanes.
+__device__ __noinline__ float packed_crowded_dot(const uint8_t *row, int in, int x_at)
 {
     SHARED_DYNAMIC(uint8_t, shared);
     const float *x = (const float *)(shared + x_at);
@@ -58,7 +60,7 @@ __device__ __forceinline__ packed_piece load_few(const uint8_t *row, int k, int 
     return {{low.x, low.y, 0, 0}, {load_word_once(at + n + lane * 4), 0}};
 }
 
-// Up to 256 elements, from k on. OWN: the row has escapes, lane 1 + i the i-th.
+// Up to 256 elements, from k on. OWN: the row has escapes, each of them some lane's.
 template <bool OWN>
 __device__ __forceinline__ void add_half(const packed_row &row, const packed_piece &piece,
                                          bool others, uint32_t own, const float *x, int k, int in,
@@ -118,25 +120,30 @@ __device__ __noinline__ float packed_far_dot(const uint8_t *at, int in, int x_at
     if (full < in)
         last = load_few(at, full, min(in - full, HALF));
     const packed_row row = packed_row_of(__shfl_sync(0xffffffffu, heads, 0));
-    const packed_outsiders escapes = packed_outsiders_of<1>(heads);
-    const bool some = __any_sync(0xffffffffu, escapes.own != packed_outsiders::NONE);
+    const uint32_t escapes = __shfl_sync(0xffffffffu, heads, 0) >> 16;
+    uint32_t own = packed_outsiders_of<1>(heads).own;
+    if (escapes > PACKED_OWN) {
+        const uint32_t *list = (const uint32_t *)(at + __shfl_sync(0xffffffffu, heads, 1));
+        own =
+            lane_of() < (int)min(escapes, 32u) ? list[lane_of()] : (uint32_t)packed_outsiders::NONE;
+    }
     float sum[8] = {};
 #pragma unroll 1
     for (int turn = 0; turn < full; turn += AHEAD * BLOCK) {
         if (turn > 0)
             load(turn);
-        if (some)
-            add_blocks<true, AHEAD>(row, piece, escapes.own, x, turn, full, sum);
+        if (escapes)
+            add_blocks<true, AHEAD>(row, piece, own, x, turn, full, sum);
         else
-            add_blocks<false, AHEAD>(row, piece, escapes.own, x, turn, full, sum);
+            add_blocks<false, AHEAD>(row, piece, own, x, turn, full, sum);
     }
 #pragma unroll 1
     for (int k = full; k < in; k += HALF) {
-        add_half<true>(row, last, false, escapes.own, x, k, in, sum);
+        add_half<true>(row, last, false, own, x, k, in, sum);
         if (k + HALF < in)
             last = load_few(at, k + HALF, in - k - HALF);
     }
-    return escapes.listed ? packed_listed_dot(at, in, x_at) : tree(sum);
+    return escapes > 32 ? packed_crowded_dot(at, in, x_at) : tree(sum);
 }
 
 // As far_dots, of packed rows.

@@ -16,10 +16,11 @@
 /* The emulator on a busy machine is slower than any GPU that is still alive. */
 #define EMULATED_WAIT_US 60000000
 
-/* Weights that packed rows keep in lists of their own, and enough of them for longer lists. */
+/* Weights that packed rows keep in heads, in lists and, in the first row, in lists of more than a
+ * warp has lanes. */
 static void make_odd_row(uint16_t *w, int in, size_t row)
 {
-    size_t each = row % 53 ? 301 : 31;
+    size_t each = row == 0 ? 19 : row % 53 ? 301 : 31;
     for (size_t i = row % each; i < (size_t)in; i += each)
         w[i] = (uint16_t)(w[i] - (16 << 7));
     for (size_t i = row % 13; row % 3 == 0 && i < (size_t)in; i += 13)
