@@ -409,8 +409,8 @@ static int plan_with(struct engine_plan *p, const struct moed_engine_config *cfg
     return 0;
 }
 
-/* Measured (docs/performance.md): at a quarter of the experts packed records are faster by two
- * fifths in as many bytes of slots, at a half slower by a twelfth. */
+/* Measured (docs/performance.md): with slots for a quarter of the experts packed records are faster
+ * by a quarter and more in as many bytes, for two fifths by a twentieth, for a half slower. */
 bool engine_mostly_resident(uint64_t slot_bytes, uint64_t expert_bytes)
 {
     return slot_bytes / 2 >= expert_bytes / 5;
