@@ -132,6 +132,7 @@ struct pack {
     size_t rows;                   /* packed now */
     size_t blocks;                 /* of at most TILE_X rows */
     const float *row[SINGLE_ROWS]; /* the rows themselves where they are so few */
+    float *split;                  /* or those, split (row_vec.h), [rows][chunks * 256], or NULL */
     float *x;                      /* [NV][block][chunk][row of the block][VL] */
     vf *r;                         /* [NV][unit of outputs][block][TILE_SUMS] */
     uint16_t *panel;               /* [PANEL][k] of packed weights */
@@ -148,6 +149,11 @@ static struct pack pack_begin(size_t k, size_t rows, bool packed, void *scratch,
     size_t panel_bytes = packed ? (PANEL * k * sizeof *p.panel + 63) / 64 * 64 : 0;
     p.rows_max = rows < ROWS_AT_ONCE ? rows : ROWS_AT_ONCE;
     char *at = scratch;
+    if (packed && !UNPACK_SINGLE && rows <= SINGLE_ROWS) {
+        p.split = rows * row_bytes <= scratch_bytes ? scratch : NULL;
+        p.rows_max = 0;
+        return p;
+    }
     if (packed && scratch_bytes >= panel_bytes) {
         p.panel = (uint16_t *)(void *)at;
         at += panel_bytes, scratch_bytes -= panel_bytes;
@@ -200,10 +206,28 @@ static void pack_start(struct pack *p, size_t rows)
     p->blocks = (rows + TILE_X - 1) / TILE_X;
 }
 
+/* Behind the end of the row: -0. */
+static const float *split_row(const struct pack *p, size_t i, const float *x)
+{
+    float *to = p->split + i * p->chunks * 256;
+    size_t j = 0;
+    vf even, odd;
+    for (; j + 2 * VL <= p->k; j += 2 * VL) {
+        v_split(v_load(x + j), v_load(x + j + VL), &even, &odd);
+        v_store(to + j, even);
+        v_store(to + j + VL, odd);
+    }
+    for (size_t at = j; at < p->chunks * 256; at++)
+        to[at] = -0.0f;
+    for (size_t at = j; at < p->k; at++)
+        to[j + (at - j) / 2 + (at - j) % 2 * VL] = x[at];
+    return p->split + i * p->chunks * 256;
+}
+
 static void pack_add(struct pack *p, size_t i, const float *x)
 {
     if (p->rows <= SINGLE_ROWS)
-        p->row[i] = x;
+        p->row[i] = p->split ? split_row(p, i, x) : x;
     else
         pack_row(p, i, x);
 }
@@ -307,9 +331,9 @@ static void packed_row_dots(const struct pack *p, const void *w, const struct ah
             dots[i * PANEL] = row_dot(DTYPE_BF16, p->panel, p->row[i], p->k);
         return;
     }
-    dots[0] = (l2 ? packed_dot_l2 : packed_dot_l1)(w, p->row[0], p->k, a);
-    for (size_t i = 1; i < p->rows; i++)
-        dots[i * PANEL] = packed_dot(w, p->row[i], p->k);
+    for (size_t i = 0; i < p->rows; i++)
+        dots[i * PANEL] = !p->split ? packed_dot(w, p->row[i], p->k)
+                                    : (l2 ? packed_dot_l2 : packed_dot_l1)(w, p->row[i], p->k, a);
 }
 
 /* dots[i * PANEL] of row o for the packed rows, at most SINGLE_ROWS. `next` is the row that is read

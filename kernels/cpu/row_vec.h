@@ -86,12 +86,33 @@ INLINE float row_dot_of(const enum fetch fetch, const enum dtype dtype, const vo
     return v_row_end(sums);
 }
 
+/*
+ * Packed rows. Of two vectors of neighbours, 2 VL numbers, the even ones come first, then the odd
+ * ones: bf16 numbers side by side become floats in these two sorts without a shuffle. x is `split`
+ * once for all rows, or is as it was, for want of scratch.
+ */
+INLINE void load_x_pair(const bool split, const float *x, vf *even, vf *odd)
+{
+    if (split)
+        *even = v_load(x), *odd = v_load(x + VL);
+    else
+        v_split(v_load(x), v_load(x + VL), even, odd);
+}
+
+INLINE void add_pair(const bool split, vh w, const float *x, vf acc[2])
+{
+    vf even, odd;
+    load_x_pair(split, x, &even, &odd);
+    acc[0] = v_fma(v_even_h(w), even, acc[0]);
+    acc[1] = v_fma(v_odd_h(w), odd, acc[1]);
+}
+
 /* As many numbers of 16 bits as a pass takes from 256. */
-INLINE void add_16_bits(const uint16_t *w, const float *x, vf acc[ROW_ACC])
+INLINE void add_16_bits(const bool split, const uint16_t *w, const float *x, vf acc[ROW_ACC])
 {
 #pragma GCC unroll 16
-    for (size_t a = 0; a < ROW_ACC; a++)
-        acc[a] = v_fma(v_load_bf16(w + a * VL), v_load(x + a * VL), acc[a]);
+    for (size_t a = 0; a < ROW_ACC; a += 2)
+        add_pair(split, v_load_h(w + a * VL), x + a * VL, acc + a);
 }
 
 /* One escape of a block, or none. */
@@ -102,8 +123,8 @@ struct escape {
 };
 
 /* add_16_bits for both halves of a packed block of 512; `pass` numbers of each lie before. */
-INLINE void add_units(vcodes codes, const uint8_t *from, size_t pass, const struct escape e,
-                      const float *x, vf acc[ROW_ACC])
+INLINE void add_units(const bool split, vcodes codes, const uint8_t *from, size_t pass,
+                      const struct escape e, const float *x, vf acc[ROW_ACC])
 {
 #pragma GCC unroll 16
     for (size_t a = 0; a < ROW_ACC; a += 2) {
@@ -114,16 +135,14 @@ INLINE void add_units(vcodes codes, const uint8_t *from, size_t pass, const stru
             first = v_put_h(first, e.at - j, e.w);
             second = v_put_h(second, e.at - PACKED_HALF - j, e.w);
         }
-        acc[a] = v_fma(v_low_h(first), v_load(x + j), acc[a]);
-        acc[a + 1] = v_fma(v_high_h(first), v_load(x + j + VL), acc[a + 1]);
-        acc[a] = v_fma(v_low_h(second), v_load(x + PACKED_HALF + j), acc[a]);
-        acc[a + 1] = v_fma(v_high_h(second), v_load(x + PACKED_HALF + j + VL), acc[a + 1]);
+        add_pair(split, first, x + j, acc + a);
+        add_pair(split, second, x + PACKED_HALF + j, acc + a);
     }
 }
 
 /* The same for a packed block of 256, in order. */
-INLINE void add_in_order(vcodes codes, const uint8_t *from, size_t pass, const struct escape e,
-                         const float *x, vf acc[ROW_ACC])
+INLINE void add_in_order(const bool split, vcodes codes, const uint8_t *from, size_t pass,
+                         const struct escape e, const float *x, vf acc[ROW_ACC])
 {
 #pragma GCC unroll 16
     for (size_t a = 0; a < ROW_ACC; a += 4) {
@@ -134,10 +153,8 @@ INLINE void add_in_order(vcodes codes, const uint8_t *from, size_t pass, const s
             first = v_put_h(first, e.at - j, e.w);
             second = v_put_h(second, e.at - j - 2 * VL, e.w);
         }
-        acc[a] = v_fma(v_low_h(first), v_load(x + j), acc[a]);
-        acc[a + 1] = v_fma(v_high_h(first), v_load(x + j + VL), acc[a + 1]);
-        acc[a + 2] = v_fma(v_low_h(second), v_load(x + j + 2 * VL), acc[a + 2]);
-        acc[a + 3] = v_fma(v_high_h(second), v_load(x + j + 3 * VL), acc[a + 3]);
+        add_pair(split, first, x + j, acc + a);
+        add_pair(split, second, x + j + 2 * VL, acc + a + 2);
     }
 }
 
@@ -152,15 +169,15 @@ struct packed_at {
 
 /* A block of 512 or of 256 that has escapes: a single one is put in its place in registers, more of
  * them in a buffer. */
-INLINE void add_escaped(vcodes codes, struct packed_at *p, const size_t n, const float *x,
-                        vf acc[ROW_ACC])
+INLINE void add_escaped(const bool split, vcodes codes, struct packed_at *p, const size_t n,
+                        const float *x, vf acc[ROW_ACC])
 {
     struct packed_walk next = packed_walk_at(p->escapes.at + 1, p->escapes.end);
     if (next.column < p->at + n) {
         uint16_t w[PACKED_BLOCK];
         unpack_escaped(p->row, p->at, n, &p->escapes, w);
         for (size_t half = 0; half < n; half += PACKED_HALF)
-            add_16_bits(w + half + p->pass, x + half + p->pass, acc);
+            add_16_bits(split, w + half + p->pass, x + half + p->pass, acc);
         return;
     }
     struct escape e = {true, (uint16_t)*p->escapes.at, p->escapes.column - p->at};
@@ -168,39 +185,49 @@ INLINE void add_escaped(vcodes codes, struct packed_at *p, const size_t n, const
     /* Or the compiler decodes ahead of the branch that led here, and runs out of registers. */
     __asm__("" : "+r"(from));
     if (n == PACKED_BLOCK)
-        add_units(codes, from, p->pass, e, x, acc);
+        add_units(split, codes, from, p->pass, e, x, acc);
     else
-        add_in_order(codes, from, p->pass, e, x, acc);
+        add_in_order(split, codes, from, p->pass, e, x, acc);
     p->escapes = next;
 }
 
-/* What follows the blocks of 512. x: of the number at hand. */
-INLINE void add_packed_end(vcodes codes, struct packed_at *p, size_t k, const float *x,
-                           vf acc[ROW_ACC])
+/* The last block, `left` < 256 numbers. Behind them w is +0 and x -0, which changes no sum. */
+INLINE void add_rest(const bool split, vcodes codes, struct packed_at *p, size_t left,
+                     const float *x, vf acc[ROW_ACC])
 {
-    const size_t pass = p->pass;
+    uint16_t w[PACKED_HALF];
+    unpack_few(codes, p->from, left, w);
+    packed_put(&p->escapes, p->at, left, w);
+    memset(w + left, 0, (PACKED_HALF - left) * sizeof *w);
+#pragma GCC unroll 16
+    for (size_t a = 0; a < ROW_ACC; a += 2) {
+        size_t j = p->pass + a * VL;
+        float part[2 * VL];
+        const float *at = x + j;
+        if (j >= left)
+            break;
+        if (!split && j + 2 * VL > left) {
+            for (size_t i = 0; i < 2 * VL; i++)
+                part[i] = j + i < left ? x[j + i] : -0.0f;
+            at = part;
+        }
+        add_pair(split, v_load_h(w + j), at, acc + a);
+    }
+}
+
+/* What follows the blocks of 512. x: of the number at hand. */
+INLINE void add_packed_end(const bool split, vcodes codes, struct packed_at *p, size_t k,
+                           const float *x, vf acc[ROW_ACC])
+{
     if (p->at + PACKED_HALF <= k) {
         if (p->escapes.column < p->at + PACKED_HALF)
-            add_escaped(codes, p, PACKED_HALF, x, acc);
+            add_escaped(split, codes, p, PACKED_HALF, x, acc);
         else
-            add_in_order(codes, p->from, pass, (struct escape){false}, x, acc);
+            add_in_order(split, codes, p->from, p->pass, (struct escape){false}, x, acc);
         p->at += PACKED_HALF, x += PACKED_HALF, p->from += packed_bytes(PACKED_HALF);
     }
-    if (p->at < k) {
-        uint16_t w[PACKED_HALF];
-        size_t left = k - p->at;
-        unpack_few(codes, p->from, left, w);
-        packed_put(&p->escapes, p->at, left, w);
-#pragma GCC unroll 16
-        for (size_t a = 0; a < ROW_ACC; a++) {
-            size_t j = pass + a * VL;
-            if (j + VL <= left)
-                acc[a] = v_fma(v_load_bf16(w + j), v_load(x + j), acc[a]);
-            else if (j < left)
-                acc[a] = v_fma(v_load_bf16_part(w + j, left - j),
-                               v_load_part(x + j, left - j, -0.0f), acc[a]);
-        }
-    }
+    if (p->at < k)
+        add_rest(split, codes, p, k - p->at, x, acc);
 }
 
 /* What a pass over a packed row asks for at a block of 512: `bytes`, its part of as many far ahead,
@@ -227,8 +254,8 @@ INLINE void fetch_end(const enum fetch fetch, struct ahead *ahead, size_t bytes)
 }
 
 /* The dot product of a packed row. */
-INLINE float packed_dot_of(const enum fetch fetch, const void *row, const float *x, size_t k,
-                           struct ahead ahead)
+INLINE float packed_dot_of(const enum fetch fetch, const bool split, const void *row,
+                           const float *x, size_t k, struct ahead ahead)
 {
     enum { BLOCK_BYTES = PACKED_BLOCK * 3 / 2, PASSES = NV / ROW_ACC };
     const vcodes codes = codes_of(row);
@@ -248,19 +275,19 @@ INLINE float packed_dot_of(const enum fetch fetch, const void *row, const float 
                 p.at + PACKED_BLOCK < k ? (const char *)p.from + BLOCK_BYTES : ahead.next;
             fetch_block(fetch, BLOCK_BYTES / PASSES, &ahead, near + part);
             if (__builtin_expect(p.escapes.column < p.at + PACKED_BLOCK, 0))
-                add_escaped(codes, &p, PACKED_BLOCK, x + p.at, acc);
+                add_escaped(split, codes, &p, PACKED_BLOCK, x + p.at, acc);
             else
-                add_units(codes, p.from, p.pass, (struct escape){false}, x + p.at, acc);
+                add_units(split, codes, p.from, p.pass, (struct escape){false}, x + p.at, acc);
         }
         if (p.at < k) {
             if (pass + 1 == PASSES)
                 fetch_end(fetch, &ahead, packed_bytes(k - p.at));
-            add_packed_end(codes, &p, k, x + p.at, acc);
+            add_packed_end(split, codes, &p, k, x + p.at, acc);
         }
         for (size_t a = 0; a < ROW_ACC; a += 8)
-            sums[pass * (ROW_ACC / 8) + a / 8] = v_sum8(acc + a);
+            sums[pass * (ROW_ACC / 8) + a / 8] = v_split_sum8(acc + a);
     }
-    return v_row_end(sums);
+    return v_split_row_end(sums);
 }
 
 INLINE float row_dot_fetching(const enum fetch fetch, enum dtype dtype, const void *w,
@@ -325,15 +352,16 @@ static void unpack_row_l2(const void *row, size_t k, uint16_t *w, const struct a
 
 static float packed_dot_l1(const void *w, const float *x, size_t k, const struct ahead *ahead)
 {
-    return packed_dot_of(FETCH_L1, w, x, k, *ahead);
+    return packed_dot_of(FETCH_L1, true, w, x, k, *ahead);
 }
 
 static float packed_dot_l2(const void *w, const float *x, size_t k, const struct ahead *ahead)
 {
-    return packed_dot_of(FETCH_L2, w, x, k, *ahead);
+    return packed_dot_of(FETCH_L2, true, w, x, k, *ahead);
 }
 
+/* x is not split; the row is in a cache, or nobody waits. */
 static float packed_dot(const void *w, const float *x, size_t k)
 {
-    return packed_dot_of(FETCH_NONE, w, x, k, (struct ahead){.next = w});
+    return packed_dot_of(FETCH_NONE, false, w, x, k, (struct ahead){.next = w});
 }

@@ -268,14 +268,40 @@ static inline vh v_put_h(vh h, size_t at, uint16_t w)
     return _mm256_blendv_epi8(h, _mm256_set1_epi16((short)w), here);
 }
 
-static inline vf v_low_h(vh h)
+/* The numbers with even places in h and those with odd ones: no shuffle, one instruction each. */
+static inline vf v_even_h(vh h)
 {
-    return widen_bf16(_mm256_castsi256_si128(h));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(h, 16));
 }
 
-static inline vf v_high_h(vh h)
+static inline vf v_odd_h(vh h)
 {
-    return widen_bf16(_mm256_extracti128_si256(h, 1));
+    return _mm256_castsi256_ps(_mm256_and_si256(h, _mm256_set1_epi32((int)0xffff0000)));
+}
+
+/* The same of 2 VL floats. */
+static inline void v_split(vf first, vf second, vf *even, vf *odd)
+{
+    *even = _mm256_castpd_ps(
+        _mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(first, second, 0x88)), 0xd8));
+    *odd = _mm256_castpd_ps(
+        _mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(first, second, 0xdd)), 0xd8));
+}
+
+/* v_sum8 of 8 vectors that are even ones and odd ones by turns. Lane 4q + i: group 2i + q. */
+static inline vf v_split_sum8(const vf *a)
+{
+    vf ab = pair_sums(v_add(a[0], a[1]), v_add(a[2], a[3]));
+    return pair_sums(ab, pair_sums(v_add(a[4], a[5]), v_add(a[6], a[7])));
+}
+
+/* v_row_end after v_split_sum8. */
+static inline float v_split_row_end(const vf s[ROW_SUMS])
+{
+    vf d8 = v_add(v_add(s[0], s[2]), v_add(s[1], s[3])); /* distance 16, then 8 */
+    vf d4 = v_add(d8, _mm256_permute_ps(d8, 0x4e));
+    vf d2 = v_add(d4, _mm256_permute_ps(d4, 0xb1));
+    return _mm_cvtss_f32(_mm_add_ss(_mm256_castps256_ps128(d2), _mm256_extractf128_ps(d2, 1)));
 }
 
 static inline vcodes v_codes(uint64_t upper, uint64_t negative)

@@ -256,18 +256,44 @@ static inline vh v_put_h(vh h, size_t at, uint16_t w)
     return _mm512_mask_mov_epi16(h, here, _mm512_set1_epi16((short)w));
 }
 
-static inline vf v_low_h(vh h)
+/* The numbers with even places in h and those with odd ones: no shuffle, one instruction each. */
+static inline vf v_even_h(vh h)
 {
-    const __m512i from = _mm512_set_epi16(15, 0, 14, 0, 13, 0, 12, 0, 11, 0, 10, 0, 9, 0, 8, 0, 7,
-                                          0, 6, 0, 5, 0, 4, 0, 3, 0, 2, 0, 1, 0, 0, 0);
-    return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, from, h));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(h, 16));
 }
 
-static inline vf v_high_h(vh h)
+static inline vf v_odd_h(vh h)
 {
-    const __m512i from = _mm512_set_epi16(31, 0, 30, 0, 29, 0, 28, 0, 27, 0, 26, 0, 25, 0, 24, 0,
-                                          23, 0, 22, 0, 21, 0, 20, 0, 19, 0, 18, 0, 17, 0, 16, 0);
-    return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, from, h));
+    return _mm512_castsi512_ps(_mm512_and_si512(h, _mm512_set1_epi32((int)0xffff0000)));
+}
+
+/* The same of 2 VL floats. */
+static inline void v_split(vf first, vf second, vf *even, vf *odd)
+{
+    const __m512i evens =
+        _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i odds =
+        _mm512_set_epi32(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+    *even = _mm512_permutex2var_ps(first, evens, second);
+    *odd = _mm512_permutex2var_ps(first, odds, second);
+}
+
+/* v_sum8 of 8 vectors that are even ones and odd ones by turns. Lane 4q + i: group 4i + q. */
+static inline vf v_split_sum8(const vf *a)
+{
+    vf ab = pair_sums(v_add(a[0], a[1]), v_add(a[2], a[3]));
+    return pair_sums(ab, pair_sums(v_add(a[4], a[5]), v_add(a[6], a[7])));
+}
+
+/* v_row_end after v_split_sum8. */
+static inline float v_split_row_end(const vf s[ROW_SUMS])
+{
+    vf d16 = v_add(s[0], s[1]);
+    vf d8 = v_add(d16, _mm512_permute_ps(d16, 0x4e));
+    vf d4 = v_add(d8, _mm512_permute_ps(d8, 0xb1));
+    __m256 d2 = _mm256_add_ps(_mm512_castps512_ps256(d4), _mm512_extractf32x8_ps(d4, 1));
+    __m128 d1 = _mm_add_ss(_mm256_castps256_ps128(d2), _mm256_extractf128_ps(d2, 1));
+    return _mm_cvtss_f32(d1);
 }
 
 static inline vcodes v_codes(uint64_t upper, uint64_t negative)
@@ -278,8 +304,10 @@ static inline vcodes v_codes(uint64_t upper, uint64_t negative)
 static inline void v_decode(vcodes upper, __m512i low, __m256i codes, vh *first, vh *second)
 {
     __m512i pairs = _mm512_cvtepu8_epi16(codes);
-    __m512i code = _mm512_or_si512(pairs, _mm512_slli_epi16(pairs, 4));
-    __m512i high = _mm512_shuffle_epi8(upper, _mm512_and_si512(code, _mm512_set1_epi8(15)));
+    const int either_and = 0xa8; /* (a | b) & c */
+    __m512i code = _mm512_ternarylogic_epi32(pairs, _mm512_slli_epi16(pairs, 4),
+                                             _mm512_set1_epi8(15), either_and);
+    __m512i high = _mm512_shuffle_epi8(upper, code);
     *first = _mm512_unpacklo_epi8(low, high);
     *second = _mm512_unpackhi_epi8(low, high);
 }
