@@ -55,10 +55,9 @@ static size_t encode(const struct packed_head *head, const uint16_t *w, size_t n
         uint8_t upper = packed_upper_of(w[i]), index = (uint8_t)(upper - base);
         index = index < PACKED_ESCAPE - zero ? index : PACKED_ESCAPE;
         index = zero && !upper ? PACKED_ESCAPE - 1 : index;
-        uint8_t escape = index == PACKED_ESCAPE;
         code[i] = (uint8_t)((w[i] >> 12 & 8) | index);
-        low[i] = escape ? 0 : (uint8_t)w[i];
-        escapes += escape;
+        low[i] = (uint8_t)w[i];
+        escapes += index == PACKED_ESCAPE;
     }
     return escapes;
 }

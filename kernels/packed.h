@@ -4,12 +4,12 @@
  * The weights of a row have nearly all of their exponents side by side. So a number is kept as its
  * low byte (last bit of the exponent, mantissa) and a code of 4 bits: its sign, and which of the
  * row's seven values the upper seven bits of its exponent have. What has none of them is an escape:
- * it stands in full in a list of the row.
+ * it stands in a list of the row, too, in full.
  *
  *   bf16  = sign 1 | upper 7 | low byte 8
  *   code  = sign << 3 | index
  *   upper = base + index for index 0..6; 0 for index 6 where zero_last is set; index 7: an escape,
- *           whose low byte is 0
+ *           whose upper is in the list alone
  *
  * A row begins on a 16-byte edge with 16 bytes that tell all that is its own, then come its
  * numbers, in blocks of 512, then one of 256, then one of the rest, as far as there are so many:

@@ -353,8 +353,7 @@ static inline unsigned v_encode(const struct packed_head *head, vh first, vh sec
         _mm256_maddubs_epi16(_mm256_or_si256(index, sign), _mm256_set1_epi16(16 << 8 | 1));
     __m256i narrow = _mm256_packus_epi16(pairs, _mm256_setzero_si256());
     *codes = _mm256_castsi256_si128(_mm256_permute4x64_epi64(narrow, 0x08));
-    *low = _mm256_andnot_si256(
-        escape, _mm256_packus_epi16(_mm256_and_si256(first, byte), _mm256_and_si256(second, byte)));
+    *low = _mm256_packus_epi16(_mm256_and_si256(first, byte), _mm256_and_si256(second, byte));
     return (unsigned)__builtin_popcount((unsigned)_mm256_movemask_epi8(escape));
 }
 

@@ -346,8 +346,7 @@ static inline unsigned v_encode(const struct packed_head *head, vh first, vh sec
     __m512i pairs =
         _mm512_maddubs_epi16(_mm512_or_si512(index, sign), _mm512_set1_epi16(16 << 8 | 1));
     *codes = _mm512_cvtepi16_epi8(pairs);
-    *low = _mm512_maskz_mov_epi8(~escape, _mm512_packus_epi16(_mm512_and_si512(first, byte),
-                                                              _mm512_and_si512(second, byte)));
+    *low = _mm512_packus_epi16(_mm512_and_si512(first, byte), _mm512_and_si512(second, byte));
     return (unsigned)__builtin_popcountll(escape);
 }
 

@@ -1,10 +1,10 @@
 // A packed row (packed.h) times a vector in shared memory, by a warp: of a fused step
 // (fused_step.cuh).
 //
-// All of a row of the usual length is asked for at once; while it comes, the other warps of the
-// processor unpack theirs. Unpacking wants straight code: rows without escapes have their own. A
-// list of escapes is read once, each by a lane: all wait for the slowest warp, so a rare row may
-// not be slow.
+// A row is taken in runs of a few shapes, each straight code without a branch, so that what one
+// number waits for passes with the others' arithmetic; all of a run is asked for at once. Escapes
+// cost nothing there: each lane has its own upper byte for them. Only where a lane would need two
+// are they put in one by one. All wait for the slowest warp, so a rare row may not be slow.
 #ifndef MOED_KERNELS_CUDA_FUSED_PACKED_ROWS_CUH
 #define MOED_KERNELS_CUDA_FUSED_PACKED_ROWS_CUH
 
@@ -45,105 +45,184 @@ __device__ __noinline__ float packed_crowded_dot(const uint8_t *row, int in, int
     return y[0][0];
 }
 
-// What a lane has of a block of 512, and of 256 numbers or fewer.
-__device__ __forceinline__ packed_piece load_block(const uint8_t *row, int k)
-{
-    const uint8_t *at = row + PACKED_HEAD_BYTES + k + k / 2;
-    return {load_once(at + lane_of() * 16), load_two_once(at + 512 + lane_of() * 8)};
-}
+// What all runs of a row have.
+struct packed_state {
+    packed_row row;
+    uint32_t escape;  // the lane's: column << 16 | bits; or none
+    bool by_one;      // escapes are put in one by one
+    const uint8_t *w; // of the row
+    const float *x;   // the lane's place in the vector
+    float sum[8];
+};
 
-__device__ __forceinline__ packed_piece load_few(const uint8_t *row, int k, int n)
+// 32 escapes at most, of which this lane has one or none. Upper bytes: each lane's own.
+__device__ __forceinline__ void take_escapes(packed_state &s, uint32_t escapes, int n)
 {
-    const uint8_t *at = row + PACKED_HEAD_BYTES + k + k / 2;
-    const int lane = min(lane_of(), n / 8 - 1); // the others' are not used
-    const uint2 low = load_two_once(at + lane * 8);
-    return {{low.x, low.y, 0, 0}, {load_word_once(at + n + lane * 4), 0}};
-}
-
-// Up to 256 elements, from k on. OWN: the row has escapes, each of them some lane's.
-template <bool OWN>
-__device__ __forceinline__ void add_half(const packed_row &row, const packed_piece &piece,
-                                         bool others, uint32_t own, const float *x, int k, int in,
-                                         float (&sum)[8])
-{
-    packed_eight w[1] = {packed_half(row, piece, others)};
-    float xs[8], wide[8];
-    if (OWN) {
-        const bool here = own >> 24 == (uint32_t)k >> 8;
-        for (uint32_t left = __ballot_sync(0xffffffffu, here); left; left &= left - 1)
-            packed_put(w, 0, __shfl_sync(0xffffffffu, own, __ffs((int)left) - 1), k);
+    enum : uint32_t { NONE = 0x100 };
+    uint32_t upper = NONE;
+    bool two = false;
+#pragma unroll 1
+    for (int i = 0; i < n; i++) {
+        const uint32_t e = __shfl_sync(0xffffffffu, escapes, i), u = e >> 8 & 0x7f;
+        const bool mine = (e >> 19 & 31) == (uint32_t)lane_of();
+        two = two || (mine && upper != NONE && upper != u);
+        upper = mine ? u : upper;
     }
-    if (k + 256 > in && k + lane_of() * 8 >= in)
-        return;
-    load_vector(x + k, xs);
+    s.escape = lane_of() < n ? escapes : (uint32_t)packed_outsiders::NONE;
+    s.by_one = __any_sync(0xffffffffu, two);
+    s.row.hi = upper == NONE ? s.row.hi : permute(s.row.hi, upper, 0x4210);
+}
+
+// The lane's 8 elements k+8l..k+8l+7 of the 256 from k on.
+__device__ __forceinline__ void add_eight(packed_state &s, const packed_eight &w, int k)
+{
+    float xs[8], wide[8];
+    load_vector(s.x + k, xs);
 #pragma unroll
     for (int q = 0; q < 4; q++)
-        widen_bf16(w[0].pair[q], wide + 2 * q);
+        widen_bf16(w.pair[q], wide + 2 * q);
 #pragma unroll
     for (int e = 0; e < 8; e++)
-        sum[e] = __fmaf_rn(wide[e], xs[e], sum[e]);
+        s.sum[e] = __fmaf_rn(wide[e], xs[e], s.sum[e]);
 }
 
-// Blocks from `turn` on, as many as there are of those asked for together.
-template <bool OWN, int AHEAD>
-__device__ __forceinline__ void add_blocks(const packed_row &row,
-                                           const packed_piece (&piece)[AHEAD], uint32_t own,
-                                           const float *x, int turn, int full, float (&sum)[8])
+__device__ __forceinline__ void put_escapes(const packed_state &s, packed_eight &w, int k)
 {
+    packed_eight one[1] = {w};
+    const bool here = s.escape >> 24 == (uint32_t)k >> 8;
+    for (uint32_t left = __ballot_sync(0xffffffffu, here); left; left &= left - 1)
+        packed_put(one, 0, __shfl_sync(0xffffffffu, s.escape, __ffs((int)left) - 1), k);
+    w = one[0];
+}
+
+template <bool BY_ONE>
+__device__ __forceinline__ void add_256(packed_state &s, const packed_piece &piece, bool others,
+                                        int k)
+{
+    packed_eight w = packed_half(s.row, piece, others);
+    if (BY_ONE)
+        put_escapes(s, w, k);
+    add_eight(s, w, k);
+}
+
+// BLOCKS of 512 and, if HALF, one of 256 behind them.
+template <int BLOCKS, bool HALF> struct packed_run {
+    packed_piece piece[BLOCKS + HALF];
+
+    __device__ __forceinline__ void load(const uint8_t *row, int k)
+    {
+        const uint8_t *at = row + PACKED_HEAD_BYTES + k + k / 2;
 #pragma unroll
-    for (int i = 0; i < AHEAD; i++) {
-        const int k = turn + i * 512;
-        if (k >= full)
-            break;
-        add_half<OWN>(row, piece[i], false, own, x, k, full, sum);
-        add_half<OWN>(row, piece[i], true, own, x, k + 256, full, sum);
+        for (int i = 0; i < BLOCKS; i++, at += 768)
+            piece[i] = {load_once(at + lane_of() * 16), load_two_once(at + 512 + lane_of() * 8)};
+        if (HALF) {
+            const uint2 low = load_two_once(at + lane_of() * 8);
+            piece[BLOCKS] = {{low.x, low.y, 0, 0}, {load_word_once(at + 256 + lane_of() * 4), 0}};
+        }
     }
+
+    template <bool BY_ONE> __device__ __forceinline__ void add_all(packed_state &s, int k) const
+    {
+#pragma unroll
+        for (int i = 0; i < BLOCKS; i++) {
+            add_256<BY_ONE>(s, piece[i], false, k + i * 512);
+            add_256<BY_ONE>(s, piece[i], true, k + i * 512 + 256);
+        }
+        if (HALF)
+            add_256<BY_ONE>(s, piece[BLOCKS], false, k + BLOCKS * 512);
+    }
+
+    // From element k on.
+    __device__ __forceinline__ void add(packed_state &s, int k) const
+    {
+        if (s.by_one)
+            add_all<true>(s, k);
+        else
+            add_all<false>(s, k);
+    }
+};
+
+// Fewer than 256 numbers, the last ones.
+__device__ __forceinline__ void add_rest(packed_state &s, int k, int in)
+{
+    const int n = in - k, lane = min(lane_of(), n / 8 - 1); // the others' are not used
+    const uint8_t *at = s.w + PACKED_HEAD_BYTES + k + k / 2;
+    const uint2 low = load_two_once(at + lane * 8);
+    packed_eight w = packed_bits(s.row, low.x, low.y, load_word_once(at + n + lane * 4));
+    put_escapes(s, w, k);
+    if (lane_of() * 8 < n)
+        add_eight(s, w, k);
+}
+
+// Begins a row whose first run has been asked for. False: more escapes than lanes.
+__device__ __forceinline__ bool begin_row(packed_state &s, const uint4 &head)
+{
+    const int n = (int)(head.x >> 16);
+    s.row = packed_row_of(head.x);
+    s.escape = packed_outsiders::NONE;
+    s.by_one = false;
+#pragma unroll
+    for (int e = 0; e < 8; e++)
+        s.sum[e] = 0;
+    if (n == 0 || n > 32)
+        return n == 0;
+    const int lane = lane_of();
+    uint32_t own = lane == 0 ? head.y : lane == 1 ? head.z : head.w;
+    if (n > PACKED_OWN)
+        own = lane < n ? ((const uint32_t *)(s.w + head.y))[lane] : 0;
+    take_escapes(s, own, n);
+    return true;
+}
+
+template <int BLOCKS, bool HALF>
+__device__ __forceinline__ bool first_run(packed_state &s, const uint4 &head)
+{
+    packed_run<BLOCKS, HALF> run;
+    run.load(s.w, 0);
+    if (!begin_row(s, head))
+        return false;
+    run.add(s, 0);
+    return true;
+}
+
+template <int BLOCKS, bool HALF>
+__device__ __forceinline__ int later_run(packed_state &s, int k)
+{
+    packed_run<BLOCKS, HALF> run;
+    run.load(s.w, k);
+    run.add(s, k);
+    return k + BLOCKS * 512 + HALF * 256;
 }
 
 // Every lane gets the result. Not inlined, as far_dots (fused_rows.cuh).
-__device__ __noinline__ float packed_far_dot(const uint8_t *at, int in, int x_at)
+__device__ __noinline__ float packed_far_dot(const uint8_t *row, int in, int x_at)
 {
-    enum { AHEAD = 4, BLOCK = 512, HALF = 256 };
     SHARED_DYNAMIC(uint8_t, shared);
-    const float *x = (const float *)(shared + x_at) + lane_of() * 4;
-    const uint8_t *const rows[1] = {at};
-    const uint32_t heads = packed_load_heads<1, packed_once>(rows);
-    const int full = in & ~(BLOCK - 1);
-    packed_piece piece[AHEAD], last = {};
-    const auto load = [&](int turn) {
-#pragma unroll
-        for (int i = 0; i < AHEAD; i++)
-            if (turn + i * BLOCK < full)
-                piece[i] = load_block(at, turn + i * BLOCK);
-    };
-    load(0);
-    if (full < in)
-        last = load_few(at, full, min(in - full, HALF));
-    const packed_row row = packed_row_of(__shfl_sync(0xffffffffu, heads, 0));
-    const uint32_t escapes = __shfl_sync(0xffffffffu, heads, 0) >> 16;
-    uint32_t own = packed_outsiders_of<1>(heads).own;
-    if (escapes > PACKED_OWN) {
-        const uint32_t *list = (const uint32_t *)(at + __shfl_sync(0xffffffffu, heads, 1));
-        own =
-            lane_of() < (int)min(escapes, 32u) ? list[lane_of()] : (uint32_t)packed_outsiders::NONE;
-    }
-    float sum[8] = {};
+    const uint4 head = load_once(row);
+    packed_state s;
+    s.w = row;
+    s.x = (const float *)(shared + x_at) + lane_of() * 4;
+    int k = 0;
+    bool few = true;
+    if (in >= 2048)
+        few = first_run<4, false>(s, head), k = 2048;
+    else if (in >= 1024)
+        few = first_run<2, false>(s, head), k = 1024;
+    else if (in >= 768)
+        few = first_run<1, true>(s, head), k = 768;
+    else
+        few = begin_row(s, head);
+    if (!few)
+        return packed_crowded_dot(row, in, x_at);
 #pragma unroll 1
-    for (int turn = 0; turn < full; turn += AHEAD * BLOCK) {
-        if (turn > 0)
-            load(turn);
-        if (escapes)
-            add_blocks<true, AHEAD>(row, piece, own, x, turn, full, sum);
-        else
-            add_blocks<false, AHEAD>(row, piece, own, x, turn, full, sum);
-    }
-#pragma unroll 1
-    for (int k = full; k < in; k += HALF) {
-        add_half<true>(row, last, false, own, x, k, in, sum);
-        if (k + HALF < in)
-            last = load_few(at, k + HALF, in - k - HALF);
-    }
-    return escapes > 32 ? packed_crowded_dot(at, in, x_at) : tree(sum);
+    while (in - k >= 256)
+        k = in - k >= 2048   ? later_run<4, false>(s, k)
+            : in - k >= 1024 ? later_run<2, false>(s, k)
+            : in - k >= 512  ? later_run<1, false>(s, k)
+                             : later_run<0, true>(s, k);
+    if (k < in)
+        add_rest(s, k, in);
+    return tree(s.sum);
 }
 
 // As far_dots, of packed rows.
