@@ -124,12 +124,18 @@ template <int DT> __device__ __forceinline__ void load8(const uint8_t *row, int 
     }
 }
 
+// The tree of the FMA class over 8 neighbours.
+__device__ __forceinline__ float sum_of_eight(const float (&p)[8])
+{
+    return __fadd_rn(__fadd_rn(__fadd_rn(p[0], p[1]), __fadd_rn(p[2], p[3])),
+                     __fadd_rn(__fadd_rn(p[4], p[5]), __fadd_rn(p[6], p[7])));
+}
+
 // The tree of the FMA class over the 256 partial sums of a warp; every lane gets the result (an
 // addition gives the same bits either way round).
 __device__ __forceinline__ float tree(const float (&p)[8])
 {
-    float s = __fadd_rn(__fadd_rn(__fadd_rn(p[0], p[1]), __fadd_rn(p[2], p[3])),
-                        __fadd_rn(__fadd_rn(p[4], p[5]), __fadd_rn(p[6], p[7])));
+    float s = sum_of_eight(p);
 #pragma unroll
     for (int distance = 16; distance; distance /= 2)
         s = __fadd_rn(s, __shfl_xor_sync(0xffffffffu, s, distance));

@@ -137,12 +137,13 @@ template <bool PACKED> __device__ __forceinline__ int64_t down_row_bytes(const c
     return PACKED ? a.down_row_bytes : (int64_t)a.inner * 2;
 }
 
-// Rows of experts times a vector, `AHEAD` turns of 256 elements of plain ones asked for together.
+// n rows of experts times a vector, R of them or fewer and one repeated; AHEAD turns of 256 elements
+// of plain ones are asked for together.
 template <bool PACKED, int R, int AHEAD>
-__device__ __forceinline__ dotted<R> expert_dots(const far_rows<R> &rows, int in, int x_at)
+__device__ __forceinline__ dotted<R> expert_dots(const far_rows<R> &rows, int n, int in, int x_at)
 {
     if constexpr (PACKED)
-        return packed_far_dots<R>(rows, in, x_at);
+        return packed_far_dots<R>(rows, n, in, x_at);
     else
         return far_dots<R, AHEAD>(rows, in, x_at);
 }
@@ -172,7 +173,7 @@ __device__ __forceinline__ void gate_up_units(const cu_fused &f, const cu_paged 
         rows.w[2 * i] = u[i].gate;
         rows.w[2 * i + 1] = u[i].up;
     }
-    const dotted<2 *N> d = expert_dots<PACKED, 2 * N, 4>(rows, a.width, f.work_at);
+    const dotted<2 *N> d = expert_dots<PACKED, 2 * N, 4>(rows, 2 * N, a.width, f.work_at);
 #pragma unroll
     for (int i = 0; i < N; i++)
         if (lane_of() == i) {
@@ -259,7 +260,7 @@ template <bool PACKED>
 __device__ __forceinline__ void down_resident(const cu_fused &f, const block &b, const cu_paged &a,
                                               const run &outs)
 {
-    enum { TOGETHER = PACKED ? 1 : 4 };
+    enum { TOGETHER = 4 };
     const control &c = *b.c;
     const share mine = part_of(c.n_hits * outs.count);
     const down_rows<PACKED> rows{a, c.hit, outs.first, outs.count};
@@ -271,7 +272,7 @@ __device__ __forceinline__ void down_resident(const cu_fused &f, const block &b,
 #pragma unroll
         for (int r = 0; r < TOGETHER; r++)
             some.w[r] = rows(i + min(r, n - 1));
-        const float y = of_lane(expert_dots<PACKED, TOGETHER, DOWN_AHEAD>(some, a.inner, x_at));
+        const float y = of_lane(expert_dots<PACKED, TOGETHER, DOWN_AHEAD>(some, n, a.inner, x_at));
         if (lane_of() < n)
             b.y[c.hit_at[expert] * f.outs + (i + lane_of()) % outs.count] = y;
         at += n;
@@ -385,7 +386,7 @@ __device__ __forceinline__ void down_over_link(const cu_fused &f, const block &b
         const int64_t row_bytes = down_row_bytes<PACKED>(a);
         const uint8_t *row = c.miss[m] + a.down_off + out * row_bytes;
         const dotted<2> d =
-            expert_dots<PACKED, 2, DOWN_AHEAD>({{row, row + (there - 1) * row_bytes}}, a.inner,
+            expert_dots<PACKED, 2, DOWN_AHEAD>({{row, row + (there - 1) * row_bytes}}, there, a.inner,
                                                f.work_at + (c.n_hits + m) * stride * 4);
         put_out(d, there, out - outs.first, 1,
                 [&](int at, float v) { b.y[c.miss_at[m] * f.outs + at] = v; });

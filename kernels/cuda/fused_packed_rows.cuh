@@ -33,8 +33,8 @@ __device__ __forceinline__ void load_vector(const float *at, float (&xs)[8])
     xs[4] = hi.x, xs[5] = hi.y, xs[6] = hi.z, xs[7] = hi.w;
 }
 
-// A row with more escapes than lanes.
-__device__ __noinline__ float packed_crowded_dot(const uint8_t *row, int in, int x_at)
+// A row with more escapes than lanes: its product by lane 0.
+__device__ __noinline__ float packed_crowded_sum(const uint8_t *row, int in, int x_at)
 {
     SHARED_DYNAMIC(uint8_t, shared);
     const float *x = (const float *)(shared + x_at);
@@ -42,7 +42,7 @@ __device__ __noinline__ float packed_crowded_dot(const uint8_t *row, int in, int
     const uint8_t *const rows[1] = {row};
     float y[1][1];
     packed_dots<1, 1, 1, packed_once>(rows, x_of, 1, in, y);
-    return y[0][0];
+    return lane_of() ? -0.0f : y[0][0]; // -0 changes no sum
 }
 
 // What all runs of a row have.
@@ -155,8 +155,11 @@ __device__ __forceinline__ void add_rest(packed_state &s, int k, int in)
 }
 
 // Begins a row whose first run has been asked for. False: more escapes than lanes.
-__device__ __forceinline__ bool begin_row(packed_state &s, const uint4 &head)
+__device__ __forceinline__ bool begin_row(packed_state &s, uint4 head)
 {
+    // Or the compiler computes what it has need of before it asks for anything else.
+    keep_here(head.x);
+    keep_here(head.y);
     const int n = (int)(head.x >> 16);
     s.row = packed_row_of(head.x);
     s.escape = packed_outsiders::NONE;
@@ -194,8 +197,21 @@ __device__ __forceinline__ int later_run(packed_state &s, int k)
     return k + BLOCKS * 512 + HALF * 256;
 }
 
-// Every lane gets the result. Not inlined, as far_dots (fused_rows.cuh).
-__device__ __noinline__ float packed_far_dot(const uint8_t *row, int in, int x_at)
+// What follows the first run.
+__device__ __forceinline__ void add_more(packed_state &s, int k, int in)
+{
+#pragma unroll 1
+    while (in - k >= 256)
+        k = in - k >= 2048   ? later_run<4, false>(s, k)
+            : in - k >= 1024 ? later_run<2, false>(s, k)
+            : in - k >= 512  ? later_run<1, false>(s, k)
+                             : later_run<0, true>(s, k);
+    if (k < in)
+        add_rest(s, k, in);
+}
+
+// The lane's sum of 8 partial sums. Not inlined, as far_dots (fused_rows.cuh).
+__device__ __noinline__ float packed_far_sum(const uint8_t *row, int in, int x_at)
 {
     SHARED_DYNAMIC(uint8_t, shared);
     const uint4 head = load_once(row);
@@ -213,27 +229,44 @@ __device__ __noinline__ float packed_far_dot(const uint8_t *row, int in, int x_a
     else
         few = begin_row(s, head);
     if (!few)
-        return packed_crowded_dot(row, in, x_at);
-#pragma unroll 1
-    while (in - k >= 256)
-        k = in - k >= 2048   ? later_run<4, false>(s, k)
-            : in - k >= 1024 ? later_run<2, false>(s, k)
-            : in - k >= 512  ? later_run<1, false>(s, k)
-                             : later_run<0, true>(s, k);
+        return packed_crowded_sum(row, in, x_at);
     if (k < in)
-        add_rest(s, k, in);
-    return tree(s.sum);
+        add_more(s, k, in);
+    return sum_of_eight(s.sum);
 }
 
-// As far_dots, of packed rows.
-template <int R>
-__device__ __forceinline__ dotted<R> packed_far_dots(const far_rows<R> &rows, int in, int x_at)
+// The rest of tree() for R rows at once: fewer shuffles, none of which waits for another row's.
+template <int R> __device__ __forceinline__ dotted<R> trees(float (&s)[R])
 {
+    int distance = 16;
+#pragma unroll
+    for (int n = R / 2; n; n /= 2, distance /= 2)
+#pragma unroll
+        for (int i = 0; i < n; i++) {
+            const bool high = lane_of() & distance;
+            const float own = high ? s[i + n] : s[i], other = high ? s[i] : s[i + n];
+            s[i] = __fadd_rn(own, __shfl_xor_sync(0xffffffffu, other, distance));
+        }
+#pragma unroll
+    for (; distance; distance /= 2)
+        s[0] = __fadd_rn(s[0], __shfl_xor_sync(0xffffffffu, s[0], distance));
     dotted<R> d;
 #pragma unroll
     for (int r = 0; r < R; r++)
-        d.y[r] = packed_far_dot(rows.w[r], in, x_at);
+        d.y[r] = __shfl_sync(0xffffffffu, s[0], r * (32 / R));
     return d;
+}
+
+// As far_dots, of packed rows, of the first n of them.
+template <int R>
+__device__ __forceinline__ dotted<R> packed_far_dots(const far_rows<R> &rows, int n, int in,
+                                                     int x_at)
+{
+    float s[R];
+#pragma unroll
+    for (int r = 0; r < R; r++)
+        s[r] = r < n ? packed_far_sum(rows.w[r], in, x_at) : 0;
+    return trees(s);
 }
 
 #endif

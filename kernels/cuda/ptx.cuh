@@ -64,6 +64,14 @@ __device__ __forceinline__ uint32_t load_stream_4(const void *p)
 #endif
 }
 
+// Nothing is computed with v before this.
+__device__ __forceinline__ void keep_here(uint32_t &v)
+{
+#ifndef MOED_EMULATED
+    asm volatile("" : "+r"(v));
+#endif
+}
+
 // Four bytes of the eight of lo and hi: byte i is the one that nibble i of select names, or, where
 // the nibble's top bit is set, that one's top bit eight times.
 __device__ __forceinline__ uint32_t permute(uint32_t lo, uint32_t hi, uint32_t select)

@@ -12,6 +12,7 @@
 #include "cli/cli.h"
 #include "device/misses.h"
 #include "engine/plan.h"
+#include "model/weights.h"
 #include "store/store.h"
 
 #define ROUTING_SEED 20260101
@@ -158,17 +159,26 @@ static int check_caches(const struct plan *p, struct moed_error *err)
     return rc;
 }
 
+static struct engine_class_bytes class_bytes(struct plan *p, const struct bench *b,
+                                             enum dtype dtype, const struct bench_cache_size *size,
+                                             bool packed)
+{
+    p->options.packed_experts = packed;
+    plan_memory(p, b, dtype);
+    return (struct engine_class_bytes){cache_bytes(p, size), p->memory.expert_host_bytes};
+}
+
 /* Weights are loaded once for all sizes of the cache. */
 static int plan_records(struct plan *p, const struct bench *b, enum dtype dtype,
                         struct moed_error *err)
 {
-    p->options.packed_experts = false;
-    plan_memory(p, b, dtype);
-    bool plain_does = true;
-    for (int i = 0; i < p->n_sets && p->choice.cuda; i++)
-        for (int k = 0; k < p->set[i].n_cache; k++)
-            plain_does = plain_does && engine_mostly_resident(cache_bytes(p, &p->set[i].cache[k]),
-                                                              p->memory.expert_host_bytes);
+    bool plain_does = true, choice = p->choice.cuda && weights_can_pack(&b->config, dtype);
+    for (int i = 0; i < p->n_sets && choice; i++)
+        for (int k = 0; k < p->set[i].n_cache; k++) {
+            const struct bench_cache_size *size = &p->set[i].cache[k];
+            plain_does = plain_does && engine_plain_does(class_bytes(p, b, dtype, size, false),
+                                                         class_bytes(p, b, dtype, size, true));
+        }
     int rc = engine_plan_records(&p->options.packed_experts, &p->cfg, &b->config, dtype, plain_does,
                                  err);
     if (rc < 0)

@@ -35,8 +35,9 @@ const struct option_row cli_rows[] = {
      NULL,
      "How experts lie in memory: plain, as in the files, or packed, bf16 in 12 bits a number "
      "without loss: three quarters of the bytes, a third more experts in as much of a GPU. auto "
-     "packs bf16 experts where a GPU has room for less than two fifths of them, and where the host "
-     "has none for plain ones. Changes speed and memory, never output."},
+     "packs bf16 experts where a GPU has room for less than two fifths of them, where it has room "
+     "for all packed ones but not for all plain ones, and where the host has none for plain ones. "
+     "Changes speed and memory, never output."},
     {"link-speed", 0, OPTION_BYTES, "BYTES", NULL, 0, 0, CLI_MODEL_COMMANDS, NULL,
      "Speed limit of the stand-in link in bytes per second. Without it: as fast as memory copies."},
     {"miss-threads", 0, OPTION_INT, "N", NULL, 0, 256, CLI_MODEL_COMMANDS, NULL,

@@ -410,25 +410,30 @@ static int plan_with(struct engine_plan *p, const struct moed_engine_config *cfg
 }
 
 /* Measured (docs/performance.md): with slots for a quarter of the experts packed records are faster
- * by a quarter and more in as many bytes, for two fifths by a twentieth, for a half slower. */
-bool engine_mostly_resident(uint64_t slot_bytes, uint64_t expert_bytes)
+ * by a quarter and more in as many bytes, for a half as fast; where all have slots packed but not
+ * plain they are faster, and slower where plain ones have, too. */
+bool engine_plain_does(struct engine_class_bytes plain, struct engine_class_bytes packed)
 {
-    return slot_bytes / 2 >= expert_bytes / 5;
+    return plain.slots >= plain.all ||
+           (plain.slots / 2 >= plain.all / 5 && packed.slots < packed.all);
 }
 
-static bool plain_records_do(const struct engine_plan *p)
+static struct engine_class_bytes class_bytes(const struct engine_plan *p)
 {
     const struct model_memory *m = &p->memory;
-    return !p->device_budget_bytes ||
-           engine_mostly_resident(m->cache_bytes - m->staging_bytes, m->expert_host_bytes);
+    return (struct engine_class_bytes){m->cache_bytes - m->staging_bytes, m->expert_host_bytes};
 }
 
 int engine_plan(struct engine_plan *p, const struct moed_engine_config *cfg,
                 const struct model_config *c, enum dtype weight_dtype, int cores,
                 const struct memory_limits *limits, struct moed_error *err)
 {
-    bool packed, plain_does = plan_with(p, cfg, c, weight_dtype, cores, limits, false, NULL) == 0 &&
-                              plain_records_do(p);
+    bool packed, plain_does = plan_with(p, cfg, c, weight_dtype, cores, limits, false, NULL) == 0;
+    if (plain_does && p->device_budget_bytes && weights_can_pack(c, weight_dtype)) {
+        struct engine_class_bytes plain = class_bytes(p);
+        plain_does = plan_with(p, cfg, c, weight_dtype, cores, limits, true, NULL) < 0 ||
+                     engine_plain_does(plain, class_bytes(p));
+    }
     int rc = engine_plan_records(&packed, cfg, c, weight_dtype, plain_does, err);
     if (rc < 0)
         return rc;

@@ -41,17 +41,20 @@ int engine_plan(struct engine_plan *out, const struct moed_engine_config *cfg,
 
 /*
  * Whether experts are to lie in packed records, from the option: the one place that decides it.
- * plain_does: plain ones fit, and are on the CPU or mostly resident on a GPU
- * (engine_mostly_resident); then auto takes them. MOED_EINVAL: they are to be packed and cannot.
+ * plain_does: plain ones fit, and are on the CPU or do on a GPU (engine_plain_does); then auto
+ * takes them. MOED_EINVAL: they are to be packed and cannot.
  */
 int engine_plan_records(bool *packed, const struct moed_engine_config *cfg,
                         const struct model_config *c, enum dtype weight_dtype, bool plain_does,
                         struct moed_error *err);
-/* Of so many bytes of plain records this many lie in a GPU's slots: enough that unpacking, which
- * its kernels do for each use, would cost more than the records brings that would have room as
- * well.
+/* Bytes of all experts in a class of records, and of a GPU's slots for them. */
+struct engine_class_bytes {
+    uint64_t slots, all;
+};
+/* Plain records are as fast on a GPU: all have slots, or so many that unpacking, which its kernels
+ * do for each use, costs more than the records bring that would have room as well, though not all.
  */
-bool engine_mostly_resident(uint64_t slot_bytes, uint64_t expert_bytes);
+bool engine_plain_does(struct engine_class_bytes plain, struct engine_class_bytes packed);
 /* err of a loading says that the experts do not go into packed records, and plain ones are allowed.
  */
 bool engine_records_again(const struct moed_engine_config *cfg, const struct moed_error *err);

@@ -287,6 +287,15 @@ static void a_device_that_holds_most_experts_gets_plain_ones(void **state)
         assert_ok(plan_on_device(&p, &cfg, 80 * GIB, &err), &err);
         assert_int_equal(p.options.packed_experts, percent < 40);
     }
+    /* All have slots packed, but not plain. */
+    cfg.expert_cache_share = 0;
+    for (uint64_t bytes = 100; bytes <= 512; bytes++) {
+        cfg.expert_cache_bytes = (int64_t)(bytes * record_bytes);
+        assert_ok(plan_on_device(&p, &cfg, 80 * GIB, &err), &err);
+        bool all_packed = bytes * record_bytes >= 512 * record_class_packed(2048, 768).bytes;
+        assert_int_equal(p.options.packed_experts, bytes < 205 || (all_packed && bytes < 512));
+    }
+    cfg.expert_cache_bytes = 0;
     /* What the host cannot hold plain, it may packed. */
     struct model_config c = qwen3();
     struct memory_limits limits = {11 * GIB / 2, 11 * GIB / 2, UINT64_MAX, 80 * GIB};
