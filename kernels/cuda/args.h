@@ -10,11 +10,14 @@
 
 #include "mailbox.h"
 
-#define CU_THREADS     256 /* of every block but the router's choice */
-#define CU_WARPS       (CU_THREADS / 32)
-#define CU_OUTS        2                    /* outputs of a weight matrix per warp */
-#define CU_BLOCK_OUTS  (CU_WARPS * CU_OUTS) /* and per block */
-#define CU_MAX_ROWS    8                    /* rows that share one reading of the weights */
+#define CU_THREADS    256 /* of every block but the router's choice */
+#define CU_WARPS      (CU_THREADS / 32)
+#define CU_OUTS       2                    /* outputs of a weight matrix per warp */
+#define CU_BLOCK_OUTS (CU_WARPS * CU_OUTS) /* and per block */
+/* Of linear_bf16_many: rows of a block, and outputs that its warps compute at once. */
+#define CU_MANY_ROWS   8
+#define CU_MANY_OUTS   16
+#define CU_MAX_ROWS    8 /* rows that share one reading of the weights */
 #define CU_MAX_TOP_K   256
 #define CU_MAX_EXPERTS 2048
 #define CU_ROUTER_ROWS 4 /* rows per block of the router's choice, one warp each */

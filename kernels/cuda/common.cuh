@@ -124,6 +124,11 @@ template <int DT> __device__ __forceinline__ void load8(const uint8_t *row, int 
     }
 }
 
+__device__ __forceinline__ int lane_of()
+{
+    return (int)threadIdx.x & 31;
+}
+
 // The tree of the FMA class over 8 neighbours.
 __device__ __forceinline__ float sum_of_eight(const float (&p)[8])
 {
@@ -140,6 +145,48 @@ __device__ __forceinline__ float tree(const float (&p)[8])
     for (int distance = 16; distance; distance /= 2)
         s = __fadd_rn(s, __shfl_xor_sync(0xffffffffu, s, distance));
     return s;
+}
+
+// The rest of tree() for the lanes' sums of eight of R rows at once: fewer shuffles, none of which
+// waits for another row's. Lanes r * 32 / R and on get the result of row r.
+template <int R> __device__ __forceinline__ float trees(float (&s)[R])
+{
+#pragma unroll
+    for (int step = 0; step < 5; step++) {
+        const int distance = 16 >> step, n = R >> (step + 1);
+        const bool high = threadIdx.x & distance;
+#pragma unroll
+        for (int i = 0; i < R / 2; i++)
+            if (i < n) {
+                const float own = high ? s[i + n] : s[i], other = high ? s[i] : s[i + n];
+                s[i] = __fadd_rn(own, __shfl_xor_sync(0xffffffffu, other, distance));
+            }
+        if (n == 0)
+            s[0] = __fadd_rn(s[0], __shfl_xor_sync(0xffffffffu, s[0], distance));
+    }
+    return s[0];
+}
+
+// A vector that rows are multiplied with may lie in shared memory in the order in which a warp
+// reads it: of each 256 elements first the four of each lane that its first load takes, then those
+// of the second. Where element j lies:
+__device__ __forceinline__ int place_of(int j)
+{
+    return (j & ~255) | (j >> 2 & 1) << 7 | (j >> 3 & 31) << 2 | (j & 3);
+}
+
+// Floats that it takes.
+__device__ __forceinline__ int vector_floats(int n)
+{
+    return (n + 255) & ~255;
+}
+
+// A lane's eight of 256 elements, whose first four lie at `at`.
+__device__ __forceinline__ void load_vector(const float *at, float (&xs)[8])
+{
+    const float4 lo = *(const float4 *)at, hi = *(const float4 *)(at + 128);
+    xs[0] = lo.x, xs[1] = lo.y, xs[2] = lo.z, xs[3] = lo.w;
+    xs[4] = hi.x, xs[5] = hi.y, xs[6] = hi.z, xs[7] = hi.w;
 }
 
 // The same of a row in shared memory.

@@ -85,16 +85,39 @@ KERNEL __launch_bounds__(CU_THREADS) silu_mul(const __grid_constant__ cu_silu_mu
         a.y[i] = silu_mul_1(a.gate[i], a.up[i]);
 }
 
-KERNEL __launch_bounds__(CU_THREADS) combine(const __grid_constant__ cu_combine a)
+__device__ __forceinline__ void combine_one(const cu_combine &a, int64_t i, int64_t j)
 {
-    grid_begin();
-    const int64_t j = (int64_t)blockIdx.y * CU_THREADS + threadIdx.x, i = blockIdx.x;
-    if (j >= a.dim)
-        return;
     float acc = 0;
     for (int k = 0; k < a.top_k; k++)
         acc = __fmaf_rn(a.weight[i * a.top_k + k], a.y[(i * a.top_k + k) * a.dim + j], acc);
     a.x[i * a.dim + j] = __fadd_rn(a.x[i * a.dim + j], acc);
+}
+
+// Four elements by a thread.
+KERNEL __launch_bounds__(CU_THREADS) combine(const __grid_constant__ cu_combine a)
+{
+    grid_begin();
+    const int64_t j = ((int64_t)blockIdx.y * CU_THREADS + threadIdx.x) * 4, i = blockIdx.x;
+    if (j >= a.dim)
+        return;
+    if (a.dim % 4) {
+        for (int64_t e = j; e < min(j + 4, (int64_t)a.dim); e++)
+            combine_one(a, i, e);
+        return;
+    }
+    const float *weight = a.weight + i * a.top_k, *y = a.y + i * a.top_k * a.dim + j;
+    float4 *const to = (float4 *)(a.x + i * a.dim + j), x = *to;
+    float acc[4] = {};
+#pragma unroll 8
+    for (int k = 0; k < a.top_k; k++) {
+        const float4 v = *(const float4 *)(y + (int64_t)k * a.dim);
+        acc[0] = __fmaf_rn(weight[k], v.x, acc[0]);
+        acc[1] = __fmaf_rn(weight[k], v.y, acc[1]);
+        acc[2] = __fmaf_rn(weight[k], v.z, acc[2]);
+        acc[3] = __fmaf_rn(weight[k], v.w, acc[3]);
+    }
+    *to = {__fadd_rn(x.x, acc[0]), __fadd_rn(x.y, acc[1]), __fadd_rn(x.z, acc[2]),
+           __fadd_rn(x.w, acc[3])};
 }
 
 // Whether (v, e) is chosen before (best, best_e): larger first, NaN last, equal ones by id.

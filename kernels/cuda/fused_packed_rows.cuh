@@ -26,13 +26,6 @@ struct packed_once {
     }
 };
 
-__device__ __forceinline__ void load_vector(const float *at, float (&xs)[8])
-{
-    const float4 lo = *(const float4 *)at, hi = *(const float4 *)(at + 128);
-    xs[0] = lo.x, xs[1] = lo.y, xs[2] = lo.z, xs[3] = lo.w;
-    xs[4] = hi.x, xs[5] = hi.y, xs[6] = hi.z, xs[7] = hi.w;
-}
-
 // A row with more escapes than lanes: its product by lane 0.
 __device__ __noinline__ float packed_crowded_sum(const uint8_t *row, int in, int x_at)
 {
@@ -235,28 +228,6 @@ __device__ __noinline__ float packed_far_sum(const uint8_t *row, int in, int x_a
     return sum_of_eight(s.sum);
 }
 
-// The rest of tree() for R rows at once: fewer shuffles, none of which waits for another row's.
-template <int R> __device__ __forceinline__ dotted<R> trees(float (&s)[R])
-{
-    int distance = 16;
-#pragma unroll
-    for (int n = R / 2; n; n /= 2, distance /= 2)
-#pragma unroll
-        for (int i = 0; i < n; i++) {
-            const bool high = lane_of() & distance;
-            const float own = high ? s[i + n] : s[i], other = high ? s[i] : s[i + n];
-            s[i] = __fadd_rn(own, __shfl_xor_sync(0xffffffffu, other, distance));
-        }
-#pragma unroll
-    for (; distance; distance /= 2)
-        s[0] = __fadd_rn(s[0], __shfl_xor_sync(0xffffffffu, s[0], distance));
-    dotted<R> d;
-#pragma unroll
-    for (int r = 0; r < R; r++)
-        d.y[r] = __shfl_sync(0xffffffffu, s[0], r * (32 / R));
-    return d;
-}
-
 // As far_dots, of packed rows, of the first n of them.
 template <int R>
 __device__ __forceinline__ dotted<R> packed_far_dots(const far_rows<R> &rows, int n, int in,
@@ -266,7 +237,12 @@ __device__ __forceinline__ dotted<R> packed_far_dots(const far_rows<R> &rows, in
 #pragma unroll
     for (int r = 0; r < R; r++)
         s[r] = r < n ? packed_far_sum(rows.w[r], in, x_at) : 0;
-    return trees(s);
+    const float all = trees(s);
+    dotted<R> d;
+#pragma unroll
+    for (int r = 0; r < R; r++)
+        d.y[r] = __shfl_sync(0xffffffffu, all, r * (32 / R));
+    return d;
 }
 
 #endif

@@ -1,8 +1,5 @@
-// Rows of weights times a vector in shared memory, by a warp: of a fused step (fused_step.cuh).
-//
-// A vector that rows are multiplied with lies in shared memory in the order in which a warp reads
-// it (place_of): of each 256 elements first the four of each lane that its first load takes, then
-// those of the second.
+// Rows of weights times a vector in shared memory (place_of), by a warp: of a fused step
+// (fused_step.cuh).
 #ifndef MOED_KERNELS_CUDA_FUSED_ROWS_CUH
 #define MOED_KERNELS_CUDA_FUSED_ROWS_CUH
 
@@ -12,11 +9,6 @@
 
 #define WARPS CU_FUSED_WARPS
 #define DT    DTYPE_BF16
-
-__device__ __forceinline__ int lane_of()
-{
-    return (int)threadIdx.x & 31;
-}
 
 __device__ __forceinline__ int warp_of()
 {
@@ -44,18 +36,6 @@ __device__ __forceinline__ share every_so_many(int count, int warps)
     const int w = warp_of(), more = count - w + warps - 1;
     const int n = warps == WARPS ? more / WARPS : more / (WARPS - 1);
     return {w, warps, w < warps ? max(n, 0) : 0};
-}
-
-// Where element j of such a vector lies.
-__device__ __forceinline__ int place_of(int j)
-{
-    return (j & ~255) | (j >> 2 & 1) << 7 | (j >> 3 & 31) << 2 | (j & 3);
-}
-
-// Floats that it takes.
-__device__ __forceinline__ int vector_floats(int n)
-{
-    return (n + 255) & ~255;
 }
 
 __device__ __forceinline__ void widen8(const uint4 &a, float (&w)[8])

@@ -38,7 +38,8 @@
     X(attention, attention_bf16_1) X(attention, attention_bf16_2)                          \
     X(attention, attention_bf16_4) X(attention, attention_bf16_8)                          \
     X(attention, attention_bf16_any)                                                       \
-    DTYPED(X, linear, linear) DTYPED(X, experts, gate_up) DTYPED(X, experts, down)         \
+    DTYPED(X, linear, linear) X(linear, linear_bf16_many)                                  \
+    DTYPED(X, experts, gate_up) DTYPED(X, experts, down)                                   \
     PACKED(X, experts, gate_up) X(experts, gate_up_packed_8)                               \
     PACKED(X, experts, down) X(experts, down_packed_8) X(experts, unpack)                  \
     X(sample, sample_best) X(sample, sample_weigh) X(sample, sample_select)                \

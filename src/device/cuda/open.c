@@ -158,7 +158,8 @@ static int prepare_functions(struct dev_cuda *d, struct moed_error *err)
     d->max_shared_bytes -= STATIC_SHARED_BYTES;
     static const enum function large[] = {
         FN_norm_linear_bf16_1, FN_norm_linear_bf16_2, FN_norm_linear_bf16_4, FN_norm_linear_f16_1,
-        FN_norm_linear_f16_4,  FN_norm_linear_f32_1,  FN_norm_linear_f32_4,  FN_resolve};
+        FN_norm_linear_f16_4,  FN_norm_linear_f32_1,  FN_norm_linear_f32_4,  FN_resolve,
+        FN_linear_bf16_many};
     for (size_t i = 0; i < sizeof large / sizeof large[0] && r == CUDA_SUCCESS; i++)
         r = cuFuncSetAttribute(d->function[large[i]],
                                CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,

@@ -109,6 +109,24 @@ static struct size size_for(const struct sizes *s, enum dtype dtype, int n, bool
                     : (struct size){s->eight, 8};
 }
 
+/* So many rows that a block of the kernel for many has work, and they fit. */
+static bool is_many(const struct dev_cuda *d, const struct kern_linear *a, size_t shared_bytes)
+{
+    return a->w_dtype == DTYPE_BF16 && a->n >= 4 * CU_MANY_ROWS &&
+           shared_bytes <= (size_t)d->max_shared_bytes;
+}
+
+/* Each block keeps its rows for as many outputs as leave every multiprocessor a few blocks. */
+static int launch_many(struct dev_cuda *d, const struct cu_linear *args, size_t shared_bytes)
+{
+    enum { BLOCKS_WANTED = 1024 };
+    size_t rows = cuda_blocks((size_t)args->n, CU_MANY_ROWS);
+    size_t runs = cuda_blocks((size_t)args->out, CU_MANY_OUTS);
+    size_t y = cuda_blocks(BLOCKS_WANTED, rows);
+    return cuda_launch(d, FN_linear_bf16_many, rows, y < runs ? y : runs, CU_THREADS, shared_bytes,
+                       args);
+}
+
 int cuda_linear(struct dev *dev, const struct kern_linear *a)
 {
     static const struct sizes sizes[DTYPE_COUNT] = SIZES(linear);
@@ -127,6 +145,9 @@ int cuda_linear(struct dev *dev, const struct kern_linear *a)
                              .out = a->out,
                              .bias_dtype = (int32_t)a->bias_dtype};
     int rc = cuda_enter(d);
+    size_t kept_bytes = ((size_t)a->in + 255) / 256 * 256 * CU_MANY_ROWS * sizeof(float);
+    if (rc == 0 && wide && is_many(d, a, kept_bytes))
+        return launch_many(d, &args, kept_bytes);
     return rc < 0 ? rc
                   : cuda_launch(d, s.f, cuda_blocks((size_t)a->n, (size_t)s.rows),
                                 cuda_blocks((size_t)a->out, CU_BLOCK_OUTS), CU_THREADS, 0, &args);
@@ -324,5 +345,5 @@ int cuda_combine(struct dev *dev, const struct kern_combine *a)
     int rc = cuda_enter(d);
     return rc < 0 ? rc
                   : cuda_launch(d, FN_combine, (size_t)a->n,
-                                cuda_blocks((size_t)a->dim, CU_THREADS), CU_THREADS, 0, &args);
+                                cuda_blocks((size_t)a->dim, 4 * CU_THREADS), CU_THREADS, 0, &args);
 }
