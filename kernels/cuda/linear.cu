@@ -85,10 +85,16 @@ __device__ __forceinline__ void keep_rows(const cu_linear &a, int row, int width
 __device__ __forceinline__ void many_sums(const uint8_t *const (&w)[MANY_W], const float *x, int in,
                                           int width, float (&s)[MANY])
 {
+    enum { AHEAD = 2 };
     const int k = lane_of() * 8;
     const uint4 none = {0, 0, 0, 0};
     float acc[MANY][8];
-    uint4 next[MANY_W];
+    uint4 next[AHEAD][MANY_W];
+    const auto ask = [&](int at, uint4(&to)[MANY_W]) {
+#pragma unroll
+        for (int r = 0; r < MANY_W; r++)
+            to[r] = at + k < in ? *(const uint4 *)(w[r] + (at + k) * 2) : none;
+    };
 #pragma unroll
     for (int i = 0; i < MANY; i++)
 #pragma unroll
@@ -96,19 +102,20 @@ __device__ __forceinline__ void many_sums(const uint8_t *const (&w)[MANY_W], con
             acc[i][e] = 0;
     x += lane_of() * 4;
 #pragma unroll
-    for (int r = 0; r < MANY_W; r++)
-        next[r] = k < in ? *(const uint4 *)(w[r] + k * 2) : none;
+    for (int i = 0; i < AHEAD; i++)
+        ask(i * 256, next[i]);
 #pragma unroll 1
     for (int at = 0; at < width; at += 256) {
         float wide[MANY_W][8];
 #pragma unroll
         for (int r = 0; r < MANY_W; r++) {
-            widen_bf16(next[r].x, wide[r]);
-            widen_bf16(next[r].y, wide[r] + 2);
-            widen_bf16(next[r].z, wide[r] + 4);
-            widen_bf16(next[r].w, wide[r] + 6);
-            next[r] = at + 256 + k < in ? *(const uint4 *)(w[r] + (at + 256 + k) * 2) : none;
+            widen_bf16(next[0][r].x, wide[r]);
+            widen_bf16(next[0][r].y, wide[r] + 2);
+            widen_bf16(next[0][r].z, wide[r] + 4);
+            widen_bf16(next[0][r].w, wide[r] + 6);
+            next[0][r] = next[1][r];
         }
+        ask(at + AHEAD * 256, next[1]);
 #pragma unroll
         for (int b = 0; b < MANY_X; b++) {
             float xs[8];

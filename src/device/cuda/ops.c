@@ -109,10 +109,10 @@ static struct size size_for(const struct sizes *s, enum dtype dtype, int n, bool
                     : (struct size){s->eight, 8};
 }
 
-/* So many rows that a block of the kernel for many has work, and they fit. */
+/* More rows than are read once each beside the weights, and they fit. */
 static bool is_many(const struct dev_cuda *d, const struct kern_linear *a, size_t shared_bytes)
 {
-    return a->w_dtype == DTYPE_BF16 && a->n >= 4 * CU_MANY_ROWS &&
+    return a->w_dtype == DTYPE_BF16 && a->n > CU_MANY_ROWS / 2 &&
            shared_bytes <= (size_t)d->max_shared_bytes;
 }
 
