@@ -132,7 +132,7 @@ struct pack {
     size_t rows;                   /* packed now */
     size_t blocks;                 /* of at most TILE_X rows */
     const float *row[SINGLE_ROWS]; /* the rows themselves where they are so few */
-    float *split;                  /* or those, split (row_vec.h), [rows][chunks * 256], or NULL */
+    float *split;                  /* or the only one, split (row_vec.h), [chunks * 256], or NULL */
     float *x;                      /* [NV][block][chunk][row of the block][VL] */
     vf *r;                         /* [NV][unit of outputs][block][TILE_SUMS] */
     uint16_t *panel;               /* [PANEL][k] of packed weights */
@@ -149,8 +149,8 @@ static struct pack pack_begin(size_t k, size_t rows, bool packed, void *scratch,
     size_t panel_bytes = packed ? (PANEL * k * sizeof *p.panel + 63) / 64 * 64 : 0;
     p.rows_max = rows < ROWS_AT_ONCE ? rows : ROWS_AT_ONCE;
     char *at = scratch;
-    if (packed && !UNPACK_SINGLE && rows <= SINGLE_ROWS) {
-        p.split = rows * row_bytes <= scratch_bytes ? scratch : NULL;
+    if (packed && rows == 1) {
+        p.split = row_bytes <= scratch_bytes ? scratch : NULL;
         p.rows_max = 0;
         return p;
     }
@@ -207,9 +207,9 @@ static void pack_start(struct pack *p, size_t rows)
 }
 
 /* Behind the end of the row: -0. */
-static const float *split_row(const struct pack *p, size_t i, const float *x)
+static const float *split_row(const struct pack *p, const float *x)
 {
-    float *to = p->split + i * p->chunks * 256;
+    float *to = p->split;
     size_t j = 0;
     vf even, odd;
     for (; j + 2 * VL <= p->k; j += 2 * VL) {
@@ -221,13 +221,13 @@ static const float *split_row(const struct pack *p, size_t i, const float *x)
         to[at] = -0.0f;
     for (size_t at = j; at < p->k; at++)
         to[j + (at - j) / 2 + (at - j) % 2 * VL] = x[at];
-    return p->split + i * p->chunks * 256;
+    return to;
 }
 
 static void pack_add(struct pack *p, size_t i, const float *x)
 {
     if (p->rows <= SINGLE_ROWS)
-        p->row[i] = p->split ? split_row(p, i, x) : x;
+        p->row[i] = p->split ? split_row(p, x) : x;
     else
         pack_row(p, i, x);
 }
@@ -321,19 +321,22 @@ static const char *row_run_at(const struct row_run *r, size_t o)
     return r->next ? r->next + (o - r->hi) * r->row_bytes : NULL;
 }
 
-/* row_dots of the packed row w. */
+/* row_dots of the packed row w: for several rows of x it is unpacked once, if there is scratch. */
 static void packed_row_dots(const struct pack *p, const void *w, const struct ahead *a, bool l2,
                             float *dots)
 {
-    if (UNPACK_SINGLE && p->panel) {
+    if (p->panel) {
         (l2 ? unpack_row_l2 : unpack_row_l1)(w, p->k, p->panel, a);
         for (size_t i = 0; i < p->rows; i++)
             dots[i * PANEL] = row_dot(DTYPE_BF16, p->panel, p->row[i], p->k);
         return;
     }
+    if (p->split) {
+        dots[0] = (l2 ? packed_dot_l2 : packed_dot_l1)(w, p->split, p->k, a);
+        return;
+    }
     for (size_t i = 0; i < p->rows; i++)
-        dots[i * PANEL] = !p->split ? packed_dot(w, p->row[i], p->k)
-                                    : (l2 ? packed_dot_l2 : packed_dot_l1)(w, p->row[i], p->k, a);
+        dots[i * PANEL] = packed_dot(w, p->row[i], p->k);
 }
 
 /* dots[i * PANEL] of row o for the packed rows, at most SINGLE_ROWS. `next` is the row that is read

@@ -16,8 +16,6 @@
 /* Up to so many rows, dot products one by one are faster than tiles. */
 #define SINGLE_ROWS 4
 #define HEAD_BLOCK  2
-/* A packed row is unpacked before it is multiplied, in four passes, while there is scratch. */
-#define UNPACK_SINGLE true
 
 typedef __m256 vf;
 

@@ -16,9 +16,6 @@
 /* Up to so many rows, dot products one by one are faster than tiles. */
 #define SINGLE_ROWS 1
 #define HEAD_BLOCK  4
-/* A packed row is decoded on its way to the multiply-add: twice as fast as first one, then the
- * other. */
-#define UNPACK_SINGLE false
 
 typedef __m512 vf;
 

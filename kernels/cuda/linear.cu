@@ -65,16 +65,17 @@ LINEAR(linear_bf16_8, DTYPE_BF16, 8, true)
 enum { MANY_W = 4, MANY_X = CU_MANY_ROWS / 2, MANY = MANY_W * MANY_X };
 static_assert(CU_MANY_OUTS == CU_WARPS / 2 * MANY_W, "half of the warps have the block's other rows");
 
-// Rows of x from `row` on, each in the order of place_of, zeros behind their end and behind the last.
+// Rows of x from `row` on, each in the order of place_of, -0 behind their end and behind the last:
+// its product with +0 changes no sum.
 __device__ __forceinline__ void keep_rows(const cu_linear &a, int row, int width, float *to)
 {
-    const float4 zeros = {0, 0, 0, 0};
+    const float4 none = {-0.0f, -0.0f, -0.0f, -0.0f};
     for (int j = (int)threadIdx.x * 4; j < width; j += CU_THREADS * 4) {
         const float *const from = a.x + row * a.x_stride + j;
         float4 v[CU_MANY_ROWS];
 #pragma unroll
         for (int r = 0; r < CU_MANY_ROWS; r++)
-            v[r] = j < a.in && row + r < a.n ? *(const float4 *)(from + r * a.x_stride) : zeros;
+            v[r] = j < a.in && row + r < a.n ? *(const float4 *)(from + r * a.x_stride) : none;
 #pragma unroll
         for (int r = 0; r < CU_MANY_ROWS; r++)
             *(float4 *)(to + r * width + place_of(j)) = v[r];

@@ -352,6 +352,30 @@ static void silu_of_extremes_cuda(void **state)
     expect_same("silu_mul", got, want, N);
 }
 
+/* Sums that underflow to -0 stay so, whatever lies behind the end of a row, for any number of rows.
+ */
+static void sums_of_minus_zero_cuda(void **state)
+{
+    enum { IN = 264, OUT = 5, ROWS = 40 };
+    static uint16_t w[OUT * IN];
+    static float x[ROWS * IN], y[2][ROWS * OUT];
+    open_dev();
+    for (int i = 0; i < OUT * IN; i++)
+        w[i] = kern_to_bf16(-0x1p-100f);
+    for (int i = 0; i < ROWS * IN; i++)
+        x[i] = 0x1p-100f;
+    for (int n = 1; n <= ROWS; n += n < 9 ? 1 : 31) {
+        struct kern_linear a = {w,    DTYPE_BF16, NULL, DTYPE_BF16, x,  y[0],
+                                NULL, IN,         OUT,  n,          IN, OUT};
+        kern_cpu(KERN_ISA_SCALAR)->linear(&a, (struct kern_part){0, 1, NULL, 0});
+        a.y = y[1];
+        run_linear(&a, (struct kern_part){0});
+        expect_same("sums", y[1], y[0], (size_t)n * OUT);
+        assert_true(y[0][0] == 0 && signbit(y[0][0]));
+    }
+    dev_close(&dev);
+}
+
 /* Equal logits go by id, NaN comes last, more experts than a warp has lanes; forced choices are
  * weighed by the same logits. */
 static void router_ties_and_nan_cuda(void **state)
@@ -605,6 +629,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(combine_cuda),
     cmocka_unit_test(silu_of_extremes_cuda),
     cmocka_unit_test(copies_within_the_device_cuda),
+    cmocka_unit_test(sums_of_minus_zero_cuda),
     cmocka_unit_test(router_ties_and_nan_cuda),
     cmocka_unit_test(long_attention_cuda),
     cmocka_unit_test(experts_of_real_models_cuda),
