@@ -20,48 +20,73 @@
  * warp has lanes. */
 static void make_odd_row(uint16_t *w, int in, size_t row)
 {
-    size_t each = row == 0 ? 19 : row % 53 ? 301 : 31;
+    /* Of longer rows as many as lists have room for. */
+    size_t n = (size_t)in, least = row == 0 ? 19 : row % 53 ? 301 : 31;
+    size_t each = row == 0 ? n / 40 : row % 53 ? n / 2 + 1 : n / 20;
+    each = each > least ? each : least;
     for (size_t i = row % each; i < (size_t)in; i += each)
         w[i] = (uint16_t)(w[i] - (16 << 7));
     for (size_t i = row % 13; row % 3 == 0 && i < (size_t)in; i += 13)
         w[i] &= 0x8000;
 }
 
-static void make_odd_rows(uint8_t *at, size_t n, int in, size_t row_bytes,
-                          const struct packed_lists *lists)
+/* The rows of a matrix in a record, to w [rows][in] or from it. */
+struct odd_matrix {
+    size_t off, rows, row_bytes;
+    int in;
+};
+
+static uint16_t *take_rows(const struct odd_matrix *m, const uint8_t *record, bool packed,
+                           uint16_t *w)
 {
-    uint16_t w[2048];
-    assert_true(in <= 2048);
-    for (size_t row = 0; row < n; row++, at += row_bytes) {
-        if (lists)
-            packed_row_unpack(at, in, w);
+    for (size_t row = 0; row < m->rows; row++, w += m->in) {
+        const uint8_t *at = record + m->off + row * m->row_bytes;
+        if (packed)
+            packed_row_unpack(at, m->in, w);
         else
-            memcpy(w, at, row_bytes);
-        make_odd_row(w, in, row);
-        if (lists)
-            assert_true(packed_row_pack(w, in, at, lists));
-        else
-            memcpy(at, w, row_bytes);
+            memcpy(w, at, m->row_bytes);
+        make_odd_row(w, m->in, row);
     }
+    return w;
 }
 
-/* Before anything is read of them. */
+static const uint16_t *put_rows(const struct odd_matrix *m, uint8_t *record,
+                                const struct packed_lists *lists, const uint16_t *w)
+{
+    for (size_t row = 0; row < m->rows; row++, w += m->in) {
+        uint8_t *at = record + m->off + row * m->row_bytes;
+        if (lists)
+            assert_true(packed_row_pack(w, m->in, at, lists));
+        else
+            memcpy(at, w, m->row_bytes);
+    }
+    return w;
+}
+
+/* Before anything is read of them. All of a record is taken before some is put back: the new lists
+ * lie where the old ones did. */
 static void make_odd(const struct weights *w, size_t records)
 {
     const struct record_class *c = &w->cls;
     size_t inner = (size_t)c->intermediate, width = (size_t)c->hidden;
+    const struct odd_matrix matrix[] = {{c->gate_off, inner, c->in_row_bytes, c->hidden},
+                                        {c->up_off, inner, c->in_row_bytes, c->hidden},
+                                        {c->down_off, width, c->down_row_bytes, c->intermediate}};
+    uint16_t *all = malloc(3 * inner * width * sizeof *all);
+    assert_non_null(all);
     for (size_t i = 0; i < records; i++) {
         uint8_t *record = (uint8_t *)(uintptr_t)w->host_of[i];
         _Atomic uint32_t used = 0;
         struct packed_lists room = {(uint32_t *)(void *)(record + c->lists_off),
                                     (uint32_t)(c->lists_bytes / sizeof(uint32_t)), &used};
-        const struct packed_lists *lists = c->packed ? &room : NULL;
-        if (!record)
-            continue;
-        make_odd_rows(record + c->gate_off, inner, c->hidden, c->in_row_bytes, lists);
-        make_odd_rows(record + c->up_off, inner, c->hidden, c->in_row_bytes, lists);
-        make_odd_rows(record + c->down_off, width, c->intermediate, c->down_row_bytes, lists);
+        uint16_t *to = all;
+        const uint16_t *from = all;
+        for (int m = 0; m < 3 && record; m++)
+            to = take_rows(&matrix[m], record, c->packed, to);
+        for (int m = 0; m < 3 && record; m++)
+            from = put_rows(&matrix[m], record, c->packed ? &room : NULL, from);
     }
+    free(all);
 }
 
 void rig_open(struct rig *r, const struct rig_options *o)

@@ -14,6 +14,7 @@
 
 #define VOCAB   101
 #define TOKENS  140
+#define FEW     5 /* of a model with long rows */
 #define ALONE   3 /* the last tokens of a sequence, each a step of one row */
 #define EXPERTS 12
 
@@ -63,20 +64,21 @@ static const struct model_config windowed = {.family = MODEL_MIXTRAL,
 
 static int32_t token[TOKENS];
 
-static void add_sequences(struct rig *r)
+static void add_sequences(struct rig *r, int tokens)
 {
-    rig_add(r, token, TOKENS);
-    rig_add(r, token + 60, ALONE + 1);
+    rig_add(r, token, tokens);
+    if (tokens == TOKENS)
+        rig_add(r, token + 60, ALONE + 1);
 }
 
-static uint64_t hash_on_cpu(const struct model_config *c, bool odd)
+static uint64_t hash_on_cpu(const struct model_config *c, bool odd, int tokens)
 {
     struct rig r;
     rig_open(
         &r,
         &(struct rig_options){
             .dummy = c, .odd = odd, .kv_dtype = DTYPE_BF16, .threads = 1, .isa = KERN_ISA_SCALAR});
-    add_sequences(&r);
+    add_sequences(&r, tokens);
     rig_run_alone(&r, 64);
     uint64_t hash = rig_hash(&r);
     rig_close(&r);
@@ -116,9 +118,9 @@ static struct rig_options options(const struct model_config *c, uint64_t cache_b
                                 .link_share = shares[turn % 4]};
 }
 
-static void same_bits(const struct model_config *c, bool packed)
+static void same_bits_of(const struct model_config *c, bool packed, int tokens)
 {
-    const int records = c->n_layers * EXPERTS, slots[] = {0, 2, records / 2, records};
+    const int records = c->n_layers * c->n_experts, slots[] = {0, 2, records / 2, records};
     struct dev_choice choice;
     struct model_memory memory;
     cuda_or_skip(&choice);
@@ -127,7 +129,7 @@ static void same_bits(const struct model_config *c, bool packed)
                  &memory);
     for (int i = 0; i < TOKENS; i++)
         token[i] = (i * 37 + 5) % VOCAB;
-    uint64_t hash = hash_on_cpu(c, packed);
+    uint64_t hash = hash_on_cpu(c, packed, tokens);
     for (int s = 0, turn = 0; s < 4; s++)
         for (int share = 0; share < 4; share++, turn++) {
             struct rig r;
@@ -136,17 +138,22 @@ static void same_bits(const struct model_config *c, bool packed)
                 continue;
             o.packed = o.odd = packed;
             rig_open(&r, &o);
-            assert_true(model_fused_context(r.m) >= TOKENS);
+            assert_true(model_fused_context(r.m) >= tokens);
             for (int round = 0; round < (cuda_emulated(&choice) ? 1 : 2); round++) {
                 rig_reset(&r);
-                add_sequences(&r);
+                add_sequences(&r, tokens);
                 run(&r);
                 if (rig_hash(&r) != hash)
-                    fail_msg("%d slots, share of the link %d, round %d: other bits", slots[s],
+                    fail_msg("%d wide, %d inner, packed %d: %d slots, share of the link %d, round %d: other bits", c->hidden, c->moe_intermediate, packed, slots[s],
                              o.link_share, round);
             }
             rig_close(&r);
         }
+}
+
+static void same_bits(const struct model_config *c, bool packed)
+{
+    same_bits_of(c, packed, TOKENS);
 }
 
 static void one_row_has_the_same_bits_cuda(void **state)
@@ -168,6 +175,22 @@ static void packed_experts_have_the_same_bits_cuda(void **state)
 static void wide_packed_experts_have_the_same_bits_cuda(void **state)
 {
     same_bits(&windowed, true);
+}
+
+/* Rows of each length that the kernel has code of its own for, and behind them rests: 2048 + 1024 +
+ * 512 + 256 + 24, 2048 and 768 without any, 1024 + 256 + 8, 512 + 8. */
+static void long_rows_have_the_same_bits_cuda(void **state)
+{
+    static const int widths[][2] = {{3864, 72}, {2048, 768}, {520, 1288}};
+    for (int i = 0; i < 3; i++)
+        for (int packed = 0; packed < 2; packed++) {
+            struct model_config c = windowed;
+            c.hidden = widths[i][0];
+            c.moe_intermediate = widths[i][1];
+            c.n_layers = 1;
+            c.n_experts = 4;
+            same_bits_of(&c, packed, FEW);
+        }
 }
 
 /* The other worker's part of down, held back until worker 0 has none left. */
@@ -198,13 +221,13 @@ static void late_results_are_awaited_cuda(void **state)
     struct late late = {0};
     struct rig r;
     cuda_or_skip(&choice);
-    uint64_t hash = hash_on_cpu(&grouped, false);
+    uint64_t hash = hash_on_cpu(&grouped, false, TOKENS);
     struct rig_options o = options(&grouped, 0, 0);
     o.miss_threads = 2;
     o.on_miss = come_late;
     o.on_miss_arg = &late;
     rig_open(&r, &o);
-    add_sequences(&r);
+    add_sequences(&r, TOKENS);
     run(&r);
     assert_true(rig_hash(&r) == hash);
     assert_true(atomic_load(&late.times) > 0);
@@ -220,11 +243,11 @@ static void shapes_it_cannot_take_run_op_by_op_cuda(void **state)
     cuda_or_skip(&choice);
     c.moe_layer[1] = false;
     c.intermediate = 64;
-    uint64_t hash = hash_on_cpu(&c, false);
+    uint64_t hash = hash_on_cpu(&c, false, TOKENS);
     struct rig_options o = options(&c, 1 << 20, 0);
     rig_open(&r, &o);
     assert_int_equal(model_fused_context(r.m), 0);
-    add_sequences(&r);
+    add_sequences(&r, TOKENS);
     run(&r);
     assert_true(rig_hash(&r) == hash);
     rig_close(&r);
@@ -235,6 +258,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(one_row_in_a_window_has_the_same_bits_cuda),
     cmocka_unit_test(packed_experts_have_the_same_bits_cuda),
     cmocka_unit_test(wide_packed_experts_have_the_same_bits_cuda),
+    cmocka_unit_test(long_rows_have_the_same_bits_cuda),
     cmocka_unit_test(late_results_are_awaited_cuda),
     cmocka_unit_test(shapes_it_cannot_take_run_op_by_op_cuda),
 };
