@@ -301,9 +301,9 @@ static inline vcodes v_codes(uint64_t upper, uint64_t negative)
 static inline void v_decode(vcodes upper, __m512i low, __m256i codes, vh *first, vh *second)
 {
     __m512i pairs = _mm512_cvtepu8_epi16(codes);
-    const int either_and = 0xa8; /* (a | b) & c */
+    enum { EITHER_AND = 0xa8 }; /* (a | b) & c */
     __m512i code = _mm512_ternarylogic_epi32(pairs, _mm512_slli_epi16(pairs, 4),
-                                             _mm512_set1_epi8(15), either_and);
+                                             _mm512_set1_epi8(15), EITHER_AND);
     __m512i high = _mm512_shuffle_epi8(upper, code);
     *first = _mm512_unpacklo_epi8(low, high);
     *second = _mm512_unpackhi_epi8(low, high);

@@ -109,7 +109,8 @@ static struct size size_for(const struct sizes *s, enum dtype dtype, int n, bool
                     : (struct size){s->eight, 8};
 }
 
-/* More rows than are read once each beside the weights, and they fit. */
+/* For the kernel that keeps rows in shared memory: more than the others are fast for, and they fit.
+ */
 static bool is_many(const struct dev_cuda *d, const struct kern_linear *a, size_t shared_bytes)
 {
     return a->w_dtype == DTYPE_BF16 && a->n > CU_MANY_ROWS / 2 &&
