@@ -144,8 +144,9 @@ static void same_bits_of(const struct model_config *c, bool packed, int tokens)
                 add_sequences(&r, tokens);
                 run(&r);
                 if (rig_hash(&r) != hash)
-                    fail_msg("%d wide, %d inner, packed %d: %d slots, share of the link %d, round %d: other bits", c->hidden, c->moe_intermediate, packed, slots[s],
-                             o.link_share, round);
+                    fail_msg("%d wide, %d inner, packed %d: %d slots, share of the link %d, round "
+                             "%d: other bits",
+                             c->hidden, c->moe_intermediate, packed, slots[s], o.link_share, round);
             }
             rig_close(&r);
         }
