@@ -96,6 +96,14 @@ __device__ __forceinline__ void widen_bf16(uint32_t two, float *w)
     w[1] = __uint_as_float(two & 0xffff0000u);
 }
 
+__device__ __forceinline__ void widen8(const uint4 &a, float (&w)[8])
+{
+    widen_bf16(a.x, w);
+    widen_bf16(a.y, w + 2);
+    widen_bf16(a.z, w + 4);
+    widen_bf16(a.w, w + 6);
+}
+
 __device__ __forceinline__ void widen_f16(uint32_t two, float *w)
 {
     w[0] = from_f16((uint16_t)two);

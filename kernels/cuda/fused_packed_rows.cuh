@@ -41,7 +41,7 @@ __device__ __noinline__ float packed_crowded_sum(const uint8_t *row, int in, int
 // What all runs of a row have.
 struct packed_state {
     packed_row row;
-    uint32_t escape;  // the lane's: column << 16 | bits; or none
+    uint32_t escape;  // one of the row's by each lane: column << 16 | bits; or none
     bool by_one;      // escapes are put in one by one
     const uint8_t *w; // of the row
     const float *x;   // the lane's place in the vector

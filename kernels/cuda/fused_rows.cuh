@@ -38,14 +38,6 @@ __device__ __forceinline__ share every_so_many(int count, int warps)
     return {w, warps, w < warps ? max(n, 0) : 0};
 }
 
-__device__ __forceinline__ void widen8(const uint4 &a, float (&w)[8])
-{
-    widen_bf16(a.x, w);
-    widen_bf16(a.y, w + 2);
-    widen_bf16(a.z, w + 4);
-    widen_bf16(a.w, w + 6);
-}
-
 __device__ __forceinline__ void load8_once(const uint8_t *row, int k, float (&w)[8])
 {
     widen8(load_once(row + (size_t)k * 2), w);

@@ -88,8 +88,7 @@ __device__ __forceinline__ void head_square_sums(const float (&eight)[N][8], int
 #pragma unroll
         for (int e = 0; e < 8; e++)
             p[e] = __fmaf_rn(eight[i][e], eight[i][e], 0);
-        sum[i] = __fadd_rn(__fadd_rn(__fadd_rn(p[0], p[1]), __fadd_rn(p[2], p[3])),
-                           __fadd_rn(__fadd_rn(p[4], p[5]), __fadd_rn(p[6], p[7])));
+        sum[i] = sum_of_eight(p);
     }
 #pragma unroll
     for (int distance = 16; distance; distance /= 2)

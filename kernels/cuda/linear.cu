@@ -3,6 +3,17 @@
 // router of a long pass has them, are what limits there: a block keeps its rows in shared memory.
 #include "common.cuh"
 
+// A dot product becomes an output.
+__device__ __forceinline__ void put(const cu_linear &a, int row, int out, float v)
+{
+    const int64_t at = row * a.y_stride + out;
+    if (a.bias)
+        v = __fadd_rn(v, load_any(a.bias, a.bias_dtype, out));
+    if (a.residual)
+        v = __fadd_rn(v, a.residual[at]);
+    a.y[at] = v;
+}
+
 template <int DT, int NB, bool VEC> __device__ __forceinline__ void linear(const cu_linear &a)
 {
     const int warp = threadIdx.x / 32, first = (int)blockIdx.y * CU_BLOCK_OUTS + warp * CU_OUTS;
@@ -33,13 +44,7 @@ template <int DT, int NB, bool VEC> __device__ __forceinline__ void linear(const
         for (int b = 0; b < NB; b++) {
             if (lane != (r * NB + b) % 32 || first + r >= a.out || b >= count)
                 continue;
-            float v = y[r][b];
-            int64_t at = (int64_t)(row + b) * a.y_stride + first + r;
-            if (a.bias)
-                v = __fadd_rn(v, load_any(a.bias, a.bias_dtype, first + r));
-            if (a.residual)
-                v = __fadd_rn(v, a.residual[at]);
-            a.y[at] = v;
+            put(a, row + b, first + r, y[r][b]);
         }
 }
 
@@ -110,10 +115,7 @@ __device__ __forceinline__ void many_sums(const uint8_t *const (&w)[MANY_W], con
         float wide[MANY_W][8];
 #pragma unroll
         for (int r = 0; r < MANY_W; r++) {
-            widen_bf16(next[0][r].x, wide[r]);
-            widen_bf16(next[0][r].y, wide[r] + 2);
-            widen_bf16(next[0][r].z, wide[r] + 4);
-            widen_bf16(next[0][r].w, wide[r] + 6);
+            widen8(next[0][r], wide[r]);
             next[0][r] = next[1][r];
         }
         ask(at + AHEAD * 256, next[1]);
@@ -150,16 +152,11 @@ KERNEL __launch_bounds__(CU_THREADS, 1) linear_bf16_many(const __grid_constant__
         for (int r = 0; r < MANY_W; r++)
             w[r] = (const uint8_t *)a.w + (int64_t)min(first + r, a.out - 1) * a.in * 2;
         many_sums(w, x + half * width, a.in, width, s);
-        float v = trees(s);
+        const float v = trees(s);
         const int mine = lane_of() / (32 / MANY), to = row + half + mine % MANY_X;
         const int out = first + mine / MANY_X;
         if (lane_of() % (32 / MANY) || out >= a.out || to >= a.n)
             continue;
-        const int64_t at = to * a.y_stride + out;
-        if (a.bias)
-            v = __fadd_rn(v, load_any(a.bias, a.bias_dtype, out));
-        if (a.residual)
-            v = __fadd_rn(v, a.residual[at]);
-        a.y[at] = v;
+        put(a, to, out, v);
     }
 }
