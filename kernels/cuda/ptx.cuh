@@ -7,10 +7,13 @@
 
 // The launch's dynamic shared memory as `name`; one element type per source file.
 #ifdef MOED_EMULATED
-#define SHARED_DYNAMIC(type, name) type *const name = static_cast<type *>(emulator_shared_dynamic())
+#define SHARED_DYNAMIC_ALIGNED(type, name, alignment)                                              \
+    type *const name = static_cast<type *>(emulator_shared_dynamic())
 #else
-#define SHARED_DYNAMIC(type, name) extern __shared__ __align__(16) type name[]
+#define SHARED_DYNAMIC_ALIGNED(type, name, alignment)                                              \
+    extern __shared__ __align__(alignment) type name[]
 #endif
+#define SHARED_DYNAMIC(type, name) SHARED_DYNAMIC_ALIGNED(type, name, 16)
 
 // Exact for every half, subnormals too.
 __device__ __forceinline__ float from_f16(uint16_t v)

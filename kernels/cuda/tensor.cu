@@ -1,10 +1,11 @@
 // Products of many rows on the tensor cores. A block makes a tile of rows x outputs, a warp 64 x 64
 // of it (fewer rows: 64, 32 or 16 x 32); stages of 64 elements come in by cp.async while earlier
 // ones are multiplied. Rows of a stage are 128 bytes, their 16-byte chunks exchanged by (row mod
-// 8), so that ldmatrix meets no bank twice. How rows are cut into tiles changes no bit: an output
-// adds up 16 elements at a time, ascending, wherever it lies in a tile.
-#include "mma.cuh"
+// 8), so that ldmatrix meets no bank twice, and which wgmma reads as it is: there a warpgroup makes
+// 64 x 256. How rows are cut into tiles changes no bit: an output adds up 16 elements at a time,
+// ascending, wherever it lies in a tile and by either instruction.
 #include "tensor_args.h"
+#include "wgmma.cuh"
 
 enum { ROW_BYTES = CU_TILE_DEPTH * 2, CHUNKS = ROW_BYTES / 16 };
 
@@ -169,6 +170,51 @@ __device__ __forceinline__ void products(float (&acc)[MI][NI][4], feed<OUTS, ROW
     cp_async_wait<0>();
 }
 
+#if HAVE_WGMMA
+
+// The same by a warpgroup for its 64 rows and all outputs of the tile. While a stage is multiplied
+// the next two come in; the one before it is free when all warpgroups have seen it multiplied.
+template <int OUTS, int ROWS>
+__device__ __forceinline__ void group_products(float (&acc)[1][OUTS / 8][4],
+                                               feed<OUTS, ROWS, true> &f, shared_at shared,
+                                               int group_row)
+{
+    enum { STAGE_BYTES = CU_GROUP_STAGE_BYTES, SLICES = CU_TILE_DEPTH / 16, AHEAD = 2 };
+    const int steps = (f.in + CU_TILE_DEPTH - 1) / CU_TILE_DEPTH;
+#pragma unroll
+    for (int j = 0; j < OUTS / 8; j++)
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            acc[0][j][e] = 0;
+#pragma unroll
+    for (int s = 0; s < AHEAD; s++) {
+        if (s < steps)
+            f.fetch(shared + s * STAGE_BYTES);
+        cp_async_commit();
+    }
+    for (int step = 0; step < steps; step++) {
+        const shared_at stage = shared + step % CU_GROUP_STAGES * STAGE_BYTES;
+        cp_async_wait<AHEAD - 1>();
+        wgmma_publish();
+        __syncthreads();
+        const wgmma_tile x = wgmma_tile_at(stage + group_row * ROW_BYTES);
+        const wgmma_tile w = wgmma_tile_at(stage + ROWS * ROW_BYTES);
+        wgmma_begin();
+#pragma unroll
+        for (int slice = 0; slice < SLICES; slice++)
+            wgmma_m64n256k16_bf16(acc[0], wgmma_slice(x, slice), wgmma_slice(w, slice));
+        wgmma_end_group();
+        if (step + AHEAD < steps)
+            f.fetch(shared + (step + AHEAD) % CU_GROUP_STAGES * STAGE_BYTES);
+        cp_async_commit();
+        wgmma_wait<1>();
+    }
+    wgmma_wait<0>();
+    cp_async_wait<0>();
+}
+
+#endif
+
 __device__ __forceinline__ float silu_mul_near(float gate, float up)
 {
     return divide_fast(gate, 1.0f + exp2_fast(-1.44269504f * gate)) * up;
@@ -265,12 +311,12 @@ __device__ __forceinline__ void run_tile(const cu_product &a, const cu_tile &til
                                   first_out + warp_n * (COLUMNS / MADE));
 }
 
-template <int DT, int OUTS, bool WIDE, bool GATED>
-__device__ __forceinline__ void product(const cu_product &a)
+// The tile of this block, and which of its outputs.
+__device__ __forceinline__ cu_tile tile_of(const cu_product &a, int *out_tile)
 {
-    SHARED_DYNAMIC(uint4, stages);
-    const int index = (int)blockIdx.x / a.out_tiles, out_tile = (int)blockIdx.x % a.out_tiles;
+    const int index = (int)blockIdx.x / a.out_tiles;
     cu_tile tile;
+    *out_tile = (int)blockIdx.x % a.out_tiles;
     if (a.tile) {
         tile = a.tile[index];
     } else {
@@ -278,6 +324,15 @@ __device__ __forceinline__ void product(const cu_product &a)
         tile.first = index * a.rows;
         tile.count = min(a.rows, a.n - tile.first);
     }
+    return tile;
+}
+
+template <int DT, int OUTS, bool WIDE, bool GATED>
+__device__ __forceinline__ void product(const cu_product &a)
+{
+    SHARED_DYNAMIC(uint4, stages);
+    int out_tile;
+    const cu_tile tile = tile_of(a, &out_tile);
     const shared_at shared = shared_address(stages);
     if (!WIDE)
         run_tile<DT, OUTS, 1, 2, WIDE, GATED>(a, tile, out_tile, shared);
@@ -289,6 +344,40 @@ __device__ __forceinline__ void product(const cu_product &a)
         run_tile<DT, OUTS, 1, 2, true, GATED>(a, tile, out_tile, shared);
     else
         run_tile<DT, OUTS, 1, 1, true, GATED>(a, tile, out_tile, shared);
+}
+
+// bf16, 256 outputs. Up to 64 rows are multiplied as elsewhere.
+template <bool GATED> __device__ __forceinline__ void group_product(const cu_product &a)
+{
+#if HAVE_WGMMA
+    enum { OUTS = 256, ROWS = CU_TILE_ROWS };
+    SHARED_DYNAMIC_ALIGNED(uint4, aligned_stages, WGMMA_ALIGNMENT);
+    int out_tile;
+    const cu_tile tile = tile_of(a, &out_tile);
+    const shared_at shared = shared_address(aligned_stages);
+    if (tile.count <= WGMMA_ROWS) {
+        run_tile<DTYPE_BF16, OUTS, 1, 4, true, GATED>(a, tile, out_tile, shared);
+        return;
+    }
+    const int first_out = out_tile * (GATED ? OUTS / 2 : OUTS);
+    const int group_row = (int)threadIdx.x / WGMMA_THREADS * WGMMA_ROWS;
+    feed<OUTS, ROWS, true> f;
+    float acc[1][OUTS / 8][4];
+    feed_begin<OUTS, ROWS, OUTS, true, GATED>(f, a, tile, first_out);
+    group_products<OUTS, ROWS>(acc, f, shared, group_row);
+    write_tile<DTYPE_BF16, 1, OUTS / 8, GATED>(
+        a, tile, acc, group_row + (int)threadIdx.x / 32 % 4 * 16, first_out);
+#endif
+}
+
+KERNEL __launch_bounds__(256, 1) product_bf16_groups(const __grid_constant__ cu_product a)
+{
+    group_product<false>(a);
+}
+
+KERNEL __launch_bounds__(256, 1) product_gated_bf16_groups(const __grid_constant__ cu_product a)
+{
+    group_product<true>(a);
 }
 
 #define PRODUCT(suffix, DT, OUTS, WIDE)                                                            \

@@ -11,6 +11,11 @@
 /* Shared memory of a tile of `outs` (128 or 256) outputs. */
 #define CU_TILE_BYTES(outs) (CU_STAGES * (CU_TILE_ROWS + (outs)) * CU_TILE_DEPTH * 2)
 
+/* The same of tiles of warpgroups, 256 outputs. */
+#define CU_GROUP_STAGES      4
+#define CU_GROUP_STAGE_BYTES ((CU_TILE_ROWS + 256) * CU_TILE_DEPTH * 2)
+#define CU_GROUP_BYTES       (CU_GROUP_STAGES * CU_GROUP_STAGE_BYTES)
+
 /* Up to CU_TILE_ROWS rows that one matrix is multiplied with: entries [first, first + count) of the
  * lists, or rows themselves where there are none. */
 struct cu_tile {

@@ -24,6 +24,8 @@
 #define COLOUR_BYTES ((size_t)832)
 #define COLOURS      ((size_t)64)
 #define GUARD_BYTES  ((size_t)4096)
+/* Of dynamic shared memory: where tiles of wgmma begin. */
+#define SHARED_ALIGNMENT ((size_t)1024)
 #define WARPS        (EMULATOR_MAX_THREADS / 32)
 /* Turns in which all that is left of a block only spins: after so many the host's threads get the
  * core, and after so long the launch is given up. */
@@ -437,12 +439,18 @@ static void run_blocks(uint64_t first, unsigned n)
     }
 }
 
+/* Of the launch, with at least a chunk behind that nothing may touch. */
+static size_t shared_room(void)
+{
+    return (launch->shared_bytes / SHARED_ALIGNMENT + 2) * SHARED_ALIGNMENT;
+}
+
 /* Memory that the blocks of a launch need, for n at a time. */
 static void open_blocks(unsigned n)
 {
-    const size_t bytes = (launch->shared_bytes + 255) / 128 * 128;
+    const size_t bytes = shared_room();
     for (unsigned b = 0; b < n; b++) {
-        blocks[b].shared = aligned_alloc(128, bytes);
+        blocks[b].shared = aligned_alloc(SHARED_ALIGNMENT, bytes);
         assert(blocks[b].shared);
 #ifdef __SANITIZE_ADDRESS__
         __asan_poison_memory_region((uint8_t *)blocks[b].shared + launch->shared_bytes,
@@ -457,7 +465,7 @@ static void close_blocks(unsigned n)
 {
     for (unsigned b = 0; b < n; b++) {
 #ifdef __SANITIZE_ADDRESS__
-        __asan_unpoison_memory_region(blocks[b].shared, (launch->shared_bytes + 255) / 128 * 128);
+        __asan_unpoison_memory_region(blocks[b].shared, shared_room());
 #endif
         free(blocks[b].shared);
         blocks[b].shared = NULL;

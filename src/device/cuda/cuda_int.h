@@ -60,6 +60,7 @@
     X(tensor, round_bf16) X(tensor, round_f16)                                             \
     X(tensor, product_bf16_128) X(tensor, product_gated_bf16_128)                          \
     X(tensor, product_bf16_256) X(tensor, product_gated_bf16_256)                          \
+    X(tensor, product_bf16_groups) X(tensor, product_gated_bf16_groups)                    \
     X(tensor, product_bf16_any) X(tensor, product_gated_bf16_any)                          \
     X(tensor, product_f16_128) X(tensor, product_gated_f16_128)                            \
     X(tensor, product_f16_any) X(tensor, product_gated_f16_any)                            \

@@ -28,6 +28,7 @@ struct cuda_tensor {
     struct grown tiles; /* of attention, and its block tables */
     int processors;
     size_t shared_bytes; /* that a block can have */
+    bool groups;         /* SHAPE_GROUPS is there */
 };
 
 /* Not cuda_launch: these kernels begin when the one ahead has ended, and are never recorded. */
@@ -106,24 +107,29 @@ static int tensor_round(struct dev *dev, const struct kern_round *a)
 /* A kernel of products, and the tiles it makes. */
 struct shape {
     enum function plain, gated;
-    int rows, outs;
+    int rows, outs; /* as many threads as outs */
+    size_t shared_bytes;
+    double rate; /* of multiplying in a full tile, measured; beside SHAPE_256 */
 };
 
-enum { SHAPE_256, SHAPE_128, SHAPE_128_64, SHAPE_128_32, SHAPE_NARROW, SHAPE_COUNT };
+enum { SHAPE_GROUPS, SHAPE_256, SHAPE_128, SHAPE_128_64, SHAPE_128_32, SHAPE_NARROW, SHAPE_COUNT };
+
+#define SHAPE(name, rows, outs, rate)                                                              \
+    {                                                                                              \
+        FN_product_##name, FN_product_gated_##name, rows, outs, CU_TILE_BYTES(outs), rate          \
+    }
 
 static const struct shape shapes[2][SHAPE_COUNT] = {
     /* bf16 */
-    {{FN_product_bf16_256, FN_product_gated_bf16_256, 128, 256},
-     {FN_product_bf16_128, FN_product_gated_bf16_128, 128, 128},
-     {FN_product_bf16_128, FN_product_gated_bf16_128, 64, 128},
-     {FN_product_bf16_128, FN_product_gated_bf16_128, 32, 128},
-     {FN_product_bf16_any, FN_product_gated_bf16_any, 32, 128}},
+    {{FN_product_bf16_groups, FN_product_gated_bf16_groups, 128, 256, CU_GROUP_BYTES, 1.5},
+     SHAPE(bf16_256, 128, 256, 1),
+     SHAPE(bf16_128, 128, 128, 0.95),
+     SHAPE(bf16_128, 64, 128, 0.75),
+     SHAPE(bf16_128, 32, 128, 0.5),
+     SHAPE(bf16_any, 32, 128, 0)},
     /* f16; a width of 256 is not worth its time to compile */
-    {{FN_product_f16_128, FN_product_gated_f16_128, 128, 128},
-     {FN_product_f16_128, FN_product_gated_f16_128, 128, 128},
-     {FN_product_f16_128, FN_product_gated_f16_128, 64, 128},
-     {FN_product_f16_128, FN_product_gated_f16_128, 32, 128},
-     {FN_product_f16_any, FN_product_gated_f16_any, 32, 128}},
+    {SHAPE(f16_128, 128, 128, 0.95), SHAPE(f16_128, 128, 128, 0.95), SHAPE(f16_128, 128, 128, 0.95),
+     SHAPE(f16_128, 64, 128, 0.75), SHAPE(f16_128, 32, 128, 0.5), SHAPE(f16_any, 32, 128, 0)},
 };
 
 static const struct shape *shapes_of(enum dtype dtype)
@@ -135,17 +141,16 @@ static const struct shape *shapes_of(enum dtype dtype)
 static const struct shape *shape_for(const struct cuda_tensor *t, enum dtype dtype, size_t rows,
                                      size_t outs)
 {
-    static const double rate[] = {1.0, 0.95, 0.75, 0.5}; /* of multiplying in a full tile */
     const struct shape *of = shapes_of(dtype), *best = NULL;
     double least = 0;
-    for (int i = 0; i <= SHAPE_128_32; i++) {
+    for (int i = t->groups ? SHAPE_GROUPS : SHAPE_256; i <= SHAPE_128_32; i++) {
         const struct shape *s = &of[i];
-        if ((size_t)CU_TILE_BYTES(s->outs) > t->shared_bytes)
+        if (s->shared_bytes > t->shared_bytes)
             continue;
         size_t at_once = (size_t)t->processors * (256 / (size_t)s->outs);
         size_t blocks = cuda_blocks(rows, (size_t)s->rows) * cuda_blocks(outs, (size_t)s->outs);
         double time =
-            (double)cuda_blocks(blocks, at_once) * s->rows * s->outs * (256.0 / s->outs) / rate[i];
+            (double)cuda_blocks(blocks, at_once) * s->rows * s->outs * (256.0 / s->outs) / s->rate;
         if (!best || time < least) {
             best = s;
             least = time;
@@ -162,7 +167,7 @@ static int run_products(struct dev_cuda *d, const struct shape *s, bool gated, s
     args->out_tiles = (int32_t)out_tiles;
     args->rows = s->rows;
     return launch(d, gated ? s->gated : s->plain, tiles * out_tiles, 1, (unsigned)s->outs,
-                  (size_t)CU_TILE_BYTES(s->outs), args);
+                  s->shared_bytes, args);
 }
 
 /* Offsets within the rows and the weights of a tile are of 32 bits. */
@@ -448,14 +453,27 @@ static CUresult ask_for_shared(struct dev_cuda *d)
     CUresult r = CUDA_SUCCESS;
     for (int i = 0; i < 2 * SHAPE_COUNT && r == CUDA_SUCCESS; i++) {
         const struct shape *s = &shapes[i / SHAPE_COUNT][i % SHAPE_COUNT];
-        if ((size_t)CU_TILE_BYTES(s->outs) > d->tensor->shared_bytes)
+        if (s->shared_bytes > d->tensor->shared_bytes)
             continue;
-        r = cuFuncSetAttribute(d->function[s->plain], attribute, CU_TILE_BYTES(s->outs));
+        r = cuFuncSetAttribute(d->function[s->plain], attribute, (int)s->shared_bytes);
         if (r == CUDA_SUCCESS)
-            r = cuFuncSetAttribute(d->function[s->gated], attribute, CU_TILE_BYTES(s->outs));
+            r = cuFuncSetAttribute(d->function[s->gated], attribute, (int)s->shared_bytes);
     }
     if (r == CUDA_SUCCESS)
         r = cuFuncSetAttribute(d->function[FN_flash_128], attribute, CU_FLASH_BYTES(128));
+    return r;
+}
+
+/* Whether the kernels of warpgroups are code, not the empty bodies of other architectures: those
+ * come from no PTX but that of compute capability 9.0 itself. */
+static CUresult look_for_groups(struct dev_cuda *d)
+{
+    CUfunction f = d->function[FN_product_bf16_groups];
+    int ptx = 0, binary = 0;
+    CUresult r = cuFuncGetAttribute(&ptx, CU_FUNC_ATTRIBUTE_PTX_VERSION, f);
+    if (r == CUDA_SUCCESS)
+        r = cuFuncGetAttribute(&binary, CU_FUNC_ATTRIBUTE_BINARY_VERSION, f);
+    d->tensor->groups = ptx == 90 && binary == 90;
     return r;
 }
 
@@ -476,6 +494,8 @@ int cuda_tensor_open(struct dev_cuda *d, struct moed_error *err)
         d->dev.tensor = NULL;
     else if (r == CUDA_SUCCESS)
         r = ask_for_shared(d);
+    if (r == CUDA_SUCCESS)
+        r = look_for_groups(d);
     for (int i = 0; i < LISTS && r == CUDA_SUCCESS; i++)
         r = cuEventCreate(&t->list[i].sent, CU_EVENT_DISABLE_TIMING);
     return r == CUDA_SUCCESS ? 0
