@@ -42,9 +42,9 @@ struct moed_engine_config {
      * pass, prompts are cut into the steps. */
     int32_t long_prefill_tokens;
     double target_itl_ms;     /* between two tokens of a stream beside such a pass; 0: 100 */
-    const char *admission;    /* "all": whatever fits; "measured": only what does not lower the
-                                 tokens a second of all; NULL: "all" */
-    double admission_wait_ms; /* measured: a request that has waited so long is admitted all the
+    const char *admission;    /* which streams decode together. "all"; "measured": only as many as
+                                 do not lower the tokens a second of all; NULL: "measured" */
+    double admission_wait_ms; /* measured: an answer goes on so long after it was asked for all the
                                  same; 0: no such limit */
     int32_t max_queue;        /* waiting requests; 0: 256 */
     uint64_t kv_cache_bytes;  /* 0: planned from memory */
@@ -106,8 +106,8 @@ extern const double moed_histogram_bound[MOED_HISTOGRAM_BUCKETS];
 
 struct moed_engine_stats {
     int32_t running, waiting; /* sequences in the batch; requests never admitted so far */
-    /* With measured admission: how far the batch may grow, requests that wait for it to shrink, and
-     * sequences that were admitted past it, having waited long enough. */
+    /* With measured admission: how many decode together, who waits with a first token to be among
+     * them, and who has joined them past that number, having waited long enough. */
     int32_t batch_limit, held;
     uint64_t exempted;
     bool failed; /* a sticky error: the process should be restarted */

@@ -78,11 +78,12 @@ struct bench_clients_result {
     bool measured;       /* admission */
     int32_t tokens;      /* of a conversation */
     int32_t ended;       /* conversations */
-    int32_t waiting;     /* clients without a first token at its end */
-    int32_t batch_limit; /* then; 0: all are admitted */
-    /* From asking to the first token, of those that came; the longest counts those that still wait,
-     * too. */
+    int32_t waiting;     /* clients without a second token at its end */
+    int32_t batch_limit; /* then; 0: all decode together */
+    /* From asking to the first token and to the second one, which comes when the answer goes on, of
+     * those that came; the longest counts those that still wait, too. */
     double first_p50_s, first_p99_s, first_max_s;
+    double second_p50_s, second_p99_s, second_max_s;
     double completion_s; /* mean, from asking to the last token; 0: none ended */
 };
 

@@ -11,6 +11,7 @@
  * Threads: the caller's plays the clients; the engine's calls the table below. The part of struct
  * bench_clients that is the engine thread's is read by the other only while `phase` is STOPPED.
  */
+#include <math.h>
 #include <poll.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -32,8 +33,14 @@ enum phase { IDLE, START, RUNNING, STOP, STOPPED };
 struct client {
     uint64_t handle;
     int32_t index, tokens; /* of the conversation, that it asked for */
-    bool asked, started;
+    bool asked;
+    int64_t came; /* tokens of it */
     int64_t asked_us;
+};
+
+struct samples {
+    double *s; /* [n] */
+    size_t n, room;
 };
 
 struct bench_clients {
@@ -55,9 +62,9 @@ struct bench_clients {
     struct client client[BENCH_MAX_BATCH];
     int32_t n, alive;
     bool asking;
-    int64_t came; /* tokens since its begin */
-    double *first_s, completions_s;
-    size_t n_first, first_room;
+    int64_t came;                 /* tokens since its begin */
+    struct samples first, second; /* tokens */
+    double completions_s;
     int32_t ended, whole; /* conversations since START; of those not cut short */
     struct moed_error error;
 };
@@ -200,7 +207,8 @@ void bench_clients_close(struct bench_clients **clients)
     if (k->outbox)
         moed_outbox_close(&k->outbox);
     free(k->forced);
-    free(k->first_s);
+    free(k->first.s);
+    free(k->second.s);
     free(k);
     *clients = NULL;
 }
@@ -214,7 +222,7 @@ static void ask(struct bench_clients *k, struct client *c, int32_t tokens)
     r->sampling.temperature = 0;
     r->sampling.max_tokens = c->tokens = tokens;
     r->user = c;
-    c->started = false;
+    c->came = 0;
     c->asked_us = clock_us();
     c->asked = moed_submit(k->engine, &r, k->outbox, &c->handle, &k->error) == 0;
     if (r)
@@ -222,10 +230,10 @@ static void ask(struct bench_clients *k, struct client *c, int32_t tokens)
     k->alive += c->asked;
 }
 
-static void first_token(struct bench_clients *k, double seconds)
+static void note(struct samples *p, double seconds)
 {
-    k->first_s = mem_reserve(k->first_s, &k->first_room, k->n_first + 1, sizeof *k->first_s);
-    k->first_s[k->n_first++] = seconds;
+    p->s = mem_reserve(p->s, &p->room, p->n + 1, sizeof *p->s);
+    p->s[p->n++] = seconds;
 }
 
 static void take(struct bench_clients *k, const struct moed_event *e)
@@ -233,12 +241,13 @@ static void take(struct bench_clients *k, const struct moed_event *e)
     struct client *c = e->user;
     double seconds = (double)(clock_us() - c->asked_us) * 1e-6;
     bool counts = atomic_load(&k->phase) == RUNNING;
+    int64_t before = c->came;
+    c->came += (int64_t)e->n_tokens;
     k->came += (int64_t)e->n_tokens;
-    if (e->n_tokens && !c->started) {
-        c->started = true;
-        if (counts)
-            first_token(k, seconds);
-    }
+    if (counts && before < 1 && c->came >= 1)
+        note(&k->first, seconds);
+    if (counts && before < 2 && c->came >= 2)
+        note(&k->second, seconds);
     if (e->kind == MOED_EVENT_TOKENS)
         return;
     c->asked = false;
@@ -273,7 +282,7 @@ static void start(struct bench_clients *k, struct bench_case *c)
     k->c = c;
     k->n = c->batch;
     k->came = k->ended = k->whole = 0;
-    k->n_first = 0;
+    k->first.n = k->second.n = 0;
     k->completions_s = 0;
     k->error = (struct moed_error){0};
     k->asking = true;
@@ -318,7 +327,7 @@ static void result(struct bench_clients *k, struct bench_case *c)
 {
     struct moed_engine_stats stats;
     struct bench_clients_result *r = &c->clients;
-    int n = (int)k->n_first;
+    const struct samples *f = &k->first, *g = &k->second;
     moed_engine_stats(k->engine, &stats);
     c->seconds[0] = (double)(k->end_us - k->begin_us) * 1e-6;
     c->n_runs = k->n_steps > 0;
@@ -331,17 +340,23 @@ static void result(struct bench_clients *k, struct bench_case *c)
         .tokens = k->b->decode_steps,
         .ended = k->ended,
         .batch_limit = stats.batch_limit,
-        .first_p50_s = bench_percentile(k->first_s, n, 0.5),
-        .first_p99_s = bench_percentile(k->first_s, n, 0.99),
-        .first_max_s = bench_percentile(k->first_s, n, 1),
+        .first_p50_s = bench_percentile(f->s, (int)f->n, 0.5),
+        .first_p99_s = bench_percentile(f->s, (int)f->n, 0.99),
+        .first_max_s = bench_percentile(f->s, (int)f->n, 1),
+        .second_p50_s = bench_percentile(g->s, (int)g->n, 0.5),
+        .second_p99_s = bench_percentile(g->s, (int)g->n, 0.99),
+        .second_max_s = bench_percentile(g->s, (int)g->n, 1),
         .completion_s = k->whole ? k->completions_s / k->whole : 0,
     };
     for (int32_t i = 0; i < k->n; i++) {
-        double waits = (double)(clock_us() - k->client[i].asked_us) * 1e-6;
-        if (!k->client[i].asked || k->client[i].started)
+        const struct client *one = &k->client[i];
+        double waits = (double)(clock_us() - one->asked_us) * 1e-6;
+        if (!one->asked || one->came >= 2)
             continue;
         r->waiting++;
-        r->first_max_s = waits > r->first_max_s ? waits : r->first_max_s;
+        r->second_max_s = fmax(waits, r->second_max_s);
+        if (one->came == 0)
+            r->first_max_s = fmax(waits, r->first_max_s);
     }
 }
 

@@ -96,9 +96,10 @@ static void print_clients(const struct bench_case *c, FILE *out)
     fprintf(
         out,
         "    %d conversations ended, after %.2f s in the mean; first tokens after %.2f s (p50), "
-        "%.2f s (p99), %.2f s at most; %d clients wait for theirs; batch limit %d\n",
-        r->ended, r->completion_s, r->first_p50_s, r->first_p99_s, r->first_max_s, r->waiting,
-        r->batch_limit);
+        "%.2f s (p99), %.2f s at most; second ones after %.2f, %.2f, %.2f s; %d clients wait "
+        "for theirs; batch limit %d\n",
+        r->ended, r->completion_s, r->first_p50_s, r->first_p99_s, r->first_max_s, r->second_p50_s,
+        r->second_p99_s, r->second_max_s, r->waiting, r->batch_limit);
 }
 
 static json_t *clients_json(const struct bench_case *c)
@@ -106,11 +107,13 @@ static json_t *clients_json(const struct bench_case *c)
     const struct bench_clients_result *r = &c->clients;
     if (c->kind != BENCH_CLIENTS)
         return json_object();
-    return json_pack("{s:s, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:f}", "admission",
+    return json_pack("{s:s, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "admission",
                      r->measured ? "measured" : "all", "tokens", (int)r->tokens, "ended",
                      (int)r->ended, "waiting", (int)r->waiting, "batch_limit", (int)r->batch_limit,
                      "first_token_s_p50", r->first_p50_s, "first_token_s_p99", r->first_p99_s,
-                     "first_token_s_max", r->first_max_s, "completion_s", r->completion_s);
+                     "first_token_s_max", r->first_max_s, "second_token_s_p50", r->second_p50_s,
+                     "second_token_s_p99", r->second_p99_s, "second_token_s_max", r->second_max_s,
+                     "completion_s", r->completion_s);
 }
 
 static void print_case(const struct bench_result *r, const struct bench_case *c, FILE *out)

@@ -61,13 +61,16 @@ const struct option_row cli_rows[] = {
      "holds."},
     {"max-num-seqs", 0, OPTION_INT, "N", "64", 1, 4096, CLI_MODEL_COMMANDS, NULL,
      "Sequences computed together."},
-    {"admission", 0, OPTION_CHOICE, "all|measured", "all", 0, 0, CLI_SERVE | CLI_BENCH, NULL,
-     "Which waiting sequences join the batch: all that fit, or only as many as do not lower the "
-     "tokens per second of all together, by what was measured. Where streams evict each other's "
-     "experts, measured keeps the total up and ends requests sooner, and lets first tokens wait."},
+    {"admission", 0, OPTION_CHOICE, "all|measured", "measured", 0, 0, CLI_SERVE | CLI_BENCH, NULL,
+     "Which streams decode together: all, or only as many as do not lower the tokens per second of "
+     "all, by what was measured. Where streams evict each other's experts, measured keeps the "
+     "total up and ends requests sooner: prompts are read and first tokens come as ever, and the "
+     "rest of an answer waits for the answers before it. With all experts resident both are the "
+     "same."},
     {"admission-wait-ms", 0, OPTION_REAL, "MS", "60000", 0, 86400000, CLI_SERVE | CLI_BENCH, NULL,
-     "With measured admission: a request that has waited so long is admitted all the same, and a "
-     "batch that would keep requests waiting longer is not chosen. 0: no limit."},
+     "With measured admission: an answer goes on all the same this long after it was asked for, "
+     "and "
+     "fewer streams than keep that wait are not chosen. 0: no limit."},
     {"max-num-batched-tokens", 0, OPTION_INT, "N", NULL, 1, 65536, CLI_MODEL_COMMANDS, NULL,
      "Rows of one step: decode rows first, then prompts. Without it: 512, or 64 beside long "
      "passes; "

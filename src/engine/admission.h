@@ -51,8 +51,8 @@ struct admission {
 };
 
 void admission_init(struct admission *a, int32_t max_seqs, int64_t max_wait_us);
-/* Before a plan: how far the batch may grow, 1 to max_seqs, with so many sequences in it and in the
- * queue. */
+/* Before a plan: how many may decode together, 1 to max_seqs, with so many sequences in the batch
+ * and in the queue. */
 int32_t admission_limit(struct admission *a, int64_t now_us, int32_t running, int32_t queued);
 /* A step of so many decode rows has run. pure: it had no prompt rows, and no long pass ran since
  * the step before. */

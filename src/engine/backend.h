@@ -62,8 +62,8 @@ struct engine_setup {
     const struct tokenizer *tokenizer; /* what moed_engine_tokenizer returns; may be NULL */
     struct sched_config sched;
     int32_t max_logits;        /* rows of one logits call */
-    bool admission_measured;   /* engine/admission.h; else all are admitted */
-    int64_t admission_wait_us; /* a request that waited so long is admitted all the same; 0: none */
+    bool admission_measured;   /* engine/admission.h; else all decode together */
+    int64_t admission_wait_us; /* a request that waited so long is exempt from it; 0: none */
     int64_t target_itl_us;     /* between two tokens of a stream, beside a long pass; 0: 100 ms */
     int32_t eos[ENGINE_MAX_EOS], n_eos;
     struct moed_engine_info info; /* vocab_size is used by the loop */

@@ -200,7 +200,7 @@ static bool waits_too_long(const struct moed_engine *e, const struct request *r,
            now_us - r->submitted_us >= most;
 }
 
-/* Its choices need not wait for a batch that is small enough. */
+/* Its choices need not wait for others to end. */
 static void exempt(struct moed_engine *e, struct request *r)
 {
     r->exempt = true;
@@ -235,18 +235,18 @@ static void log_limit(const struct moed_engine *e, int32_t n)
     size_t at = 0;
     for (int32_t i = 0; i < ADMISSION_SIZES && 1 << i <= e->setup.sched.max_seqs; i++)
         at += (size_t)snprintf(rates + at, sizeof rates - at, " %.4g", e->admission.size[i].rate);
-    log_debug("the batch may grow to %d%s; tokens/s of 1, 2, 4, ...:%s", n,
+    log_debug("%d may decode together%s; tokens/s of 1, 2, 4, ...:%s", n,
               e->admission.trial >= 0 ? ", a trial" : "", rates);
 }
 
-static void limit_batch(struct moed_engine *e)
+static void limit_decodes(struct moed_engine *e)
 {
     struct sched_stats s;
     if (!e->setup.admission_measured)
         return;
     sched_stats(e->sched, &s);
     int32_t n = admission_limit(&e->admission, engine_now_us(e), s.running, s.queued);
-    sched_limit_batch(e->sched, n);
+    sched_limit_decodes(e->sched, n);
     if (n != e->stats.batch_limit)
         log_limit(e, n);
     e->stats.batch_limit = n;
@@ -260,7 +260,7 @@ void *engine_main(void *arg)
         if (e->closing)
             break;
         look_after(e);
-        limit_batch(e);
+        limit_decodes(e);
         const struct sched_plan *plan = sched_plan(e->sched);
         bool stepped = plan->n_rows > 0;
         if (stepped)

@@ -439,14 +439,15 @@ static void set_admission(struct engine_setup *s, const struct loaded *l, const 
 {
     struct pager_info info = {0};
     int32_t records = model_config_moe_layers(&d->config) * d->config.n_experts;
-    if (!cfg->admission || strcmp(cfg->admission, "measured") != 0)
+    if (cfg->admission && strcmp(cfg->admission, "measured") != 0)
         return;
     if (model_pager(l->model))
         pager_info(model_pager(l->model), &info);
     s->admission_measured = info.mode == PAGER_CACHED && info.slots < records;
     s->admission_wait_us = (int64_t)(cfg->admission_wait_ms * 1000);
-    if (!s->admission_measured)
-        log_info("all experts are resident: --admission measured has no effect");
+    if (s->admission_measured)
+        log_info("not all experts are resident: streams decode together as far as that does not "
+                 "lower the tokens a second of all (--admission measured)");
 }
 
 static void set_up(struct engine_setup *s, struct loaded *l, const struct described *d,

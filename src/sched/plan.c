@@ -52,7 +52,6 @@ static bool admit(struct sched *s)
     if (!q->no_reuse)
         s->prefix_queries += (uint64_t)q->n_tokens;
     count_hits(s, q, q->n_computed);
-    s->exempted += s->running.n >= s->limit && !q->admitted;
     sched_move(s, q, SCHED_PREFILL);
     return true;
 }
@@ -87,14 +86,42 @@ static bool make_room(struct sched *s, struct sched_seq *q)
     return true;
 }
 
+/* Of the batch; those that compute their tokens again after a preemption count. */
+static int32_t count_decoding(const struct sched *s)
+{
+    int32_t n = 0;
+    for (const struct sched_seq *q = s->running.head; q; q = q->next)
+        n += q->decodes;
+    return n;
+}
+
+/* Lets a sequence into the steps, if the limit does. *n decode already. */
+static bool may_decode(struct sched *s, struct sched_seq *q, int32_t *n)
+{
+    bool past = *n >= s->limit;
+    if (q->decodes)
+        return true;
+    if (past && !q->exempt && q != s->running.head)
+        return false;
+    s->exempted += past && q->exempt;
+    q->decodes = true;
+    ++*n;
+    return true;
+}
+
 static void plan_decodes(struct sched *s)
 {
     struct sched_plan *p = &s->plan;
-    p->n_decode = 0;
+    int32_t decoding = count_decoding(s);
+    p->n_decode = s->held = 0;
     for (struct sched_seq *q = s->running.head; q; q = q->next) {
         if (q->state != SCHED_DECODE)
             continue;
         assert(q->n_tokens == q->n_computed + 1);
+        if (!may_decode(s, q, &decoding)) {
+            s->held++;
+            continue;
+        }
         if (!make_room(s, q))
             break;
         p->decode[p->n_decode++] = (struct sched_span){q, q->n_computed, 1, true};
@@ -139,7 +166,7 @@ static void plan_prefill(struct sched *s)
     /* Prompts for one long pass are admitted ahead, so that short ones behind them get their step.
      */
     while ((long_tokens ? left < long_tokens : budget > 0) && s->waiting.head &&
-           s->running.n < s->cfg.max_seqs && !held_back(s) && admit(s))
+           s->running.n < s->cfg.max_seqs && admit(s))
         budget -= add_prefill(s, s->running.tail, budget, &left);
 }
 

@@ -252,7 +252,7 @@ int sched_add(struct sched *s, struct sched_request **out, const struct sched_ne
     return 0;
 }
 
-void sched_limit_batch(struct sched *s, int32_t n)
+void sched_limit_decodes(struct sched *s, int32_t n)
 {
     assert(n >= 1 && !s->planned);
     s->limit = n < s->cfg.max_seqs ? n : s->cfg.max_seqs;
@@ -296,7 +296,7 @@ void sched_stats(const struct sched *s, struct sched_stats *out)
         .running = s->running.n,
         .waiting = s->n_new,
         .queued = s->waiting.n,
-        .held = held_back(s) ? s->n_new : 0,
+        .held = s->held,
         .exempted = s->exempted,
         .kv_used = kv_total(s->kv) - kv_available(s->kv),
         .kv_cached = kv_cached(s->kv),

@@ -40,8 +40,8 @@ enum sched_state {
                       In: sched_add, HELD, preemption. Out: PREFILL (admission), ENDED */
     SCHED_PREFILL, /* admitted, has blocks for all its tokens, some of them not computed.
                       In: WAITING. Out: DECODE (all computed), WAITING (preempted), ENDED */
-    SCHED_DECODE,  /* all tokens but at most the newest are computed.
-                      In: PREFILL. Out: WAITING (preempted), ENDED */
+    SCHED_DECODE,  /* all tokens but at most the newest are computed. Steps when the decode limit
+                      lets it. In: PREFILL. Out: WAITING (preempted), ENDED */
     SCHED_ENDED,   /* holds nothing. In: all. Out: never */
 };
 
@@ -63,7 +63,8 @@ struct sched_seq {
     struct kv_salt salt;
     bool no_reuse; /* computes its prompt even where blocks are known */
     bool admitted; /* once at least */
-    bool exempt;   /* the batch limit does not hold it back */
+    bool decodes;  /* has been let into the steps, and stays in them */
+    bool exempt;   /* the decode limit does not hold it back */
     bool in_long;  /* in the open long pass */
     struct sched_request *request;
     struct sched_seq *prev, *next; /* in the queue or in the batch */
@@ -105,9 +106,8 @@ struct sched_long {
 struct sched_stats {
     int32_t running, waiting; /* sequences in the batch; requests never admitted */
     int32_t queued;           /* sequences in the queue, preempted ones too */
-    int32_t held;      /* of the waiting requests: all where the batch limit is what they wait
-                          for, else 0 */
-    uint64_t exempted; /* admissions past the batch limit, of exempt sequences */
+    int32_t held;             /* sequences that the last plan's decode limit left out */
+    uint64_t exempted;        /* exempt sequences that decoded past the limit */
     int32_t kv_used, kv_cached;
     uint64_t preemptions;
     uint64_t prefix_queries, prefix_hits; /* tokens */
@@ -138,11 +138,12 @@ int sched_check(const struct sched_config *cfg, size_t n_prompt, size_t max_toke
                 struct moed_error *err);
 
 /*
- * From now on sequences are admitted only while fewer than n (1 to max_seqs, which it is at open)
- * are in the batch. None leaves it for that, and those that were preempted come back whatever n.
+ * From now on sequences begin to decode, oldest first, only while fewer than n (1 to max_seqs,
+ * which it is at open) do. Prompts are computed whatever n, and their first tokens come; what
+ * decodes goes on, after a preemption too, and so does the oldest of the batch.
  */
-void sched_limit_batch(struct sched *s, int32_t n);
-/* The limit does not hold this one back any more; its place in the queue stays. */
+void sched_limit_decodes(struct sched *s, int32_t n);
+/* The limit does not hold this one back any more. */
 void sched_exempt(struct sched *s, struct sched_seq *seq);
 
 /* The next step, owned by the scheduler and valid until the next call; n_rows is 0 when there is

@@ -17,7 +17,8 @@ struct sched {
     uint64_t last_order, last_scope;
     int32_t n_new;      /* requests never admitted */
     int32_t n_requests; /* added and not removed */
-    int32_t limit;      /* the batch grows to so many; 1 to cfg.max_seqs */
+    int32_t limit;      /* of sequences that decode; 1 to cfg.max_seqs */
+    int32_t held;       /* by it, in the last plan */
     struct sched_plan plan;
     struct sched_long open;
     bool planned; /* between plan and complete */
@@ -27,14 +28,6 @@ struct sched {
 static inline int32_t blocks_for(int32_t tokens)
 {
     return (tokens + SCHED_BLOCK_TOKENS - 1) / SCHED_BLOCK_TOKENS;
-}
-
-/* Whether the head of the queue is held back by the limit alone. */
-static inline bool held_back(const struct sched *s)
-{
-    const struct sched_seq *q = s->waiting.head;
-    return q && s->running.n >= s->limit && s->running.n < s->cfg.max_seqs && !q->exempt &&
-           !q->admitted;
 }
 
 /* The one function that changes a state: keeps lists and blocks in step with it. */

@@ -26,7 +26,7 @@
 #define GUARD_BYTES  ((size_t)4096)
 /* Of dynamic shared memory: where tiles of wgmma begin. */
 #define SHARED_ALIGNMENT ((size_t)1024)
-#define WARPS        (EMULATOR_MAX_THREADS / 32)
+#define WARPS            (EMULATOR_MAX_THREADS / 32)
 /* Turns in which all that is left of a block only spins: after so many the host's threads get the
  * core, and after so long the launch is given up. */
 #define SPINS_PER_YIELD 64

@@ -159,13 +159,13 @@ def test_metrics_of_the_pager(server):
 
 def test_measured_admission_changes_no_answer(moed, folder):
     prompts = [f"Story {n}:" for n in range(8)]
-    every, measured = serve(moed, folder), serve(moed, folder, "--admission", "measured", "--admission-wait-ms", 100)
+    every, measured = serve(moed, folder, "--admission", "all"), serve(moed, folder, "--admission-wait-ms", 100)
     alone = [complete(every, prompt=p, max_tokens=200)["choices"][0]["text"] for p in prompts]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda p: complete(measured, prompt=p, max_tokens=200)["choices"][0]["text"], prompts)) == alone
     assert every.metrics()["moed_batch_limit"] == 0
     values = measured.metrics()
-    # Nothing is known at first, so one ran and the others waited for it, or for their 100 ms.
+    # Nothing is known at first, so one decoded and the others waited for it, or for their 100 ms.
     assert values["moed_batch_limit"] >= 1 and values["moed_requests_held"] == 0
     assert every.stop() == 0 and measured.stop() == 0
 

@@ -35,8 +35,8 @@ struct watch {
     struct sched_seq *seq;
     int64_t since, bound; /* turns: a step and what follows of a long pass */
     int32_t computed;
-    bool queued;
-    int32_t stop_after; /* new tokens after which it ends */
+    bool queued, decodes; /* before the plan */
+    int32_t stop_after;   /* new tokens after which it ends */
 };
 
 struct job {
@@ -58,7 +58,8 @@ struct world {
     uint64_t long_passes, pauses, held;
     int32_t max_turns, turns_left; /* of a long pass */
     bool faults;
-    bool limits; /* the batch is limited now and then, and some are exempt */
+    bool limits; /* how many decode is limited now and then, and some are exempt */
+    int32_t limit;
 };
 
 static uint64_t mix(uint64_t h, uint64_t v)
@@ -117,6 +118,7 @@ static void watch_all(struct world *w)
             const struct sched_seq *q = &r->seqs[c];
             if (q->state == SCHED_HELD || q->state == SCHED_ENDED)
                 continue;
+            t->decodes = q->decodes;
             if (!t->queued || q->n_computed > t->computed) {
                 t->queued = true;
                 t->since = w->plans;
@@ -173,7 +175,7 @@ static void arrive(struct world *w)
 static void limit(struct world *w)
 {
     if (pick(&w->rng, 0, 3) == 0)
-        sched_limit_batch(w->s, pick(&w->rng, 1, w->cfg.max_seqs));
+        sched_limit_decodes(w->s, w->limit = pick(&w->rng, 1, w->cfg.max_seqs));
     struct job *j = &w->jobs[pick(&w->rng, 0, w->n_jobs)];
     if (j->request && pick(&w->rng, 0, 15) == 0)
         sched_exempt(w->s, &j->request->seqs[pick(&w->rng, 0, j->request->n - 1)]);
@@ -207,6 +209,17 @@ static void cancel_some(struct world *w)
     finish_if_ended(w, j);
 }
 
+/* Decode rows are by seniority: whoever is new among them has fewer ahead than the limit. */
+static void check_limit(struct world *w, const struct sched_plan *p, uint64_t oldest)
+{
+    for (int32_t i = 0; i < p->n_decode; i++) {
+        const struct sched_seq *q = p->decode[i].seq;
+        const struct watch *t = &job_of(w, q)->watch[q - q->request->seqs];
+        if (!t->decodes && !q->exempt && q->order != oldest)
+            assert_true(i < w->limit);
+    }
+}
+
 static void check_plan(struct world *w, const struct sched_plan *p, int32_t n_decoding,
                        uint64_t preemptions_before)
 {
@@ -218,8 +231,9 @@ static void check_plan(struct world *w, const struct sched_plan *p, int32_t n_de
     assert_int_equal(rows, p->n_rows);
     assert_true(rows <= w->cfg.max_batched_tokens);
     assert_true(st.running <= w->cfg.max_seqs);
-    assert_true(p->n_decode + (int32_t)(st.preemptions - preemptions_before) >= n_decoding);
-    uint64_t oldest_waiting = UINT64_MAX, youngest_running = 0;
+    assert_true(p->n_decode + st.held + (int32_t)(st.preemptions - preemptions_before) >=
+                n_decoding);
+    uint64_t oldest_waiting = UINT64_MAX, oldest_running = UINT64_MAX, youngest_running = 0;
     int32_t beside = 0;
     for (int32_t i = 0; i < w->n_jobs; i++) {
         struct sched_request *r = w->jobs[i].request;
@@ -227,13 +241,16 @@ static void check_plan(struct world *w, const struct sched_plan *p, int32_t n_de
             const struct sched_seq *q = &r->seqs[c];
             if (q->state == SCHED_WAITING && q->order < oldest_waiting)
                 oldest_waiting = q->order;
-            if ((q->state == SCHED_PREFILL || q->state == SCHED_DECODE) &&
-                q->order > youngest_running)
+            bool runs = q->state == SCHED_PREFILL || q->state == SCHED_DECODE;
+            if (runs && q->order > youngest_running)
                 youngest_running = q->order;
+            if (runs && q->order < oldest_running)
+                oldest_running = q->order;
             beside += q->state == SCHED_PREFILL;
         }
     }
     assert_true(youngest_running < oldest_waiting);
+    check_limit(w, p, oldest_running);
     /* With a long lane each prompt is in the step or in the pass that follows it. */
     if (beside && !w->cfg.long_prefill_tokens)
         assert_true(p->prefill_rows > 0);
@@ -372,6 +389,7 @@ static void workload(uint64_t seed, struct coverage *seen)
         .kv_hash_mask = pick(g, 0, 2) ? 0 : 3,
     };
     struct moed_error err;
+    w->limit = w->cfg.max_seqs;
     assert_ok(sched_open(&w->s, &w->cfg, &err), &err);
     int32_t arrivals = pick(g, 1, MAX_REQUESTS), pace = pick(g, 0, 12);
     while (w->n_arrived < arrivals || w->n_alive > 0) {

@@ -325,20 +325,12 @@ static void a_twin_takes_over_what_was_computed_meanwhile(void **state)
     sched_close(&s);
 }
 
-static int32_t running(const struct sched *s, int32_t *held)
-{
-    struct sched_stats st;
-    sched_stats(s, &st);
-    *held = st.held;
-    return st.running;
-}
-
-/* Plans and completes a step; each sequence that decodes gets a token. */
-static void turn(struct sched *s)
+/* Plans and completes a step; each sequence of it gets a token. Returns how many decoded. */
+static int32_t turn(struct sched *s)
 {
     const struct sched_plan *p = sched_plan(s);
     struct sched_seq *due[16];
-    int32_t n = 0;
+    int32_t n = 0, decoded = p->n_decode;
     for (int32_t i = 0; i < p->n_decode; i++)
         due[n++] = p->decode[i].seq;
     for (int32_t i = 0; i < p->n_prefill; i++)
@@ -347,72 +339,98 @@ static void turn(struct sched *s)
     sched_complete(s);
     for (int32_t i = 0; i < n; i++)
         sched_append(s, due[i], 1);
+    return decoded;
 }
 
-static void a_limit_holds_back_those_who_wait_and_nobody_else(void **state)
+static struct sched_stats stats_of(const struct sched *s)
+{
+    struct sched_stats st;
+    sched_stats(s, &st);
+    return st;
+}
+
+static void a_limit_holds_back_those_who_have_not_begun_to_decode(void **state)
 {
     struct sched *s = open_sched(small);
     struct sched_request *r[4];
-    struct sched_stats st;
-    int32_t held;
     for (int i = 0; i < 4; i++)
         r[i] = add(s, 1000 * i, 4, 1, 100);
-    sched_limit_batch(s, 2);
+    sched_limit_decodes(s, 2);
+    /* All prompts are computed and have their first token; the oldest two go on. */
     turn(s);
-    assert_int_equal(running(s, &held), 2);
-    assert_int_equal(held, 2);
-    /* Those that run stay. */
-    sched_limit_batch(s, 1);
-    turn(s);
-    assert_int_equal(running(s, &held), 2);
-    sched_stats(s, &st);
-    assert_int_equal(st.queued, 2);
+    assert_int_equal(stats_of(s).running, 4);
+    assert_int_equal(turn(s), 2);
+    assert_int_equal(stats_of(s).held, 2);
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(r[i]->seqs[0].n_tokens, i < 2 ? 6 : 5);
+    /* Those that decode stay. */
+    sched_limit_decodes(s, 1);
+    assert_int_equal(turn(s), 2);
     /* One ends: still as many as the limit. Both: the next one comes, in order. */
     end(s, &r[0]);
-    turn(s);
-    assert_int_equal(running(s, &held), 1);
+    assert_int_equal(turn(s), 1);
+    assert_int_equal(stats_of(s).held, 2);
     end(s, &r[1]);
-    turn(s);
-    assert_int_equal(running(s, &held), 1);
-    assert_int_equal(r[2]->seqs[0].state, SCHED_DECODE);
-    assert_int_equal(held, 1);
+    assert_int_equal(turn(s), 1);
+    assert_int_equal(r[2]->seqs[0].n_tokens, 6);
+    assert_int_equal(stats_of(s).held, 1);
+    assert_int_equal(stats_of(s).exempted, 0);
     /* One that is exempt does not wait for that. */
     sched_exempt(s, &r[3]->seqs[0]);
-    assert_int_equal(running(s, &held), 1);
-    assert_int_equal(held, 0);
-    turn(s);
-    assert_int_equal(running(s, &held), 2);
-    sched_stats(s, &st);
-    assert_int_equal(st.exempted, 1);
+    assert_int_equal(turn(s), 2);
+    assert_int_equal(stats_of(s).held, 0);
+    assert_int_equal(stats_of(s).exempted, 1);
     /* No further than max_seqs. */
-    sched_limit_batch(s, 1000);
+    sched_limit_decodes(s, 1000);
+    assert_int_equal(turn(s), 2);
     end(s, &r[2]);
     end(s, &r[3]);
     sched_close(&s);
 }
 
-static void what_was_preempted_comes_back_past_the_limit(void **state)
+/* Others began while its prompt was in a long pass: it does not wait for who is younger. */
+static void a_limit_does_not_hold_back_the_oldest(void **state)
+{
+    struct sched_config cfg = small;
+    cfg.long_prefill_tokens = 128;
+    struct sched *s = open_sched(cfg);
+    struct sched_request *old = add(s, 0, 100, 1, 40), *young = add(s, 1000, 4, 1, 40);
+    struct sched_request *last = add(s, 2000, 4, 1, 40);
+    sched_limit_decodes(s, 1);
+    turn(s);
+    assert_int_equal(sched_long(s)->n_spans, 1);
+    assert_int_equal(turn(s), 1);
+    assert_true(young->seqs[0].decodes && !last->seqs[0].decodes);
+    sched_long_complete(s);
+    sched_append(s, &old->seqs[0], 1);
+    assert_int_equal(turn(s), 2);
+    assert_true(old->seqs[0].decodes && !last->seqs[0].decodes);
+    assert_int_equal(stats_of(s).held, 1);
+    assert_int_equal(stats_of(s).exempted, 0);
+    end(s, &old);
+    end(s, &young);
+    assert_int_equal(turn(s), 1);
+    end(s, &last);
+    sched_close(&s);
+}
+
+static void what_was_preempted_decodes_again_past_the_limit(void **state)
 {
     struct sched_config cfg = small;
     cfg.kv_blocks = 5;
     struct sched *s = open_sched(cfg);
     struct sched_request *r[3];
-    struct sched_stats st = {0};
-    int32_t held;
     for (int i = 0; i < 3; i++)
         r[i] = add(s, 1000 * i, 14, 1, 40);
-    for (int i = 0; i < 20 && st.preemptions == 0; i++) {
+    for (int i = 0; i < 20 && stats_of(s).preemptions == 0; i++)
         turn(s);
-        sched_stats(s, &st);
-    }
     assert_int_equal(r[2]->seqs[0].state, SCHED_WAITING);
-    sched_limit_batch(s, 1);
+    sched_limit_decodes(s, 1);
     end(s, &r[1]);
     turn(s);
-    assert_int_equal(running(s, &held), 2);
     assert_int_equal(r[2]->seqs[0].state, SCHED_DECODE);
-    sched_stats(s, &st);
-    assert_int_equal(st.exempted, 0);
+    assert_int_equal(turn(s), 2);
+    assert_int_equal(stats_of(s).exempted, 0);
     end(s, &r[0]);
     end(s, &r[2]);
     sched_close(&s);
@@ -425,8 +443,9 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(choices_share_the_blocks_of_the_prompt),
     cmocka_unit_test(ending_the_first_choice_frees_the_others),
     cmocka_unit_test(the_youngest_makes_place_and_comes_back),
-    cmocka_unit_test(a_limit_holds_back_those_who_wait_and_nobody_else),
-    cmocka_unit_test(what_was_preempted_comes_back_past_the_limit),
+    cmocka_unit_test(a_limit_holds_back_those_who_have_not_begun_to_decode),
+    cmocka_unit_test(a_limit_does_not_hold_back_the_oldest),
+    cmocka_unit_test(what_was_preempted_decodes_again_past_the_limit),
     cmocka_unit_test(a_long_pass_goes_on_beside_steps),
     cmocka_unit_test(a_long_pass_that_is_given_up_starts_anew),
     cmocka_unit_test(preemption_takes_a_sequence_out_of_the_long_pass),
