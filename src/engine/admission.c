@@ -1,5 +1,7 @@
 #include "engine/admission.h"
 
+#include <math.h>
+
 /* After a change of size the cache adapts: its policy needs some steps, its copies some time. */
 #define SETTLE_US    1000000
 #define SETTLE_STEPS 8
@@ -95,13 +97,15 @@ static bool settled(const struct admission *a, int32_t size)
     return a->spell.size == size && a->spell.n_windows > 0;
 }
 
-/* What a trial of the size is expected to cost. The next one up needs nothing in advance, or a
- * batch that pays would be climbed slowly. */
+/* What a trial of the size is expected to cost, until it has settled and a window is over. The next
+ * one up needs nothing in advance, or a batch that pays would be climbed slowly. */
 static double price_us(const struct admission *a, int32_t size)
 {
     double rate = a->size[a->chosen].rate, known = a->size[size].rate;
-    double loss = known > 0 ? 1 - known / rate : LOSS;
-    return size == a->chosen + 1 ? 0 : loss * a->mean_tokens * (double)(1 << size) * 1e6 / rate;
+    double expected = known > 0 ? known : rate * (1 - LOSS);
+    double step_us = (double)(1 << size) * 1e6 / expected;
+    double trial_us = fmax(SETTLE_US + WINDOW_US, (SETTLE_STEPS + WINDOW_STEPS) * step_us);
+    return size == a->chosen + 1 ? 0 : (1 - expected / rate) * trial_us;
 }
 
 /* The nearest size to try, larger ones first, of those that are not known or of the others; -1:

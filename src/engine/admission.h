@@ -7,7 +7,7 @@
  * steps of decode rows alone, in windows of a second after a second in which the cache settles. The
  * choice is the largest size that is as good as the best of those that what runs and waits can
  * fill. A size that is not known, or was bad long ago, is tried once the time that it may cost is
- * earned: trials may cost a fiftieth of the time of steps. What a trial lets in runs to its end.
+ * earned: trials may cost a fiftieth of the time of steps. What a trial lets in pauses after it.
  */
 #ifndef MOED_ENGINE_ADMISSION_H
 #define MOED_ENGINE_ADMISSION_H
@@ -43,7 +43,7 @@ struct admission {
     int32_t chosen;
     int32_t trial; /* -1: none */
     int64_t trial_end_us;
-    bool owing;         /* what a trial let in is still there: its cost is charged */
+    bool owing;         /* the cache is not yet what it was before a trial: that is charged, too */
     double earned_us;   /* what trials may cost; negative: to be earned back first */
     int32_t demand[2];  /* the most that ran and waited in this period and in the one before */
     int64_t period_us;  /* when it began */

@@ -86,42 +86,43 @@ static bool make_room(struct sched *s, struct sched_seq *q)
     return true;
 }
 
-/* Of the batch; those that compute their tokens again after a preemption count. */
-static int32_t count_decoding(const struct sched *s)
+/* Whether the limit lets one more decode, where n do. */
+static bool within_limit(const struct sched *s, const struct sched_seq *q, int32_t n)
 {
-    int32_t n = 0;
-    for (const struct sched_seq *q = s->running.head; q; q = q->next)
-        n += q->decodes;
-    return n;
+    return n < s->limit || q->exempt || q == s->running.head;
 }
 
-/* Lets a sequence into the steps, if the limit does. *n decode already. */
-static bool may_decode(struct sched *s, struct sched_seq *q, int32_t *n)
+/*
+ * Who decodes now: those who did, oldest first, as many as the limit lets; then others begin or go
+ * on, oldest first. Who computes tokens again after a preemption keeps its place.
+ */
+static void choose_decoding(struct sched *s)
 {
-    bool past = *n >= s->limit;
-    if (q->decodes)
-        return true;
-    if (past && !q->exempt && q != s->running.head)
-        return false;
-    s->exempted += past && q->exempt;
-    q->decodes = true;
-    ++*n;
-    return true;
+    int32_t n = 0;
+    for (struct sched_seq *q = s->running.head; q; q = q->next) {
+        q->decodes = q->decodes && within_limit(s, q, n);
+        n += q->decodes;
+    }
+    s->held = 0;
+    for (struct sched_seq *q = s->running.head; q; q = q->next) {
+        if (q->state != SCHED_DECODE || q->decodes)
+            continue;
+        q->decodes = within_limit(s, q, n);
+        s->exempted += q->decodes && q->exempt && n >= s->limit;
+        s->held += !q->decodes;
+        n += q->decodes;
+    }
 }
 
 static void plan_decodes(struct sched *s)
 {
     struct sched_plan *p = &s->plan;
-    int32_t decoding = count_decoding(s);
-    p->n_decode = s->held = 0;
+    p->n_decode = 0;
+    choose_decoding(s);
     for (struct sched_seq *q = s->running.head; q; q = q->next) {
-        if (q->state != SCHED_DECODE)
+        if (q->state != SCHED_DECODE || !q->decodes)
             continue;
         assert(q->n_tokens == q->n_computed + 1);
-        if (!may_decode(s, q, &decoding)) {
-            s->held++;
-            continue;
-        }
         if (!make_room(s, q))
             break;
         p->decode[p->n_decode++] = (struct sched_span){q, q->n_computed, 1, true};

@@ -63,7 +63,7 @@ struct sched_seq {
     struct kv_salt salt;
     bool no_reuse; /* computes its prompt even where blocks are known */
     bool admitted; /* once at least */
-    bool decodes;  /* has been let into the steps, and stays in them */
+    bool decodes;  /* the decode limit lets it */
     bool exempt;   /* the decode limit does not hold it back */
     bool in_long;  /* in the open long pass */
     struct sched_request *request;
@@ -138,9 +138,9 @@ int sched_check(const struct sched_config *cfg, size_t n_prompt, size_t max_toke
                 struct moed_error *err);
 
 /*
- * From now on sequences begin to decode, oldest first, only while fewer than n (1 to max_seqs,
- * which it is at open) do. Prompts are computed whatever n, and their first tokens come; what
- * decodes goes on, after a preemption too, and so does the oldest of the batch.
+ * From now on n sequences (1 to max_seqs, which it is at open) decode together: those that do, and
+ * the oldest others. Where n falls the youngest pause. Prompts are computed whatever n, and their
+ * first tokens come; the oldest of the batch always decodes.
  */
 void sched_limit_decodes(struct sched *s, int32_t n);
 /* The limit does not hold this one back any more. */

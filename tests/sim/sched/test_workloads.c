@@ -35,8 +35,8 @@ struct watch {
     struct sched_seq *seq;
     int64_t since, bound; /* turns: a step and what follows of a long pass */
     int32_t computed;
-    bool queued, decodes; /* before the plan */
-    int32_t stop_after;   /* new tokens after which it ends */
+    bool queued;
+    int32_t stop_after; /* new tokens after which it ends */
 };
 
 struct job {
@@ -118,7 +118,6 @@ static void watch_all(struct world *w)
             const struct sched_seq *q = &r->seqs[c];
             if (q->state == SCHED_HELD || q->state == SCHED_ENDED)
                 continue;
-            t->decodes = q->decodes;
             if (!t->queued || q->n_computed > t->computed) {
                 t->queued = true;
                 t->since = w->plans;
@@ -209,15 +208,20 @@ static void cancel_some(struct world *w)
     finish_if_ended(w, j);
 }
 
-/* Decode rows are by seniority: whoever is new among them has fewer ahead than the limit. */
-static void check_limit(struct world *w, const struct sched_plan *p, uint64_t oldest)
+/* No more than the limit, beside the oldest and those who are exempt; no fewer where others wait.
+ */
+static void check_limit(struct world *w, const struct sched_plan *p, uint64_t oldest, int32_t held)
 {
-    for (int32_t i = 0; i < p->n_decode; i++) {
-        const struct sched_seq *q = p->decode[i].seq;
-        const struct watch *t = &job_of(w, q)->watch[q - q->request->seqs];
-        if (!t->decodes && !q->exempt && q->order != oldest)
-            assert_true(i < w->limit);
+    int32_t bound = 0, recompute = 0;
+    for (int32_t i = 0; i < p->n_decode; i++)
+        bound += !p->decode[i].seq->exempt && p->decode[i].seq->order != oldest;
+    assert_true(bound <= w->limit);
+    for (int32_t i = 0; i < w->n_jobs && held; i++) {
+        struct sched_request *r = w->jobs[i].request;
+        for (int32_t c = 0; r && c < r->n; c++)
+            recompute += r->seqs[c].state == SCHED_PREFILL && r->seqs[c].decodes;
     }
+    assert_true(!held || p->n_decode + recompute >= w->limit);
 }
 
 static void check_plan(struct world *w, const struct sched_plan *p, int32_t n_decoding,
@@ -250,7 +254,8 @@ static void check_plan(struct world *w, const struct sched_plan *p, int32_t n_de
         }
     }
     assert_true(youngest_running < oldest_waiting);
-    check_limit(w, p, oldest_running);
+    if (st.preemptions == preemptions_before)
+        check_limit(w, p, oldest_running, st.held);
     /* With a long lane each prompt is in the step or in the pass that follows it. */
     if (beside && !w->cfg.long_prefill_tokens)
         assert_true(p->prefill_rows > 0);

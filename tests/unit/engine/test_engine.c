@@ -159,10 +159,10 @@ static double six_streams(int64_t row_us, int64_t wait_us, struct moed_engine_st
 static void a_batch_that_does_not_pay_is_not_made(void **state)
 {
     struct moed_engine_stats st;
-    /* Two rows take three times as long as one. One trial of two lasts until both have ended. */
+    /* Two rows take three times as long as one: there are trials. */
     double alone = six_streams(10000, 0, &st);
     print_message("alone %.2f of the time\n", alone);
-    assert_true(alone > 0.3 && st.exempted == 0);
+    assert_true(alone > 0.6 && alone < 1 && st.exempted == 0);
     /* Rows cost nothing: soon all run together. */
     assert_true(six_streams(0, 0, &st) < 0.8);
     /* All have waited long enough. */

@@ -349,7 +349,7 @@ static struct sched_stats stats_of(const struct sched *s)
     return st;
 }
 
-static void a_limit_holds_back_those_who_have_not_begun_to_decode(void **state)
+static void a_limit_holds_back_decoding_and_nothing_else(void **state)
 {
     struct sched *s = open_sched(small);
     struct sched_request *r[4];
@@ -363,12 +363,13 @@ static void a_limit_holds_back_those_who_have_not_begun_to_decode(void **state)
     assert_int_equal(stats_of(s).held, 2);
     for (int i = 0; i < 4; i++)
         assert_int_equal(r[i]->seqs[0].n_tokens, i < 2 ? 6 : 5);
-    /* Those that decode stay. */
+    /* The youngest pauses, and goes on when there is a place. */
     sched_limit_decodes(s, 1);
-    assert_int_equal(turn(s), 2);
-    /* One ends: still as many as the limit. Both: the next one comes, in order. */
+    assert_int_equal(turn(s), 1);
+    assert_int_equal(r[1]->seqs[0].n_tokens, 6);
     end(s, &r[0]);
     assert_int_equal(turn(s), 1);
+    assert_int_equal(r[1]->seqs[0].n_tokens, 7);
     assert_int_equal(stats_of(s).held, 2);
     end(s, &r[1]);
     assert_int_equal(turn(s), 1);
@@ -377,6 +378,7 @@ static void a_limit_holds_back_those_who_have_not_begun_to_decode(void **state)
     assert_int_equal(stats_of(s).exempted, 0);
     /* One that is exempt does not wait for that. */
     sched_exempt(s, &r[3]->seqs[0]);
+    assert_int_equal(turn(s), 2);
     assert_int_equal(turn(s), 2);
     assert_int_equal(stats_of(s).held, 0);
     assert_int_equal(stats_of(s).exempted, 1);
@@ -414,7 +416,31 @@ static void a_limit_does_not_hold_back_the_oldest(void **state)
     sched_close(&s);
 }
 
-static void what_was_preempted_decodes_again_past_the_limit(void **state)
+/* An older one that comes to decode does not take the place of one that does. */
+static void who_decodes_stays_before_who_could_begin(void **state)
+{
+    struct sched_config cfg = small;
+    cfg.long_prefill_tokens = 128;
+    struct sched *s = open_sched(cfg);
+    struct sched_request *oldest = add(s, 0, 4, 1, 40), *late = add(s, 1000, 100, 1, 40);
+    struct sched_request *young = add(s, 2000, 4, 1, 40);
+    sched_limit_decodes(s, 2);
+    turn(s);
+    sched_long(s);
+    assert_int_equal(turn(s), 2);
+    sched_long_complete(s);
+    sched_append(s, &late->seqs[0], 1);
+    assert_int_equal(turn(s), 2);
+    assert_true(young->seqs[0].decodes && !late->seqs[0].decodes);
+    end(s, &young);
+    assert_int_equal(turn(s), 2);
+    assert_true(late->seqs[0].decodes);
+    end(s, &oldest);
+    end(s, &late);
+    sched_close(&s);
+}
+
+static void what_was_preempted_keeps_its_place(void **state)
 {
     struct sched_config cfg = small;
     cfg.kv_blocks = 5;
@@ -425,12 +451,11 @@ static void what_was_preempted_decodes_again_past_the_limit(void **state)
     for (int i = 0; i < 20 && stats_of(s).preemptions == 0; i++)
         turn(s);
     assert_int_equal(r[2]->seqs[0].state, SCHED_WAITING);
-    sched_limit_decodes(s, 1);
+    sched_limit_decodes(s, 2);
     end(s, &r[1]);
     turn(s);
     assert_int_equal(r[2]->seqs[0].state, SCHED_DECODE);
     assert_int_equal(turn(s), 2);
-    assert_int_equal(stats_of(s).exempted, 0);
     end(s, &r[0]);
     end(s, &r[2]);
     sched_close(&s);
@@ -443,9 +468,10 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(choices_share_the_blocks_of_the_prompt),
     cmocka_unit_test(ending_the_first_choice_frees_the_others),
     cmocka_unit_test(the_youngest_makes_place_and_comes_back),
-    cmocka_unit_test(a_limit_holds_back_those_who_have_not_begun_to_decode),
+    cmocka_unit_test(a_limit_holds_back_decoding_and_nothing_else),
     cmocka_unit_test(a_limit_does_not_hold_back_the_oldest),
-    cmocka_unit_test(what_was_preempted_decodes_again_past_the_limit),
+    cmocka_unit_test(who_decodes_stays_before_who_could_begin),
+    cmocka_unit_test(what_was_preempted_keeps_its_place),
     cmocka_unit_test(a_long_pass_goes_on_beside_steps),
     cmocka_unit_test(a_long_pass_that_is_given_up_starts_anew),
     cmocka_unit_test(preemption_takes_a_sequence_out_of_the_long_pass),
