@@ -10,14 +10,15 @@
 
 #include "mailbox.h"
 
-#define CU_THREADS    256 /* of every block but the router's choice */
-#define CU_WARPS      (CU_THREADS / 32)
-#define CU_OUTS       2                    /* outputs of a weight matrix per warp */
-#define CU_BLOCK_OUTS (CU_WARPS * CU_OUTS) /* and per block */
-/* Of linear_bf16_many: rows of a block, and outputs that its warps compute at once. */
-#define CU_MANY_ROWS   8
-#define CU_MANY_OUTS   16
-#define CU_MAX_ROWS    8 /* rows that share one reading of the weights */
+#define CU_THREADS     256 /* of every block but the router's choice */
+#define CU_WARPS       (CU_THREADS / 32)
+#define CU_OUTS        2                    /* outputs of a weight matrix per warp */
+#define CU_BLOCK_OUTS  (CU_WARPS * CU_OUTS) /* and per block */
+#define CU_MAX_ROWS    8                    /* rows that share one reading of the weights */
+#define CU_RING_BYTES  8192 /* of weights under way, for each warp of row_stream.cuh */
+#define CU_MANY_OUTS   4    /* outputs of a warp of linear_bf16_many, times as many rows */
+#define CU_MANY_ROWS   4
+#define CU_ITEM_ROWS   4 /* rows of an item of paged_rows.cuh, at most */
 #define CU_MAX_TOP_K   256
 #define CU_MAX_EXPERTS 2048
 #define CU_ROUTER_ROWS 4 /* rows per block of the router's choice, one warp each */
@@ -195,6 +196,7 @@ struct cu_paged {
     float *box_x, *box_hidden, *box_y;
     uint64_t patience_ns; /* of a wait for the miss workers */
     int32_t n, experts, top_k, renormalize, layer, width, inner, rows_per_item;
+    int32_t groups_per_warp; /* of paged_rows.cuh */
 };
 
 struct cu_combine {

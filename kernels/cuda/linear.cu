@@ -1,7 +1,7 @@
-// Dense matrices: a warp per CU_OUTS outputs, up to 8 rows per reading of the weights. blockIdx.x counts
-// rows, so that blocks that run together read the same weights. Many rows of activations, as a
-// router of a long pass has them, are what limits there: a block keeps its rows in shared memory.
-#include "common.cuh"
+// Dense matrices: a warp per CU_OUTS outputs, up to 8 rows per reading of the weights. blockIdx.x
+// counts rows, so that blocks that run together read the same weights. Many rows of activations, as
+// a router of a long pass has them, are what limits there: a block keeps its rows in shared memory.
+#include "row_stream.cuh"
 
 // A dot product becomes an output.
 __device__ __forceinline__ void put(const cu_linear &a, int row, int out, float v)
@@ -67,96 +67,53 @@ LINEAR(linear_bf16_8, DTYPE_BF16, 8, true)
 
 // ---- many rows ----
 
-enum { MANY_W = 4, MANY_X = CU_MANY_ROWS / 2, MANY = MANY_W * MANY_X };
-static_assert(CU_MANY_OUTS == CU_WARPS / 2 * MANY_W, "half of the warps have the block's other rows");
+enum { MANY = CU_MANY_OUTS * CU_MANY_ROWS };
 
-// Rows of x from `row` on, each in the order of place_of, -0 behind their end and behind the last:
-// its product with +0 changes no sum.
-__device__ __forceinline__ void keep_rows(const cu_linear &a, int row, int width, float *to)
+// PARTS warps share outputs and have CU_MANY_ROWS rows each. Blocks of a column of the grid share
+// the outputs.
+template <int PARTS> __device__ __forceinline__ void linear_many(const cu_linear &a)
 {
-    const float4 none = {-0.0f, -0.0f, -0.0f, -0.0f};
-    for (int j = (int)threadIdx.x * 4; j < width; j += CU_THREADS * 4) {
-        const float *const from = a.x + row * a.x_stride + j;
-        float4 v[CU_MANY_ROWS];
+    enum { ROWS = PARTS * CU_MANY_ROWS, OUTS = CU_WARPS / PARTS * CU_MANY_OUTS };
+    SHARED_DYNAMIC(float, shared);
+    const int warp = (int)threadIdx.x / 32, width = vector_floats(a.in);
+    const int row = (int)blockIdx.x * ROWS, part = warp % PARTS * CU_MANY_ROWS;
+    const int first = (int)blockIdx.y * OUTS + warp / PARTS * CU_MANY_OUTS;
+    const int stride = (int)gridDim.y * OUTS, groups = (a.out - first + stride - 1) / stride;
+    const auto rows = [&](int g, const uint8_t *(&w)[CU_MANY_OUTS]) {
 #pragma unroll
-        for (int r = 0; r < CU_MANY_ROWS; r++)
-            v[r] = j < a.in && row + r < a.n ? *(const float4 *)(from + r * a.x_stride) : none;
-#pragma unroll
-        for (int r = 0; r < CU_MANY_ROWS; r++)
-            *(float4 *)(to + r * width + place_of(j)) = v[r];
-    }
-}
-
-// The lane's sums of eight of outputs w times rows x, which lie `width` apart: [output][row].
-__device__ __forceinline__ void many_sums(const uint8_t *const (&w)[MANY_W], const float *x, int in,
-                                          int width, float (&s)[MANY])
-{
-    enum { AHEAD = 2 };
-    const int k = lane_of() * 8;
-    const uint4 none = {0, 0, 0, 0};
-    float acc[MANY][8];
-    uint4 next[AHEAD][MANY_W];
-    const auto ask = [&](int at, uint4(&to)[MANY_W]) {
-#pragma unroll
-        for (int r = 0; r < MANY_W; r++)
-            to[r] = at + k < in ? *(const uint4 *)(w[r] + (at + k) * 2) : none;
+        for (int r = 0; r < CU_MANY_OUTS; r++)
+            w[r] =
+                (const uint8_t *)a.w + (int64_t)min(first + g * stride + r, a.out - 1) * a.in * 2;
     };
+    grid_dependency_launch();
+    weight_stream<CU_MANY_OUTS, true, decltype(rows)> weights(
+        rows, groups, a.in, (uint8_t *)(shared + ROWS * width) + warp * CU_RING_BYTES);
+    grid_dependency_wait();
 #pragma unroll
-    for (int i = 0; i < MANY; i++)
+    for (int p = 0; p < ROWS; p += CU_MANY_ROWS) {
+        const float *from[CU_MANY_ROWS];
 #pragma unroll
-        for (int e = 0; e < 8; e++)
-            acc[i][e] = 0;
-    x += lane_of() * 4;
-#pragma unroll
-    for (int i = 0; i < AHEAD; i++)
-        ask(i * 256, next[i]);
-#pragma unroll 1
-    for (int at = 0; at < width; at += 256) {
-        float wide[MANY_W][8];
-#pragma unroll
-        for (int r = 0; r < MANY_W; r++) {
-            widen8(next[0][r], wide[r]);
-            next[0][r] = next[1][r];
-        }
-        ask(at + AHEAD * 256, next[1]);
-#pragma unroll
-        for (int b = 0; b < MANY_X; b++) {
-            float xs[8];
-            load_vector(x + b * width + at, xs);
-#pragma unroll
-            for (int r = 0; r < MANY_W; r++)
-#pragma unroll
-                for (int e = 0; e < 8; e++)
-                    acc[r * MANY_X + b][e] = __fmaf_rn(wide[r][e], xs[e], acc[r * MANY_X + b][e]);
-        }
+        for (int r = 0; r < CU_MANY_ROWS; r++)
+            from[r] = row + p + r < a.n ? a.x + (row + p + r) * a.x_stride : nullptr;
+        keep_vectors(from, a.in, width, shared + p * width);
     }
-#pragma unroll
-    for (int i = 0; i < MANY; i++)
-        s[i] = sum_of_eight(acc[i]);
+    __syncthreads();
+    const int mine = lane_of() / (32 / MANY), to = row + part + mine % CU_MANY_ROWS;
+    const bool writes = lane_of() % (32 / MANY) == 0 && to < a.n;
+    weights.template multiply<CU_MANY_ROWS>(shared + part * width, [&](int g, float(&s)[MANY]) {
+        const float v = trees(s);
+        const int out = first + g * stride + mine / CU_MANY_ROWS;
+        if (writes && out < a.out)
+            put(a, to, out, v);
+    });
 }
 
-// Blocks of a column of the grid share the outputs, in runs of CU_MANY_OUTS.
-KERNEL __launch_bounds__(CU_THREADS, 1) linear_bf16_many(const __grid_constant__ cu_linear a)
+KERNEL __launch_bounds__(CU_THREADS, 1) linear_bf16_many_8(const __grid_constant__ cu_linear a)
 {
-    SHARED_DYNAMIC(float, x);
-    const int warp = (int)threadIdx.x / 32, width = vector_floats(a.in), half = warp % 2 * MANY_X;
-    const int row = (int)blockIdx.x * CU_MANY_ROWS;
-    grid_begin();
-    keep_rows(a, row, width, x);
-    __syncthreads();
-    for (int first = (int)blockIdx.y * CU_MANY_OUTS + warp / 2 * MANY_W; first < a.out;
-         first += (int)gridDim.y * CU_MANY_OUTS) {
-        const uint8_t *w[MANY_W];
-        float s[MANY];
-#pragma unroll
-        for (int r = 0; r < MANY_W; r++)
-            w[r] = (const uint8_t *)a.w + (int64_t)min(first + r, a.out - 1) * a.in * 2;
-        many_sums(w, x + half * width, a.in, width, s);
-        const float v = trees(s);
-        const int mine = lane_of() / (32 / MANY), to = row + half + mine % MANY_X;
-        const int out = first + mine / MANY_X;
-        if (lane_of() % (32 / MANY) || out >= a.out || to >= a.n)
-            continue;
-        put(a, to, out, v);
-    }
+    linear_many<2>(a);
+}
+
+KERNEL __launch_bounds__(CU_THREADS, 1) linear_bf16_many_16(const __grid_constant__ cu_linear a)
+{
+    linear_many<4>(a);
 }

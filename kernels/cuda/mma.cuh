@@ -65,6 +65,15 @@ __device__ __forceinline__ void cp_async_16(shared_at to, const void *from, int 
                  : "memory");
 }
 
+// The same through L1: for what others on this multiprocessor read, too.
+__device__ __forceinline__ void cp_async_16_near(shared_at to, const void *from, int bytes)
+{
+    asm volatile("cp.async.ca.shared.global.L2::128B [%0], [%1], 16, %2;"
+                 :
+                 : "r"(to), "l"(from), "r"(bytes)
+                 : "memory");
+}
+
 __device__ __forceinline__ void cp_async_commit()
 {
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -219,6 +228,11 @@ __device__ __forceinline__ void cp_async_16(shared_at to, const void *from, int 
     if ((uintptr_t)to % 16 || (bytes && (uintptr_t)from % 16))
         emulator_fault("cp.async off a 16-byte edge");
     emulator_copy_later(to, bytes ? from : NULL, 16);
+}
+
+__device__ __forceinline__ void cp_async_16_near(shared_at to, const void *from, int bytes)
+{
+    cp_async_16(to, from, bytes);
 }
 
 __device__ __forceinline__ void cp_async_commit()

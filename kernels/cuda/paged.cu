@@ -2,6 +2,7 @@
 // the hand-over of the rest to the miss workers (mailbox.h).
 #include "choice.cuh"
 #include "packed.cuh"
+#include "paged_rows.cuh"
 #include "step.h"
 
 // A warp chooses for one row; e holds the row's exponentials [experts], of this warp alone.
@@ -159,24 +160,29 @@ __device__ __forceinline__ void gate_up_one(const cu_paged &a, const cu_expert_i
     }
 }
 
-// blockIdx.y 0: missed experts over the link; the others: an item each.
-template <int DT, int NB> __device__ __forceinline__ void paged_gate_up(const cu_paged &a)
+template <int DT, int NB> __device__ __forceinline__ void gate_up_over_link(const cu_paged &a)
 {
-    grid_begin();
     const int warp = (int)threadIdx.x / 32;
-    if (blockIdx.y > 0) {
-        const int out = (int)blockIdx.x * CU_WARPS + warp;
-        const cu_expert_item item = a.hit[blockIdx.y - 1];
-        if ((int)blockIdx.y <= a.state->n_hits && out < a.inner)
-            gate_up_one<DT, NB>(a, item, out, false);
-        return;
-    }
     const int from = a.state->cpu_inner, span = a.inner - from, n = a.state->n_misses;
     if (blockIdx.x >= CU_LINK_BLOCKS || n == 0 || span == 0)
         return;
     for (int u = (int)blockIdx.x * CU_WARPS + warp; u < n * span; u += CU_LINK_BLOCKS * CU_WARPS)
         gate_up_one<DT, NB>(a, a.miss[u / span], from + u % span, from > 0);
     link_arrive(a);
+}
+
+// blockIdx.y 0: missed experts over the link; the others: an item each.
+template <int DT, int NB> __device__ __forceinline__ void paged_gate_up(const cu_paged &a)
+{
+    grid_begin();
+    const int out = (int)blockIdx.x * CU_WARPS + (int)threadIdx.x / 32;
+    if (blockIdx.y == 0) {
+        gate_up_over_link<DT, NB>(a);
+        return;
+    }
+    const cu_expert_item item = a.hit[blockIdx.y - 1];
+    if ((int)blockIdx.y <= a.state->n_hits && out < a.inner)
+        gate_up_one<DT, NB>(a, item, out, false);
 }
 
 template <int DT, int NB>
@@ -280,6 +286,49 @@ PAGED(f32_4, DTYPE_F32, 4, 1)
 PAGED(packed_1, PACKED_BF16, 1, 3)
 PAGED(packed_2, PACKED_BF16, 2, 2)
 PAGED(packed_4, PACKED_BF16, 4, 2)
+
+// The same for items of up to CU_ITEM_ROWS rows.
+KERNEL __launch_bounds__(CU_THREADS, 2) paged_gate_up_bf16_rows(const __grid_constant__ cu_paged a)
+{
+    SHARED_DYNAMIC(float, shared);
+    grid_begin();
+    if (blockIdx.y == 0) {
+        gate_up_over_link<DTYPE_BF16, CU_ITEM_ROWS>(a);
+        return;
+    }
+    if ((int)blockIdx.y > a.state->n_hits)
+        return;
+    const cu_expert_item item = a.hit[blockIdx.y - 1];
+    if (item.count == 1)
+        gate_up_rows<1>(a, item, shared);
+    else if (item.count == 2)
+        gate_up_rows<2>(a, item, shared);
+    else if (item.count == 3)
+        gate_up_rows<3>(a, item, shared);
+    else
+        gate_up_rows<4>(a, item, shared);
+}
+
+KERNEL __launch_bounds__(CU_THREADS, 2) paged_down_bf16_rows(const __grid_constant__ cu_paged a)
+{
+    SHARED_DYNAMIC(float, shared);
+    grid_begin();
+    if (blockIdx.y == 0) {
+        down_over_link<DTYPE_BF16, CU_ITEM_ROWS>(a);
+        return;
+    }
+    if ((int)blockIdx.y > a.state->n_hits)
+        return;
+    const cu_expert_item item = a.hit[blockIdx.y - 1];
+    if (item.count == 1)
+        down_rows<1>(a, item, shared);
+    else if (item.count == 2)
+        down_rows<2>(a, item, shared);
+    else if (item.count == 3)
+        down_rows<3>(a, item, shared);
+    else
+        down_rows<4>(a, item, shared);
+}
 
 // kern_combine over what the GPU and what the CPU have made.
 KERNEL __launch_bounds__(CU_THREADS) paged_combine(const __grid_constant__ cu_paged a)

@@ -38,7 +38,8 @@
     X(attention, attention_bf16_1) X(attention, attention_bf16_2)                          \
     X(attention, attention_bf16_4) X(attention, attention_bf16_8)                          \
     X(attention, attention_bf16_any)                                                       \
-    DTYPED(X, linear, linear) X(linear, linear_bf16_many)                                  \
+    DTYPED(X, linear, linear) X(linear, linear_bf16_many_8)                                \
+    X(linear, linear_bf16_many_16)                                                         \
     DTYPED(X, experts, gate_up) DTYPED(X, experts, down)                                   \
     PACKED(X, experts, gate_up) X(experts, gate_up_packed_8)                               \
     PACKED(X, experts, down) X(experts, down_packed_8) X(experts, unpack)                  \
@@ -48,6 +49,7 @@
     X(step, turn) STEPPED(X, step, norm_linear)                                            \
     X(paged, resolve) X(paged, paged_combine)                                              \
     STEPPED(X, paged, paged_gate_up) STEPPED(X, paged, paged_down)                         \
+    X(paged, paged_gate_up_bf16_rows) X(paged, paged_down_bf16_rows)                       \
     PACKED(X, paged, paged_gate_up) PACKED(X, paged, paged_down)                           \
     X(fused, fused_bf16) X(fused_packed, fused_packed)
 #define PACKED(X, image, name)                                                             \
@@ -186,7 +188,7 @@ struct dev_cuda {
     struct paged paged;
     bool overlaps;       /* while recording: launches may begin before the one ahead has ended */
     const int32_t *live; /* on the device */
-    int max_shared_bytes, overlap_capable;
+    int max_shared_bytes, overlap_capable, processors;
     struct cuda_tensor *tensor;
     _Atomic bool failed; /* sticky */
     void (*warn)(const char *text);
@@ -264,7 +266,16 @@ int cuda_copy_within(struct dev *dev, void *dst, const void *src, size_t bytes);
 
 int cuda_embed(struct dev *dev, const struct kern_embed *a);
 int cuda_rmsnorm(struct dev *dev, const struct kern_rmsnorm *a);
+/* A vector of n floats as kernels keep it in shared memory: vector_floats of common.cuh. */
+static inline size_t cuda_vector_bytes(int n)
+{
+    return ((size_t)n + 255) / 256 * 256 * sizeof(float);
+}
+
 int cuda_linear(struct dev *dev, const struct kern_linear *a);
+/* Whether that is by the kernel that keeps so many rows in shared memory: faster than any that
+ * reads them again and again. */
+bool cuda_linear_is_many(const struct dev_cuda *d, enum dtype w_dtype, int n, int in);
 int cuda_rope(struct dev *dev, const struct kern_rope *a);
 int cuda_kv_store(struct dev *dev, const struct kern_kv_store *a);
 int cuda_attention(struct dev *dev, const struct kern_attention *a);

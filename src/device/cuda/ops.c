@@ -109,23 +109,28 @@ static struct size size_for(const struct sizes *s, enum dtype dtype, int n, bool
                     : (struct size){s->eight, 8};
 }
 
-/* For the kernel that keeps rows in shared memory: more than the others are fast for, and they fit.
- */
-static bool is_many(const struct dev_cuda *d, const struct kern_linear *a, size_t shared_bytes)
+/* Of a block of linear_bf16_many that keeps so many rows, and has weights under way. */
+static size_t many_bytes(int rows, int in)
 {
-    return a->w_dtype == DTYPE_BF16 && a->n > CU_MANY_ROWS / 2 &&
-           shared_bytes <= (size_t)d->max_shared_bytes;
+    return cuda_vector_bytes(in) * (size_t)rows + CU_WARPS * CU_RING_BYTES;
 }
 
-/* Each block keeps its rows for as many outputs as leave every multiprocessor a few blocks. */
-static int launch_many(struct dev_cuda *d, const struct cu_linear *args, size_t shared_bytes)
+bool cuda_linear_is_many(const struct dev_cuda *d, enum dtype w_dtype, int n, int in)
 {
-    enum { BLOCKS_WANTED = 1024 };
-    size_t rows = cuda_blocks((size_t)args->n, CU_MANY_ROWS);
-    size_t runs = cuda_blocks((size_t)args->out, CU_MANY_OUTS);
-    size_t y = cuda_blocks(BLOCKS_WANTED, rows);
-    return cuda_launch(d, FN_linear_bf16_many, rows, y < runs ? y : runs, CU_THREADS, shared_bytes,
-                       args);
+    return w_dtype == DTYPE_BF16 && n > CU_MANY_ROWS &&
+           many_bytes(8, in) <= (size_t)d->max_shared_bytes;
+}
+
+/* Blocks with all their shared memory: one for each multiprocessor, or one for each 8 or 16 rows.
+ */
+static int launch_many(struct dev_cuda *d, const struct cu_linear *a)
+{
+    bool more = a->n > 8 && many_bytes(16, a->in) <= (size_t)d->max_shared_bytes;
+    size_t rows = cuda_blocks((size_t)a->n, more ? 16 : 8);
+    size_t runs = cuda_blocks((size_t)a->out, more ? 2 * CU_MANY_OUTS : 4 * CU_MANY_OUTS);
+    size_t y = (size_t)d->processors > rows ? (size_t)d->processors / rows : 1;
+    return cuda_launch(d, more ? FN_linear_bf16_many_16 : FN_linear_bf16_many_8, rows,
+                       y < runs ? y : runs, CU_THREADS, many_bytes(more ? 16 : 8, a->in), a);
 }
 
 int cuda_linear(struct dev *dev, const struct kern_linear *a)
@@ -146,9 +151,8 @@ int cuda_linear(struct dev *dev, const struct kern_linear *a)
                              .out = a->out,
                              .bias_dtype = (int32_t)a->bias_dtype};
     int rc = cuda_enter(d);
-    size_t kept_bytes = ((size_t)a->in + 255) / 256 * 256 * CU_MANY_ROWS * sizeof(float);
-    if (rc == 0 && wide && is_many(d, a, kept_bytes))
-        return launch_many(d, &args, kept_bytes);
+    if (rc == 0 && wide && cuda_linear_is_many(d, a->w_dtype, a->n, a->in))
+        return launch_many(d, &args);
     return rc < 0 ? rc
                   : cuda_launch(d, s.f, cuda_blocks((size_t)a->n, (size_t)s.rows),
                                 cuda_blocks((size_t)a->out, CU_BLOCK_OUTS), CU_THREADS, 0, &args);

@@ -213,7 +213,7 @@ int cuda_norm_linear(struct dev *dev, const struct kern_norm_linear *a)
     if (dtype != DTYPE_F32)
         shared += CU_BLOCK_OUTS * row_bytes;
     if (!cuda_alike(a) || shared > (size_t)d->max_shared_bytes ||
-        (size_t)args.outs * row_bytes > NEAR_BYTES)
+        (size_t)args.outs * row_bytes > NEAR_BYTES || cuda_linear_is_many(d, dtype, a->n, a->in))
         return norm_then_linear(dev, a);
     int rc = cuda_enter(d);
     if (rc == 0 && apart) {
@@ -305,41 +305,83 @@ static size_t larger(size_t a, size_t b)
     return a > b ? a : b;
 }
 
-int cuda_paged_experts(struct dev *dev, const struct kern_paged_experts *a)
+/* The kernels of a step's experts. */
+struct paged_kernels {
+    enum function gate_up, down;
+    int rows;                    /* of an item */
+    int up_outs, down_outs;      /* of a block */
+    int up_groups, down_groups;  /* of a warp, of the kernels that keep rows; else 0 */
+    size_t up_bytes, down_bytes; /* of shared memory */
+};
+
+static struct paged_kernels paged_by_size(const struct record_class *c, int n)
 {
     static const struct stepped gate_up[DTYPE_COUNT] = STEPPED_OF(paged_gate_up),
                                 packed_gate_up = STEPPED_PACKED(paged_gate_up);
     static const struct stepped down[DTYPE_COUNT] = STEPPED_OF(paged_down),
                                 packed_down = STEPPED_PACKED(paged_down);
-    struct dev_cuda *d = cuda_of(dev);
-    const enum dtype dtype = a->cls->dtype;
-    const bool packed = a->cls->packed;
     /* Up to 16 rows most experts have one or two of them. */
-    const int size = a->n > 1 && a->n <= 16 ? 2 : a->n;
-    const struct stepped_size up =
-        stepped_for(packed ? &packed_gate_up : &gate_up[dtype], dtype, size);
-    const struct stepped_size second =
-        stepped_for(packed ? &packed_down : &down[dtype], dtype, size);
-    const struct cu_paged args = cuda_paged_args(d, a, up.rows);
+    int size = n > 1 && n <= 16 ? 2 : n;
+    struct stepped_size up =
+        stepped_for(c->packed ? &packed_gate_up : &gate_up[c->dtype], c->dtype, size);
+    struct stepped_size second =
+        stepped_for(c->packed ? &packed_down : &down[c->dtype], c->dtype, size);
+    return (struct paged_kernels){.gate_up = up.f,
+                                  .down = second.f,
+                                  .rows = up.rows,
+                                  .up_outs = CU_WARPS,
+                                  .down_outs = CU_BLOCK_OUTS};
+}
+
+/* Small steps have few items, and the more blocks for each. */
+static struct paged_kernels paged_kernels_for(const struct dev_cuda *d,
+                                              const struct record_class *c, int n)
+{
+    size_t rings = CU_WARPS * CU_RING_BYTES;
+    int up_groups = n <= 4 ? 2 : 4, down_groups = n <= 4 ? 4 : 8;
+    struct paged_kernels k = {.gate_up = FN_paged_gate_up_bf16_rows,
+                              .down = FN_paged_down_bf16_rows,
+                              .rows = CU_ITEM_ROWS,
+                              .up_outs = CU_WARPS * up_groups,
+                              .down_outs = CU_WARPS * down_groups * 2,
+                              .up_groups = up_groups,
+                              .down_groups = down_groups,
+                              .up_bytes = CU_ITEM_ROWS * cuda_vector_bytes(c->hidden) + rings,
+                              .down_bytes =
+                                  CU_ITEM_ROWS * cuda_vector_bytes(c->intermediate) + rings};
+    bool keeps = n > 1 && c->dtype == DTYPE_BF16 && !c->packed &&
+                 larger(k.up_bytes, k.down_bytes) <= (size_t)d->max_shared_bytes;
+    return keeps ? k : paged_by_size(c, n);
+}
+
+int cuda_paged_experts(struct dev *dev, const struct kern_paged_experts *a)
+{
+    struct dev_cuda *d = cuda_of(dev);
+    const struct paged_kernels k = paged_kernels_for(d, a->cls, a->n);
+    struct cu_paged args = cuda_paged_args(d, a, k.rows);
     if (!args.live || !args.slot_of || !args.link_share || !args.forced_on || !d->paged.box ||
         a->n * a->top_k > d->paged.layout.max_pairs)
         return cuda_check(d, CUDA_ERROR_INVALID_VALUE, "experts of a step without its plan");
     size_t pairs = (size_t)a->n * (size_t)a->top_k, experts = (size_t)a->experts;
-    size_t items = (pairs < experts ? pairs : experts) + pairs / (size_t)up.rows;
+    size_t items = (pairs < experts ? pairs : experts) + pairs / (size_t)k.rows;
     size_t warps = a->n < CU_RESOLVE_ROWS ? (size_t)a->n : CU_RESOLVE_ROWS;
     size_t threads = larger(warps * 32, 256);
+    size_t up_blocks = cuda_blocks((size_t)args.inner, (size_t)k.up_outs);
+    size_t down_blocks = cuda_blocks((size_t)args.width, (size_t)k.down_outs);
     int rc;
     items = a->n == 1 ? pairs : items;
     if ((rc = cuda_enter(d)) < 0 ||
         (rc = cuda_launch(d, FN_resolve, 1, 1, (unsigned)threads,
-                          threads / 32 * experts * sizeof(float), &args)) < 0 ||
-        (rc =
-             cuda_launch(d, up.f, larger(cuda_blocks((size_t)args.inner, CU_WARPS), CU_LINK_BLOCKS),
-                         1 + items, CU_THREADS, 0, &args)) < 0 ||
-        (rc = cuda_launch(d, second.f,
-                          larger(cuda_blocks((size_t)args.width, CU_BLOCK_OUTS), CU_LINK_BLOCKS),
-                          1 + items, CU_THREADS, 0, &args)) < 0)
+                          threads / 32 * experts * sizeof(float), &args)) < 0)
         return rc;
-    return cuda_launch(d, FN_paged_combine, (size_t)a->n,
-                       cuda_blocks((size_t)args.width, CU_THREADS), CU_THREADS, 0, &args);
+    args.groups_per_warp = k.up_groups;
+    rc = cuda_launch(d, k.gate_up, larger(up_blocks, CU_LINK_BLOCKS), 1 + items, CU_THREADS,
+                     k.up_bytes, &args);
+    args.groups_per_warp = k.down_groups;
+    if (rc == 0)
+        rc = cuda_launch(d, k.down, larger(down_blocks, CU_LINK_BLOCKS), 1 + items, CU_THREADS,
+                         k.down_bytes, &args);
+    return rc < 0 ? rc
+                  : cuda_launch(d, FN_paged_combine, (size_t)a->n,
+                                cuda_blocks((size_t)args.width, CU_THREADS), CU_THREADS, 0, &args);
 }
