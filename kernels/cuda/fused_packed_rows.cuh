@@ -39,32 +39,11 @@ __device__ __noinline__ float packed_crowded_sum(const uint8_t *row, int in, int
 }
 
 // What all runs of a row have.
-struct packed_state {
-    packed_row row;
-    uint32_t escape;  // one of the row's by each lane: column << 16 | bits; or none
-    bool by_one;      // escapes are put in one by one
+struct packed_state : packed_marks {
     const uint8_t *w; // of the row
     const float *x;   // the lane's place in the vector
     float sum[8];
 };
-
-// 32 escapes at most, of which this lane has one or none. Upper bytes: each lane's own.
-__device__ __forceinline__ void take_escapes(packed_state &s, uint32_t escapes, int n)
-{
-    enum : uint32_t { NONE = 0x100 };
-    uint32_t upper = NONE;
-    bool two = false;
-#pragma unroll 1
-    for (int i = 0; i < n; i++) {
-        const uint32_t e = __shfl_sync(0xffffffffu, escapes, i), u = e >> 8 & 0x7f;
-        const bool mine = (e >> 19 & 31) == (uint32_t)lane_of();
-        two = two || (mine && upper != NONE && upper != u);
-        upper = mine ? u : upper;
-    }
-    s.escape = lane_of() < n ? escapes : (uint32_t)packed_outsiders::NONE;
-    s.by_one = __any_sync(0xffffffffu, two);
-    s.row.hi = upper == NONE ? s.row.hi : permute(s.row.hi, upper, 0x4210);
-}
 
 // The lane's 8 elements k+8l..k+8l+7 of the 256 from k on.
 __device__ __forceinline__ void add_eight(packed_state &s, const packed_eight &w, int k)
@@ -77,15 +56,6 @@ __device__ __forceinline__ void add_eight(packed_state &s, const packed_eight &w
 #pragma unroll
     for (int e = 0; e < 8; e++)
         s.sum[e] = __fmaf_rn(wide[e], xs[e], s.sum[e]);
-}
-
-__device__ __forceinline__ void put_escapes(const packed_state &s, packed_eight &w, int k)
-{
-    packed_eight one[1] = {w};
-    const bool here = s.escape >> 24 == (uint32_t)k >> 8;
-    for (uint32_t left = __ballot_sync(0xffffffffu, here); left; left &= left - 1)
-        packed_put(one, 0, __shfl_sync(0xffffffffu, s.escape, __ffs((int)left) - 1), k);
-    w = one[0];
 }
 
 template <bool BY_ONE>
@@ -181,8 +151,7 @@ __device__ __forceinline__ bool first_run(packed_state &s, const uint4 &head)
     return true;
 }
 
-template <int BLOCKS, bool HALF>
-__device__ __forceinline__ int later_run(packed_state &s, int k)
+template <int BLOCKS, bool HALF> __device__ __forceinline__ int later_run(packed_state &s, int k)
 {
     packed_run<BLOCKS, HALF> run;
     run.load(s.w, k);

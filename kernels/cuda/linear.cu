@@ -86,7 +86,7 @@ template <int PARTS> __device__ __forceinline__ void linear_many(const cu_linear
                 (const uint8_t *)a.w + (int64_t)min(first + g * stride + r, a.out - 1) * a.in * 2;
     };
     grid_dependency_launch();
-    weight_stream<CU_MANY_OUTS, true, decltype(rows)> weights(
+    weight_stream<plain_feed<CU_MANY_OUTS, true>, decltype(rows)> weights(
         rows, groups, a.in, (uint8_t *)(shared + ROWS * width) + warp * CU_RING_BYTES);
     grid_dependency_wait();
 #pragma unroll
@@ -106,6 +106,11 @@ template <int PARTS> __device__ __forceinline__ void linear_many(const cu_linear
         if (writes && out < a.out)
             put(a, to, out, v);
     });
+}
+
+KERNEL __launch_bounds__(CU_THREADS, 1) linear_bf16_many_4(const __grid_constant__ cu_linear a)
+{
+    linear_many<1>(a);
 }
 
 KERNEL __launch_bounds__(CU_THREADS, 1) linear_bf16_many_8(const __grid_constant__ cu_linear a)

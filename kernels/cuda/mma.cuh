@@ -74,6 +74,16 @@ __device__ __forceinline__ void cp_async_16_near(shared_at to, const void *from,
                  : "memory");
 }
 
+// 4 or 8 bytes, of which the first `bytes` (all or none) are read.
+template <int SIZE>
+__device__ __forceinline__ void cp_async_few(shared_at to, const void *from, int bytes)
+{
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;"
+                 :
+                 : "r"(to), "l"(from), "n"(SIZE), "r"(bytes)
+                 : "memory");
+}
+
 __device__ __forceinline__ void cp_async_commit()
 {
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -233,6 +243,14 @@ __device__ __forceinline__ void cp_async_16(shared_at to, const void *from, int 
 __device__ __forceinline__ void cp_async_16_near(shared_at to, const void *from, int bytes)
 {
     cp_async_16(to, from, bytes);
+}
+
+template <int SIZE>
+__device__ __forceinline__ void cp_async_few(shared_at to, const void *from, int bytes)
+{
+    if ((uintptr_t)to % SIZE || (bytes && (uintptr_t)from % SIZE))
+        emulator_fault("cp.async off an edge");
+    emulator_copy_later(to, bytes ? from : NULL, SIZE);
 }
 
 __device__ __forceinline__ void cp_async_commit()

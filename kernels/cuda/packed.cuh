@@ -178,6 +178,42 @@ __device__ __forceinline__ void packed_put_all(packed_eight (&w)[R], const packe
     }
 }
 
+// A row's table with the lane's own upper byte for escapes in place of its eighth, for rows with 32
+// escapes at most.
+struct packed_marks {
+    packed_row row;
+    uint32_t escape; // one of the row's by each lane: column << 16 | bits; or none
+    bool by_one;     // a lane would need two such bytes: escapes are put in one by one
+};
+
+// n escapes, of which this lane has one or none. Upper bytes: each lane's own.
+__device__ __forceinline__ void take_escapes(packed_marks &s, uint32_t escapes, int n)
+{
+    enum : uint32_t { NONE = 0x100 };
+    uint32_t upper = NONE;
+    bool two = false;
+#pragma unroll 1
+    for (int i = 0; i < n; i++) {
+        const uint32_t e = __shfl_sync(0xffffffffu, escapes, i), u = e >> 8 & 0x7f;
+        const bool mine = (e >> 19 & 31) == (uint32_t)lane_of();
+        two = two || (mine && upper != NONE && upper != u);
+        upper = mine ? u : upper;
+    }
+    s.escape = lane_of() < n ? escapes : (uint32_t)packed_outsiders::NONE;
+    s.by_one = __any_sync(0xffffffffu, two);
+    s.row.hi = upper == NONE ? s.row.hi : permute(s.row.hi, upper, 0x4210);
+}
+
+// Into the numbers k+8l..k+8l+7 of each lane.
+__device__ __forceinline__ void put_escapes(const packed_marks &s, packed_eight &w, int k)
+{
+    packed_eight one[1] = {w};
+    const bool here = s.escape >> 24 == (uint32_t)k >> 8;
+    for (uint32_t left = __ballot_sync(0xffffffffu, here); left; left &= left - 1)
+        packed_put(one, 0, __shfl_sync(0xffffffffu, s.escape, __ffs((int)left) - 1), k);
+    w = one[0];
+}
+
 // Adds up elements first..first+255 of R rows, of which a piece has the first or the other eight.
 template <int R, int NB, class X>
 __device__ __forceinline__ void

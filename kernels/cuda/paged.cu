@@ -288,47 +288,40 @@ PAGED(packed_2, PACKED_BF16, 2, 2)
 PAGED(packed_4, PACKED_BF16, 4, 2)
 
 // The same for items of up to CU_ITEM_ROWS rows.
-KERNEL __launch_bounds__(CU_THREADS, 2) paged_gate_up_bf16_rows(const __grid_constant__ cu_paged a)
+template <int DT, class Feed> __device__ __forceinline__ void gate_up_kept(const cu_paged &a)
 {
     SHARED_DYNAMIC(float, shared);
     grid_begin();
-    if (blockIdx.y == 0) {
-        gate_up_over_link<DTYPE_BF16, CU_ITEM_ROWS>(a);
-        return;
-    }
-    if ((int)blockIdx.y > a.state->n_hits)
-        return;
-    const cu_expert_item item = a.hit[blockIdx.y - 1];
-    if (item.count == 1)
-        gate_up_rows<1>(a, item, shared);
-    else if (item.count == 2)
-        gate_up_rows<2>(a, item, shared);
-    else if (item.count == 3)
-        gate_up_rows<3>(a, item, shared);
-    else
-        gate_up_rows<4>(a, item, shared);
+    if (blockIdx.y == 0)
+        gate_up_over_link<DT, CU_ITEM_ROWS>(a);
+    else if ((int)blockIdx.y <= a.state->n_hits)
+        gate_up_item<Feed>(a, a.hit[blockIdx.y - 1], shared);
 }
 
-KERNEL __launch_bounds__(CU_THREADS, 2) paged_down_bf16_rows(const __grid_constant__ cu_paged a)
+template <int DT, class Feed> __device__ __forceinline__ void down_kept(const cu_paged &a)
 {
     SHARED_DYNAMIC(float, shared);
     grid_begin();
-    if (blockIdx.y == 0) {
-        down_over_link<DTYPE_BF16, CU_ITEM_ROWS>(a);
-        return;
-    }
-    if ((int)blockIdx.y > a.state->n_hits)
-        return;
-    const cu_expert_item item = a.hit[blockIdx.y - 1];
-    if (item.count == 1)
-        down_rows<1>(a, item, shared);
-    else if (item.count == 2)
-        down_rows<2>(a, item, shared);
-    else if (item.count == 3)
-        down_rows<3>(a, item, shared);
-    else
-        down_rows<4>(a, item, shared);
+    if (blockIdx.y == 0)
+        down_over_link<DT, CU_ITEM_ROWS>(a);
+    else if ((int)blockIdx.y <= a.state->n_hits)
+        down_item<Feed>(a, a.hit[blockIdx.y - 1], shared);
 }
+
+#define PAGED_ROWS(suffix, DT, FEED)                                                               \
+    KERNEL __launch_bounds__(CU_THREADS, 2)                                                        \
+        paged_gate_up_##suffix##_rows(const __grid_constant__ cu_paged a)                          \
+    {                                                                                              \
+        gate_up_kept<DT, FEED>(a);                                                                 \
+    }                                                                                              \
+    KERNEL __launch_bounds__(CU_THREADS, 2)                                                        \
+        paged_down_##suffix##_rows(const __grid_constant__ cu_paged a)                             \
+    {                                                                                              \
+        down_kept<DT, FEED>(a);                                                                    \
+    }
+
+PAGED_ROWS(bf16, DTYPE_BF16, plain_pair)
+PAGED_ROWS(packed, PACKED_BF16, packed_pair)
 
 // kern_combine over what the GPU and what the CPU have made.
 KERNEL __launch_bounds__(CU_THREADS) paged_combine(const __grid_constant__ cu_paged a)

@@ -3,7 +3,10 @@
 #ifndef MOED_KERNELS_CUDA_PAGED_ROWS_CUH
 #define MOED_KERNELS_CUDA_PAGED_ROWS_CUH
 
-#include "row_stream.cuh"
+#include "packed_feed.cuh"
+
+typedef plain_feed<2, false> plain_pair;
+typedef packed_feed<2> packed_pair;
 
 // Two rows times NB vectors, as trees() takes them: value half * P + b. The results of half 0 are
 // in lanes 0..15, those of half 1 in 16..31, each in `lanes` lanes.
@@ -43,7 +46,7 @@ __device__ __forceinline__ uint8_t *ring_of_warp(float *behind)
     return (uint8_t *)behind + (int)threadIdx.x / 32 * CU_RING_BYTES;
 }
 
-template <int NB>
+template <class Feed, int NB>
 __device__ __forceinline__ void gate_up_rows(const cu_paged &a, const cu_expert_item &item,
                                              float *shared)
 {
@@ -56,8 +59,8 @@ __device__ __forceinline__ void gate_up_rows(const cu_paged &a, const cu_expert_
         w[0] = at + a.gate_off;
         w[1] = at + a.up_off;
     };
-    weight_stream<2, false, decltype(rows)> weights(rows, groups, a.width,
-                                                    ring_of_warp(shared + CU_ITEM_ROWS * width));
+    weight_stream<Feed, decltype(rows)> weights(rows, groups, a.width,
+                                                ring_of_warp(shared + CU_ITEM_ROWS * width));
     const float *from[NB];
 #pragma unroll
     for (int b = 0; b < NB; b++)
@@ -72,7 +75,7 @@ __device__ __forceinline__ void gate_up_rows(const cu_paged &a, const cu_expert_
     });
 }
 
-template <int NB>
+template <class Feed, int NB>
 __device__ __forceinline__ void down_rows(const cu_paged &a, const cu_expert_item &item,
                                           float *shared)
 {
@@ -85,8 +88,8 @@ __device__ __forceinline__ void down_rows(const cu_paged &a, const cu_expert_ite
         w[0] = item.record + a.down_off + out * a.down_row_bytes;
         w[1] = w[0] + (out + 1 < a.width ? a.down_row_bytes : 0);
     };
-    weight_stream<2, false, decltype(rows)> weights(rows, groups, a.inner,
-                                                    ring_of_warp(shared + CU_ITEM_ROWS * width));
+    weight_stream<Feed, decltype(rows)> weights(rows, groups, a.inner,
+                                                ring_of_warp(shared + CU_ITEM_ROWS * width));
     const int half = lane_of() / 16;
     const float *from[NB];
 #pragma unroll
@@ -102,6 +105,35 @@ __device__ __forceinline__ void down_rows(const cu_paged &a, const cu_expert_ite
         if (results::writes() && out + 2 * g < a.width)
             to[2 * g] = y;
     });
+}
+
+// By how many rows the item has.
+template <class Feed>
+__device__ __forceinline__ void gate_up_item(const cu_paged &a, const cu_expert_item &item,
+                                             float *shared)
+{
+    if (item.count == 1)
+        gate_up_rows<Feed, 1>(a, item, shared);
+    else if (item.count == 2)
+        gate_up_rows<Feed, 2>(a, item, shared);
+    else if (item.count == 3)
+        gate_up_rows<Feed, 3>(a, item, shared);
+    else
+        gate_up_rows<Feed, 4>(a, item, shared);
+}
+
+template <class Feed>
+__device__ __forceinline__ void down_item(const cu_paged &a, const cu_expert_item &item,
+                                          float *shared)
+{
+    if (item.count == 1)
+        down_rows<Feed, 1>(a, item, shared);
+    else if (item.count == 2)
+        down_rows<Feed, 2>(a, item, shared);
+    else if (item.count == 3)
+        down_rows<Feed, 3>(a, item, shared);
+    else
+        down_rows<Feed, 4>(a, item, shared);
 }
 
 #endif

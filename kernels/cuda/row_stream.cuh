@@ -26,19 +26,55 @@ __device__ __forceinline__ void keep_vectors(const float *const (&from)[N], int 
     }
 }
 
-// Groups 0 .. groups - 1 of R rows of `in` numbers; rows(g, w) says where those of group g lie, on
-// 16-byte edges. SHARED: other warps of the block read the same rows at about the same time.
-template <int R, bool SHARED, class Rows> struct weight_stream {
-    enum { STAGE_BYTES = R * 512, STAGES = CU_RING_BYTES / STAGE_BYTES };
+// A stage of the ring: so many numbers of each of R rows, plain. SHARED: other warps of the block
+// read the same rows at about the same time.
+template <int ROWS, bool SHARED> struct plain_feed {
+    enum { R = ROWS, HALVES = 1, STAGE_BYTES = R * 512 };
+
+    __device__ __forceinline__ void ask(const uint8_t *const (&w)[R], int at, int in,
+                                        uint8_t *stage) const
+    {
+        const int bytes = at + lane_of() * 8 < in ? 16 : 0;
+#pragma unroll
+        for (int r = 0; r < R; r++) {
+            const uint8_t *from = w[r] + (at + lane_of() * 8) * 2;
+            const shared_at to = shared_address(stage + r * 512 + lane_of() * 16);
+            if (SHARED)
+                cp_async_16_near(to, from, bytes);
+            else
+                cp_async_16(to, from, bytes);
+        }
+    }
+
+    template <class Where> __device__ __forceinline__ void begin(const uint8_t *, const Where &)
+    {
+    }
+
+    // The lane's eight of 256 numbers of each row, +0 behind their end.
+    template <class Where>
+    __device__ __forceinline__ void half(const uint8_t *stage, int, int, const Where &,
+                                         float (&wide)[R][8]) const
+    {
+#pragma unroll
+        for (int r = 0; r < R; r++)
+            widen8(*(const uint4 *)(stage + r * 512 + lane_of() * 16), wide[r]);
+    }
+};
+
+// Groups 0 .. groups - 1 of rows of `in` numbers; rows(g, w) says where those of group g lie, on
+// 16-byte edges.
+template <class Feed, class Rows> struct weight_stream {
+    enum { R = Feed::R, STAGES = CU_RING_BYTES / Feed::STAGE_BYTES, NUMBERS = 256 * Feed::HALVES };
+    static_assert(STAGES >= 3, "some must be under way");
     const Rows rows;
     const int groups, in;
     uint8_t *const ring; // this warp's, CU_RING_BYTES
     const uint8_t *w[R] = {};
     int group, at, put, get;
+    Feed feed;
 
     __device__ __forceinline__ weight_stream(const Rows &rows, int groups, int in, uint8_t *ring)
-        : rows(rows), groups(groups), in(in), ring(ring + lane_of() * 16), group(0), at(0), put(0),
-          get(0)
+        : rows(rows), groups(groups), in(in), ring(ring), group(0), at(0), put(0), get(0)
     {
         if (groups > 0)
             rows(0, w);
@@ -47,19 +83,17 @@ template <int R, bool SHARED, class Rows> struct weight_stream {
             ask();
     }
 
+    __device__ __forceinline__ static void turn(int &stage)
+    {
+        stage += Feed::STAGE_BYTES;
+        stage = stage == STAGES * Feed::STAGE_BYTES ? 0 : stage;
+    }
+
     __device__ __forceinline__ void ask()
     {
         if (group < groups) {
-            const int bytes = at + lane_of() * 8 < in ? 16 : 0;
-#pragma unroll
-            for (int r = 0; r < R; r++) {
-                const uint8_t *from = w[r] + (at + lane_of() * 8) * 2;
-                if (SHARED)
-                    cp_async_16_near(shared_address(ring + put + r * 512), from, bytes);
-                else
-                    cp_async_16(shared_address(ring + put + r * 512), from, bytes);
-            }
-            at += 256;
+            feed.ask(w, at, in, ring + put);
+            at += NUMBERS;
             if (at >= in) {
                 at = 0;
                 if (++group < groups)
@@ -67,18 +101,17 @@ template <int R, bool SHARED, class Rows> struct weight_stream {
             }
         }
         cp_async_commit();
-        put = put + STAGE_BYTES == CU_RING_BYTES ? 0 : put + STAGE_BYTES;
+        turn(put);
     }
 
-    // The lane's eight of the next 256 numbers of each row, +0 behind their end.
-    __device__ __forceinline__ void take(float (&wide)[R][8])
+    // The next stage, which is there until the one after the next is taken.
+    __device__ __forceinline__ const uint8_t *take()
     {
         ask();
         cp_async_wait<STAGES - 1>();
-#pragma unroll
-        for (int r = 0; r < R; r++)
-            widen8(*(const uint4 *)(ring + get + r * 512), wide[r]);
-        get = get + STAGE_BYTES == CU_RING_BYTES ? 0 : get + STAGE_BYTES;
+        const uint8_t *stage = ring + get;
+        turn(get);
+        return stage;
     }
 
     // done(g, s) for each group, s being the lane's sums of eight of row r times activations b:
@@ -90,6 +123,7 @@ template <int R, bool SHARED, class Rows> struct weight_stream {
         x += lane_of() * 4;
 #pragma unroll 1
         for (int g = 0; g < groups; g++) {
+            const auto where = [&](const uint8_t *(&w)[R]) { rows(g, w); };
             float acc[R * NB][8], s[R * NB];
 #pragma unroll
             for (int i = 0; i < R * NB; i++)
@@ -97,18 +131,15 @@ template <int R, bool SHARED, class Rows> struct weight_stream {
                 for (int e = 0; e < 8; e++)
                     acc[i][e] = 0;
 #pragma unroll 1
-            for (int k = 0; k < width; k += 256) {
-                float wide[R][8];
-                take(wide);
+            for (int first = 0; first < width; first += NUMBERS) {
+                const uint8_t *stage = take();
+                if (first == 0)
+                    feed.begin(stage, where);
 #pragma unroll
-                for (int b = 0; b < NB; b++) {
-                    float xs[8];
-                    load_vector(x + b * width + k, xs);
-#pragma unroll
-                    for (int r = 0; r < R; r++)
-#pragma unroll
-                        for (int e = 0; e < 8; e++)
-                            acc[r * NB + b][e] = __fmaf_rn(wide[r][e], xs[e], acc[r * NB + b][e]);
+                for (int h = 0; h < Feed::HALVES; h++) {
+                    const int k = first + h * 256;
+                    if (h == 0 || k < width)
+                        add<NB>(stage, h, k, where, x + k, width, acc);
                 }
             }
 #pragma unroll
@@ -117,6 +148,24 @@ template <int R, bool SHARED, class Rows> struct weight_stream {
             done(g, s);
         }
         cp_async_wait<0>();
+    }
+
+    template <int NB, class Where>
+    __device__ __forceinline__ void add(const uint8_t *stage, int h, int k, const Where &where,
+                                        const float *x, int width, float (&acc)[R * NB][8])
+    {
+        float wide[R][8];
+        feed.half(stage, h, k, where, wide);
+#pragma unroll
+        for (int b = 0; b < NB; b++) {
+            float xs[8];
+            load_vector(x + b * width, xs);
+#pragma unroll
+            for (int r = 0; r < R; r++)
+#pragma unroll
+                for (int e = 0; e < 8; e++)
+                    acc[r * NB + b][e] = __fmaf_rn(wide[r][e], xs[e], acc[r * NB + b][e]);
+        }
     }
 };
 

@@ -38,8 +38,8 @@
     X(attention, attention_bf16_1) X(attention, attention_bf16_2)                          \
     X(attention, attention_bf16_4) X(attention, attention_bf16_8)                          \
     X(attention, attention_bf16_any)                                                       \
-    DTYPED(X, linear, linear) X(linear, linear_bf16_many_8)                                \
-    X(linear, linear_bf16_many_16)                                                         \
+    DTYPED(X, linear, linear) X(linear, linear_bf16_many_4)                                \
+    X(linear, linear_bf16_many_8) X(linear, linear_bf16_many_16)                           \
     DTYPED(X, experts, gate_up) DTYPED(X, experts, down)                                   \
     PACKED(X, experts, gate_up) X(experts, gate_up_packed_8)                               \
     PACKED(X, experts, down) X(experts, down_packed_8) X(experts, unpack)                  \
@@ -50,6 +50,7 @@
     X(paged, resolve) X(paged, paged_combine)                                              \
     STEPPED(X, paged, paged_gate_up) STEPPED(X, paged, paged_down)                         \
     X(paged, paged_gate_up_bf16_rows) X(paged, paged_down_bf16_rows)                       \
+    X(paged, paged_gate_up_packed_rows) X(paged, paged_down_packed_rows)                   \
     PACKED(X, paged, paged_gate_up) PACKED(X, paged, paged_down)                           \
     X(fused, fused_bf16) X(fused_packed, fused_packed)
 #define PACKED(X, image, name)                                                             \

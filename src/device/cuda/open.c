@@ -159,12 +159,14 @@ static int prepare_functions(struct dev_cuda *d, struct moed_error *err)
         r = cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, d->device);
     d->overlap_capable = major >= 9;
     d->max_shared_bytes -= STATIC_SHARED_BYTES;
-    static const enum function large[] = {FN_norm_linear_bf16_1,      FN_norm_linear_bf16_2,
-                                          FN_norm_linear_bf16_4,      FN_norm_linear_f16_1,
-                                          FN_norm_linear_f16_4,       FN_norm_linear_f32_1,
-                                          FN_norm_linear_f32_4,       FN_resolve,
-                                          FN_linear_bf16_many_8,      FN_linear_bf16_many_16,
-                                          FN_paged_gate_up_bf16_rows, FN_paged_down_bf16_rows};
+    static const enum function large[] = {FN_norm_linear_bf16_1,    FN_norm_linear_bf16_2,
+                                          FN_norm_linear_bf16_4,    FN_norm_linear_f16_1,
+                                          FN_norm_linear_f16_4,     FN_norm_linear_f32_1,
+                                          FN_norm_linear_f32_4,     FN_resolve,
+                                          FN_linear_bf16_many_4,    FN_linear_bf16_many_8,
+                                          FN_linear_bf16_many_16,   FN_paged_gate_up_bf16_rows,
+                                          FN_paged_down_bf16_rows,  FN_paged_gate_up_packed_rows,
+                                          FN_paged_down_packed_rows};
     for (size_t i = 0; i < sizeof large / sizeof large[0] && r == CUDA_SUCCESS; i++)
         r = cuFuncSetAttribute(d->function[large[i]],
                                CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,

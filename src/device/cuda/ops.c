@@ -115,22 +115,35 @@ static size_t many_bytes(int rows, int in)
     return cuda_vector_bytes(in) * (size_t)rows + CU_WARPS * CU_RING_BYTES;
 }
 
-bool cuda_linear_is_many(const struct dev_cuda *d, enum dtype w_dtype, int n, int in)
+/* Of those kernels, that for n rows. */
+struct many {
+    enum function f;
+    int rows, outs; /* of a block */
+};
+
+static struct many many_for(const struct dev_cuda *d, int n, int in)
 {
-    return w_dtype == DTYPE_BF16 && n > CU_MANY_ROWS &&
-           many_bytes(8, in) <= (size_t)d->max_shared_bytes;
+    if (n <= 4)
+        return (struct many){FN_linear_bf16_many_4, 4, 8 * CU_MANY_OUTS};
+    if (n <= 8 || many_bytes(16, in) > (size_t)d->max_shared_bytes)
+        return (struct many){FN_linear_bf16_many_8, 8, 4 * CU_MANY_OUTS};
+    return (struct many){FN_linear_bf16_many_16, 16, 2 * CU_MANY_OUTS};
 }
 
-/* Blocks with all their shared memory: one for each multiprocessor, or one for each 8 or 16 rows.
- */
+bool cuda_linear_is_many(const struct dev_cuda *d, enum dtype w_dtype, int n, int in)
+{
+    return w_dtype == DTYPE_BF16 && n > 1 &&
+           many_bytes(many_for(d, n, in).rows, in) <= (size_t)d->max_shared_bytes;
+}
+
+/* Blocks take all of a multiprocessor's shared memory: one for each, or as many as rows ask for. */
 static int launch_many(struct dev_cuda *d, const struct cu_linear *a)
 {
-    bool more = a->n > 8 && many_bytes(16, a->in) <= (size_t)d->max_shared_bytes;
-    size_t rows = cuda_blocks((size_t)a->n, more ? 16 : 8);
-    size_t runs = cuda_blocks((size_t)a->out, more ? 2 * CU_MANY_OUTS : 4 * CU_MANY_OUTS);
-    size_t y = (size_t)d->processors > rows ? (size_t)d->processors / rows : 1;
-    return cuda_launch(d, more ? FN_linear_bf16_many_16 : FN_linear_bf16_many_8, rows,
-                       y < runs ? y : runs, CU_THREADS, many_bytes(more ? 16 : 8, a->in), a);
+    struct many m = many_for(d, a->n, a->in);
+    size_t x = cuda_blocks((size_t)a->n, (size_t)m.rows);
+    size_t runs = cuda_blocks((size_t)a->out, (size_t)m.outs);
+    size_t y = (size_t)d->processors > x ? (size_t)d->processors / x : 1;
+    return cuda_launch(d, m.f, x, y < runs ? y : runs, CU_THREADS, many_bytes(m.rows, a->in), a);
 }
 
 int cuda_linear(struct dev *dev, const struct kern_linear *a)

@@ -339,17 +339,17 @@ static struct paged_kernels paged_kernels_for(const struct dev_cuda *d,
 {
     size_t rings = CU_WARPS * CU_RING_BYTES;
     int up_groups = n <= 4 ? 2 : 4, down_groups = n <= 4 ? 4 : 8;
-    struct paged_kernels k = {.gate_up = FN_paged_gate_up_bf16_rows,
-                              .down = FN_paged_down_bf16_rows,
-                              .rows = CU_ITEM_ROWS,
-                              .up_outs = CU_WARPS * up_groups,
-                              .down_outs = CU_WARPS * down_groups * 2,
-                              .up_groups = up_groups,
-                              .down_groups = down_groups,
-                              .up_bytes = CU_ITEM_ROWS * cuda_vector_bytes(c->hidden) + rings,
-                              .down_bytes =
-                                  CU_ITEM_ROWS * cuda_vector_bytes(c->intermediate) + rings};
-    bool keeps = n > 1 && c->dtype == DTYPE_BF16 && !c->packed &&
+    struct paged_kernels k = {
+        .gate_up = c->packed ? FN_paged_gate_up_packed_rows : FN_paged_gate_up_bf16_rows,
+        .down = c->packed ? FN_paged_down_packed_rows : FN_paged_down_bf16_rows,
+        .rows = CU_ITEM_ROWS,
+        .up_outs = CU_WARPS * up_groups,
+        .down_outs = CU_WARPS * down_groups * 2,
+        .up_groups = up_groups,
+        .down_groups = down_groups,
+        .up_bytes = CU_ITEM_ROWS * cuda_vector_bytes(c->hidden) + rings,
+        .down_bytes = CU_ITEM_ROWS * cuda_vector_bytes(c->intermediate) + rings};
+    bool keeps = n > 1 && c->dtype == DTYPE_BF16 &&
                  larger(k.up_bytes, k.down_bytes) <= (size_t)d->max_shared_bytes;
     return keeps ? k : paged_by_size(c, n);
 }

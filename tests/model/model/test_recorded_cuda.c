@@ -53,11 +53,13 @@ static void run(struct rig *r, int turn)
         rig_run_alone(r, 1 + turn * 5 % 13);
 }
 
-static uint64_t hash_on_cpu(const struct model_config *c, enum dtype kv_dtype)
+static uint64_t hash_on_cpu(const struct model_config *c, bool odd)
 {
     struct rig r;
-    rig_open(&r, &(struct rig_options){
-                     .dummy = c, .kv_dtype = kv_dtype, .threads = 1, .isa = KERN_ISA_SCALAR});
+    rig_open(
+        &r,
+        &(struct rig_options){
+            .dummy = c, .odd = odd, .kv_dtype = DTYPE_BF16, .threads = 1, .isa = KERN_ISA_SCALAR});
     add_sequences(&r);
     rig_run_alone(&r, 64);
     uint64_t hash = rig_hash(&r);
@@ -65,45 +67,48 @@ static uint64_t hash_on_cpu(const struct model_config *c, enum dtype kv_dtype)
     return hash;
 }
 
-/* bf16 is what models have: on a GPU all ways, of the other types every second. The emulator runs
- * every second with bf16; with others, and with the address sanitizer, which looks at memory and
+/* Plain bf16 is what models have: on a GPU all ways, of the others every second. The emulator runs
+ * every second of the former; of others, and with the address sanitizer, which looks at memory and
  * not at bits, each budget once, with each share and policy among them. */
-static bool chosen(enum dtype dtype, size_t slots, size_t share)
+static bool chosen(bool plain, size_t slots, size_t share)
 {
 #ifdef __SANITIZE_ADDRESS__
     const bool once = part > 1;
 #else
-    const bool once = part > 1 && dtype != DTYPE_BF16;
+    const bool once = part > 1 && !plain;
 #endif
     if (once)
         return share == slots % 4;
-    return (part == 1 && dtype == DTYPE_BF16) || (slots + share) % 2 == 0;
+    return (part == 1 && plain) || (slots + share) % 2 == 0;
 }
 
 /* Budgets, policies and shares of the link against one hash. */
-static void same_bits_recorded(enum dtype dtype)
+static void same_bits_recorded(const struct model_config *c, bool packed)
 {
     static const int shares[] = {0, MAILBOX_SHARE_ONE, MAILBOX_SHARE_ONE / 3,
                                  MISSES_SHARE_ADAPTIVE};
     static const char *const policies[] = {"lru", "lfu", "lfru"};
-    struct model_config c = config(dtype);
     struct dev_choice choice;
     cuda_or_skip(&choice);
     part = cuda_emulated(&choice) ? 8 : 1;
     const int records = 3 * 12, slots[] = {0, 2, records / 4, records / 2, records};
     struct model_memory memory;
-    model_memory(&c, dtype, &(struct model_options){.kv_blocks = 1, .max_rows = 1}, &memory);
+    model_memory(c, c->dtype,
+                 &(struct model_options){.kv_blocks = 1, .max_rows = 1, .packed_experts = packed},
+                 &memory);
     for (size_t i = 0; i < sizeof token / sizeof token[0]; i++)
         token[i] = (int32_t)(i * 37 + 5) % 301;
-    uint64_t hash = hash_on_cpu(&c, DTYPE_BF16);
+    uint64_t hash = hash_on_cpu(c, packed);
     int turn = 0;
     for (size_t s = 0; s < 5; s++)
         for (size_t share = 0; share < 4; share++, turn++) {
-            if (!chosen(dtype, s, share))
+            if (!chosen(c->dtype == DTYPE_BF16 && !packed, s, share))
                 continue;
             struct rig r;
             struct pager_counters n;
-            rig_open(&r, &(struct rig_options){.dummy = &c,
+            rig_open(&r, &(struct rig_options){.dummy = c,
+                                               .packed = packed,
+                                               .odd = packed,
                                                .kv_dtype = DTYPE_BF16,
                                                .cuda = true,
                                                .pager = {.mode = PAGER_CACHED,
@@ -118,8 +123,10 @@ static void same_bits_recorded(enum dtype dtype)
                 add_sequences(&r);
                 run(&r, turn + round);
                 if (rig_hash(&r) != hash)
-                    fail_msg("%s, %d slots, share of the link %d, round %d: other bits",
-                             dtype_name(dtype), slots[s], shares[share], round);
+                    fail_msg("%s, packed %d, %d wide, %d slots, share of the link %d, round %d: "
+                             "other bits",
+                             dtype_name(c->dtype), packed, c->hidden, slots[s], shares[share],
+                             round);
             }
             pager_counters(model_pager(r.m), &n);
             assert_true(n.uses > 0);
@@ -131,17 +138,31 @@ static void same_bits_recorded(enum dtype dtype)
 
 static void same_bits_recorded_bf16_cuda(void **state)
 {
-    same_bits_recorded(DTYPE_BF16);
+    struct model_config c = config(DTYPE_BF16);
+    same_bits_recorded(&c, false);
 }
 
 static void same_bits_recorded_f16_cuda(void **state)
 {
-    same_bits_recorded(DTYPE_F16);
+    struct model_config c = config(DTYPE_F16);
+    same_bits_recorded(&c, false);
 }
 
 static void same_bits_recorded_f32_cuda(void **state)
 {
-    same_bits_recorded(DTYPE_F32);
+    struct model_config c = config(DTYPE_F32);
+    same_bits_recorded(&c, false);
+}
+
+/* Rows with every kind of escapes; with tails of less than 256 numbers, and of whole blocks of 512
+ * with 256 behind them. */
+static void same_bits_recorded_packed_cuda(void **state)
+{
+    struct model_config c = config(DTYPE_BF16);
+    same_bits_recorded(&c, true);
+    c.hidden = 1280;
+    c.moe_intermediate = 520;
+    same_bits_recorded(&c, true);
 }
 
 /* As many rows, experts and choices as models have: what such a step takes beside its weights was
@@ -222,6 +243,7 @@ static void misses_are_measured_where_experts_may_miss_cuda(void **state)
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(misses_are_measured_where_experts_may_miss_cuda),
     cmocka_unit_test(same_bits_recorded_bf16_cuda),
+    cmocka_unit_test(same_bits_recorded_packed_cuda),
     cmocka_unit_test(same_bits_recorded_f16_cuda),
     cmocka_unit_test(same_bits_recorded_f32_cuda),
     cmocka_unit_test(the_largest_step_cuda),
