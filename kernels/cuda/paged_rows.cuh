@@ -109,7 +109,7 @@ __device__ __forceinline__ void down_rows(const cu_paged &a, const cu_expert_ite
 
 // By how many rows the item has.
 template <class Feed>
-__device__ __forceinline__ void gate_up_item(const cu_paged &a, const cu_expert_item &item,
+__device__ __forceinline__ void gate_up_item(const cu_paged &a, const cu_expert_item item,
                                              float *shared)
 {
     if (item.count == 1)
@@ -123,7 +123,7 @@ __device__ __forceinline__ void gate_up_item(const cu_paged &a, const cu_expert_
 }
 
 template <class Feed>
-__device__ __forceinline__ void down_item(const cu_paged &a, const cu_expert_item &item,
+__device__ __forceinline__ void down_item(const cu_paged &a, const cu_expert_item item,
                                           float *shared)
 {
     if (item.count == 1)
