@@ -244,8 +244,7 @@ static void sets_of_cases(void **state)
     assert_int_equal(s[2].target_itl_us, 2500);
     assert_int_equal(s[2].decode_steps, 5);
     assert_int_equal(s[2].warmup_tokens, 9);
-    assert_int_equal(sets_of(s,
-                             "clients batch=3,1 admission=all; clients admission-wait-ms=1.5",
+    assert_int_equal(sets_of(s, "clients batch=3,1 admission=all; clients admission-wait-ms=1.5",
                              NULL, NULL, &err),
                      2);
     assert_int_equal(bench_set_batch(&s[0]), 3);
