@@ -10,7 +10,8 @@
 #       ops        Qwen3, decode, batch 1, 25, 0, 50 and 100 %, with --one-row-step ops
 #       streams    Qwen3 at 25 %, 2 to 32 streams
 #       streams-75 the same at 75 %, 1 to 32 streams
-#       admission  Qwen3 at 25 %, 1 to 32 clients in a closed loop, conversations of 128 tokens, --admission all and measured
+#       streams-100 the same with all experts resident, plain, 1 to 64 streams
+#       admission  Qwen3 with 13.5 GiB of slots, 1, 8, 32 and 1 clients in a closed loop, conversations of 128 tokens, --admission all and measured
 #       prefill    Qwen3 at 25 % and with no expert resident, prompts of 4K and 16K tokens in one pass
 #       mixed      Qwen3 at 25 %, a prompt of 16K tokens beside 4 and 8 streams, 100 and 200 ms between their tokens as the target
 #       qwen3      all of these that decode only: what is paged in one process, the model loaded once; 50 and 100 % in another, since
@@ -192,7 +193,8 @@ qwen3_50_100="decode batch=1 expert-cache=50%,100%"
 qwen3_uniform="decode batch=1 expert-cache=25% decode-tokens=64 routing=synthetic:uniform"
 streams="decode batch=2,4 expert-cache=25% decode-tokens=64; decode batch=8,16,32 expert-cache=25% decode-tokens=16"
 streams_75="decode batch=1,2,4,8,16,32 expert-cache=75% decode-tokens=32"
-clients="clients batch=1,2,4,8,16,32 expert-cache=25% decode-tokens=128 runs=2"
+streams_100="decode batch=1,2,4,8,16,32,64 expert-cache=100% decode-tokens=32"
+clients="clients batch=1,8,32,1 expert-cache=13.5GiB decode-tokens=128 runs=2"
 mixed="mixed batch=4 prompt-tokens=16384 expert-cache=25% decode-tokens=64 target-itl-ms=100"
 mixed="$mixed; mixed batch=8 prompt-tokens=16384 expert-cache=25% decode-tokens=64 target-itl-ms=200"
 prefill="prefill prompt-tokens=4096,16384 expert-cache=25%; prefill prompt-tokens=4096 expert-cache=0"
@@ -227,11 +229,8 @@ bench_row() {
     qwen3-50-100) bench_qwen3 "$row" 120 "$qwen3_50_100" "$@" ;;
     qwen3-uniform) bench_qwen3 "$row" 90 "$qwen3_uniform" "$@" ;;
     streams-75) bench_qwen3 "$row" 240 "$streams_75" "$@" ;;
-    admission)
-        case_seconds=9
-        bench_qwen3 "$row" 150 "$clients admission=all; $clients admission=measured" "$@"
-        case_seconds=60
-        ;;
+    streams-100) bench_qwen3 "$row" 60 "$streams_100" --expert-records plain "$@" ;;
+    admission) bench_qwen3 "$row" 330 "$clients admission=all; $clients admission=measured" "$@" ;;
     streams) bench_qwen3 "$row" 240 "$streams" "$@" ;;
     mixed) bench_qwen3 "$row" 120 "$mixed" "$@" ;;
     prefill) bench_qwen3 "$row" 120 "$prefill" "$@" ;;
