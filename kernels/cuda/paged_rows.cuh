@@ -107,33 +107,35 @@ __device__ __forceinline__ void down_rows(const cu_paged &a, const cu_expert_ite
     });
 }
 
-// By how many rows the item has.
+template <int N> struct row_count {
+    enum { value = N };
+};
+
+// Straight code for each number of rows that an item may have.
+template <class Body> __device__ __forceinline__ void by_rows(int count, const Body &body)
+{
+    if (count == 1)
+        body(row_count<1>());
+    else if (count == 2)
+        body(row_count<2>());
+    else if (count == 3)
+        body(row_count<3>());
+    else
+        body(row_count<4>());
+}
+
 template <class Feed>
 __device__ __forceinline__ void gate_up_item(const cu_paged &a, const cu_expert_item item,
                                              float *shared)
 {
-    if (item.count == 1)
-        gate_up_rows<Feed, 1>(a, item, shared);
-    else if (item.count == 2)
-        gate_up_rows<Feed, 2>(a, item, shared);
-    else if (item.count == 3)
-        gate_up_rows<Feed, 3>(a, item, shared);
-    else
-        gate_up_rows<Feed, 4>(a, item, shared);
+    by_rows(item.count, [&](auto n) { gate_up_rows<Feed, decltype(n)::value>(a, item, shared); });
 }
 
 template <class Feed>
 __device__ __forceinline__ void down_item(const cu_paged &a, const cu_expert_item item,
                                           float *shared)
 {
-    if (item.count == 1)
-        down_rows<Feed, 1>(a, item, shared);
-    else if (item.count == 2)
-        down_rows<Feed, 2>(a, item, shared);
-    else if (item.count == 3)
-        down_rows<Feed, 3>(a, item, shared);
-    else
-        down_rows<Feed, 4>(a, item, shared);
+    by_rows(item.count, [&](auto n) { down_rows<Feed, decltype(n)::value>(a, item, shared); });
 }
 
 #endif
