@@ -123,17 +123,17 @@ struct many {
 
 static struct many many_for(const struct dev_cuda *d, int n, int in)
 {
-    if (n <= 4)
-        return (struct many){FN_linear_bf16_many_4, 4, 8 * CU_MANY_OUTS};
-    if (n <= 8 || many_bytes(16, in) > (size_t)d->max_shared_bytes)
+    const size_t most = (size_t)d->max_shared_bytes;
+    if (n > 8 && many_bytes(16, in) <= most)
+        return (struct many){FN_linear_bf16_many_16, 16, 2 * CU_MANY_OUTS};
+    if (n > 4 && many_bytes(8, in) <= most)
         return (struct many){FN_linear_bf16_many_8, 8, 4 * CU_MANY_OUTS};
-    return (struct many){FN_linear_bf16_many_16, 16, 2 * CU_MANY_OUTS};
+    return (struct many){FN_linear_bf16_many_4, 4, 8 * CU_MANY_OUTS};
 }
 
 bool cuda_linear_is_many(const struct dev_cuda *d, enum dtype w_dtype, int n, int in)
 {
-    return w_dtype == DTYPE_BF16 && n > 1 &&
-           many_bytes(many_for(d, n, in).rows, in) <= (size_t)d->max_shared_bytes;
+    return w_dtype == DTYPE_BF16 && n > 1 && many_bytes(4, in) <= (size_t)d->max_shared_bytes;
 }
 
 /* Blocks take all of a multiprocessor's shared memory: one for each, or as many as rows ask for. */

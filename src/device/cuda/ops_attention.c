@@ -21,15 +21,15 @@ int cuda_attention_open(struct dev_cuda *d, struct moed_error *err)
         FN_attention_bf16_any, FN_attention_f32_4,  FN_attention_f32_any,
     };
     struct attention_memory *m = &d->attention;
-    int sms = 0;
-    CUresult r = cuDeviceGetAttribute(&sms, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, d->device);
+    const int blocks = d->processors * BLOCKS_PER_SM;
+    CUresult r = CUDA_SUCCESS;
     for (size_t i = 0; i < sizeof functions / sizeof functions[0] && r == CUDA_SUCCESS; i++)
         r = cuFuncSetAttribute(d->function[functions[i]],
                                CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
                                d->max_shared_bytes);
     if (r != CUDA_SUCCESS)
         return moed_fail(err, MOED_EUNSUPPORTED, "cannot set up attention: %s", cuda_words(r));
-    m->blocks = sms * BLOCKS_PER_SM > MIN_BLOCKS ? sms * BLOCKS_PER_SM : MIN_BLOCKS;
+    m->blocks = blocks > MIN_BLOCKS ? blocks : MIN_BLOCKS;
     m->node_bytes = (size_t)m->blocks * NODE_FLOATS * sizeof(float);
     m->node = (CUdeviceptr)(uintptr_t)cuda_alloc(&d->dev, m->node_bytes);
     m->ended = (CUdeviceptr)(uintptr_t)cuda_alloc(&d->dev, (size_t)m->blocks * sizeof(uint32_t));

@@ -94,10 +94,8 @@ static bool lay_out(struct dev_fused *f, const struct kern_layer *l, size_t atte
 /* The device's side; *shared is what a block may have. */
 static const char *device_obstacle(struct dev_cuda *d, struct dev_fused *f, int *shared)
 {
-    int together = 0, sms = 0, khz = 0, ptx = 0;
+    int together = 0, khz = 0, ptx = 0;
     CUresult r = cuDeviceGetAttribute(&together, CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH, d->device);
-    if (r == CUDA_SUCCESS)
-        r = cuDeviceGetAttribute(&sms, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, d->device);
     if (r == CUDA_SUCCESS)
         r = cuDeviceGetAttribute(&khz, CU_DEVICE_ATTRIBUTE_CLOCK_RATE, d->device);
     if (r == CUDA_SUCCESS)
@@ -111,7 +109,7 @@ static const char *device_obstacle(struct dev_cuda *d, struct dev_fused *f, int 
     if (r == CUDA_SUCCESS && ptx < 90)
         return "the device, or the kernel that it has, knows no bulk copies (compute capability "
                "9.0)";
-    f->blocks = (unsigned)sms;
+    f->blocks = (unsigned)d->processors;
     f->cycles_per_us = (double)khz * 1e-3;
     return r != CUDA_SUCCESS || !together ? "the device cannot run the blocks of a grid together"
                                           : NULL;

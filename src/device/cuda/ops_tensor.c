@@ -25,8 +25,7 @@ struct list {
 struct cuda_tensor {
     struct list list[LISTS];
     unsigned next;
-    struct grown tiles; /* of attention, and its block tables */
-    int processors;
+    struct grown tiles;  /* of attention, and its block tables */
     size_t shared_bytes; /* that a block can have */
     bool groups;         /* SHAPE_GROUPS is there */
 };
@@ -138,16 +137,17 @@ static const struct shape *shapes_of(enum dtype dtype)
 }
 
 /* The shape that is through first: waves of blocks over the processors, by their measured rates. */
-static const struct shape *shape_for(const struct cuda_tensor *t, enum dtype dtype, size_t rows,
+static const struct shape *shape_for(const struct dev_cuda *d, enum dtype dtype, size_t rows,
                                      size_t outs)
 {
+    const struct cuda_tensor *t = d->tensor;
     const struct shape *of = shapes_of(dtype), *best = NULL;
     double least = 0;
     for (int i = t->groups ? SHAPE_GROUPS : SHAPE_256; i <= SHAPE_128_32; i++) {
         const struct shape *s = &of[i];
         if (s->shared_bytes > t->shared_bytes)
             continue;
-        size_t at_once = (size_t)t->processors * (256 / (size_t)s->outs);
+        size_t at_once = (size_t)d->processors * (256 / (size_t)s->outs);
         size_t blocks = cuda_blocks(rows, (size_t)s->rows) * cuda_blocks(outs, (size_t)s->outs);
         double time =
             (double)cuda_blocks(blocks, at_once) * s->rows * s->outs * (256.0 / s->outs) / s->rate;
@@ -180,7 +180,7 @@ static int tensor_linear(struct dev *dev, const struct kern_tensor_linear *a)
 {
     struct dev_cuda *d = cuda_of(dev);
     bool wide = a->in % 8 == 0 && a->x_stride % 8 == 0 && cuda_aligned(a->w) && cuda_aligned(a->x);
-    const struct shape *s = wide ? shape_for(d->tensor, a->dtype, (size_t)a->n, (size_t)a->out)
+    const struct shape *s = wide ? shape_for(d, a->dtype, (size_t)a->n, (size_t)a->out)
                                  : &shapes_of(a->dtype)[SHAPE_NARROW];
     int rc = cuda_enter(d);
     if (rc < 0)
@@ -268,8 +268,8 @@ static int plain_experts(struct dev_cuda *d, const struct kern_tensor_experts *a
     const struct shape *up_shape = &shapes_of(c->dtype)[wide ? SHAPE_128 : SHAPE_NARROW];
     const struct shape *down_shape = up_shape;
     if (wide) {
-        up_shape = shape_for(d->tensor, c->dtype, pairs, 2 * (size_t)c->intermediate);
-        down_shape = shape_for(d->tensor, c->dtype, pairs, (size_t)c->hidden);
+        up_shape = shape_for(d, c->dtype, pairs, 2 * (size_t)c->intermediate);
+        down_shape = shape_for(d, c->dtype, pairs, (size_t)c->hidden);
     }
     struct cu_product up = {.x = a->x,
                             .y = a->hidden,
@@ -486,9 +486,6 @@ int cuda_tensor_open(struct dev_cuda *d, struct moed_error *err)
     d->tensor = t;
     CUresult r = cuDeviceGetAttribute(
         &shared_bytes, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, d->device);
-    if (r == CUDA_SUCCESS)
-        r = cuDeviceGetAttribute(&t->processors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
-                                 d->device);
     t->shared_bytes = (size_t)shared_bytes;
     if (t->shared_bytes < (size_t)CU_TILE_BYTES(128))
         d->dev.tensor = NULL;
