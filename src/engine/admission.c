@@ -12,18 +12,15 @@
 #define AWAY_US    200000
 #define AWAY_STEPS 4
 
-/* A size is chosen within this part of the best, the larger of two such: a shorter wait is worth
- * it. The one that was chosen stays a little longer. */
-#define EQUAL   0.02
-#define STAY    0.05
+/* The size that was chosen stays within this part of the best. */
+#define STAY    0.02
 #define CLEARLY 0.8 /* of the wait that is borne */
 /* From such a change of the chosen size's rate on, what is known of the others is in doubt. */
 #define CHANGE        0.25
 #define KNOWN_WINDOWS 4
 
-/* Of the time of steps, for trials; saved up to; there is some at the start. */
+/* Of the time of steps, for trials; saved up to. */
 #define TRIAL_SHARE   0.02
-#define EARNED_US     1e6
 #define EARNED_MAX_US 60e6
 #define TRIAL_MAX_US  300000000
 /* A size that is not known is expected to lose such a part of the chosen one's rate. */
@@ -38,11 +35,8 @@
 
 void admission_init(struct admission *a, int32_t max_seqs, int64_t max_wait_us)
 {
-    *a = (struct admission){.max_seqs = max_seqs,
-                            .max_wait_us = max_wait_us,
-                            .trial = -1,
-                            .spell.size = -1,
-                            .earned_us = EARNED_US};
+    *a = (struct admission){
+        .max_seqs = max_seqs, .max_wait_us = max_wait_us, .trial = -1, .spell.size = -1};
 }
 
 /* The nearest size of n rows, by ratio: 3 counts for 4, 5 for 4, 6 for 8. */
@@ -77,15 +71,15 @@ static double best_rate(const struct admission *a, int32_t top, int32_t demand, 
     return best;
 }
 
-/* The largest of the best. One is where knowledge begins; where no wait is bearable, all are
- * admitted. */
+/* The best, and of such the largest. One is where knowledge begins; where no wait is bearable, all
+ * decode. */
 static int32_t choose(const struct admission *a, int32_t top, int32_t demand)
 {
     bool known;
     double best = best_rate(a, top, demand, &known);
     int32_t found = known ? top : 0;
     for (int32_t i = 0; i <= top && best > 0; i++) {
-        double rate = a->size[i].rate, part = i == a->chosen ? 1 - STAY : 1 - EQUAL;
+        double rate = a->size[i].rate, part = i == a->chosen ? 1 - STAY : 1;
         if (rate >= best * part && bearable(a, i, rate, demand))
             found = i;
     }
@@ -213,7 +207,7 @@ static void judge(struct admission *a, int64_t now_us)
     double gap = 1 - s->rate / a->size[a->chosen].rate;
     a->trial = -1;
     a->owing = true;
-    if (gap > EQUAL)
+    if (gap > 0)
         put_off(s, now_us, gap);
 }
 

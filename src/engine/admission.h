@@ -5,9 +5,9 @@
  *
  * Sizes of the batch are powers of two; a step counts for the nearest. Their rates are learned from
  * steps of decode rows alone, in windows of a second after a second in which the cache settles. The
- * choice is the largest size that is as good as the best of those that what runs and waits can
- * fill. A size that is not known, or was bad long ago, is tried once the time that it may cost is
- * earned: trials may cost a fiftieth of the time of steps. What a trial lets in pauses after it.
+ * best of the sizes that what runs and waits can fill is chosen. A size that is not known, or was
+ * bad long ago, is tried once the time that it may cost is earned: trials may cost a fiftieth of
+ * the time of steps. What a trial lets in pauses after it.
  */
 #ifndef MOED_ENGINE_ADMISSION_H
 #define MOED_ENGINE_ADMISSION_H

@@ -40,6 +40,10 @@ static const struct curve quarter = {"25 %", {129, 91, 76, 70, 76, 99}, 1};
 static const struct curve most = {"75 %", {306, 323, 300, 283, 266, 291}, 0.25};
 static const struct curve whole = {"100 %", {335, 560, 900, 1450, 2300, 3500}, 0};
 
+/* Packed records in as many bytes as a quarter takes in bf16; the cold part by what one client with
+ * short conversations got there. */
+static const struct curve third = {"33 %", {186, 152, 116, 92, 104, 133}, 1.4};
+
 struct client {
     struct sched_request *request;
     int64_t asked_us, next_us, born_us; /* of the conversation; the next; it began to decode */
@@ -309,12 +313,35 @@ static void compare_loops(const struct curve *curve, int32_t tokens, double of_o
 static void the_total_stays_at_one_clients(void **state)
 {
     compare_loops(&quarter, 128, 0.98, 1);
+    compare_loops(&third, 128, 0.98, 1);
 }
 
 static void the_total_stays_at_one_clients_in_long_conversations_deep(void **state)
 {
     compare_loops(&quarter, 512, 0.98, 1);
     compare_loops(&quarter, 2048, 0.98, 0.99);
+}
+
+/* With nothing known at the start, and with what is to be learned from a few windows. */
+static void the_first_minutes_cost_little(void **state)
+{
+    static const struct curve *const curves[] = {&quarter, &third};
+    static const struct {
+        int64_t end_us;
+        double of_one;
+    } spans[] = {{42000000, 0.92}, {300000000, 0.97}};
+    for (size_t c = 0; c < sizeof curves / sizeof curves[0]; c++)
+        for (size_t i = 0; i < sizeof spans / sizeof spans[0]; i++) {
+            struct load l = {
+                .curve = curves[c], .tokens = 128, .end_us = spans[i].end_us, .wait_us = WAIT_US};
+            double one = one_client(&l);
+            l.measured = true;
+            for (l.clients = 2; l.clients <= 32; l.clients *= 2) {
+                struct outcome o = simulate(&l);
+                show(&l, i ? "300 s" : "42 s", &o);
+                assert_true(o.tokens_s >= spans[i].of_one * one);
+            }
+        }
 }
 
 static void nothing_is_lost_where_a_batch_pays(void **state)
@@ -375,6 +402,7 @@ static void another_traffic_is_learned(void **state)
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(the_total_stays_at_one_clients),
+    cmocka_unit_test(the_first_minutes_cost_little),
     cmocka_unit_test(nothing_is_lost_where_a_batch_pays),
     cmocka_unit_test(waits_are_bounded),
     cmocka_unit_test(another_traffic_is_learned),
