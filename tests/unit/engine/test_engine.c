@@ -145,6 +145,12 @@ static double six_streams(int64_t row_us, int64_t wait_us, struct moed_engine_st
     for (int i = 0; i < N; i++)
         check_greedy(&answers[i], prompt[i], 4, TOKENS, true);
     settled(e, st);
+    /* Whoever waits to go on has its prompt read at once, and its first token. */
+    int first = 0;
+    while (fake->log[first].kind != FAKE_STEP)
+        first++;
+    const int rows = fake->log[first].rows, next = fake->log[first + 1].rows;
+    assert_true(rows == 4 * N || rows + next > 4 * N);
     int64_t alone_us = 0;
     for (int i = 0; i < fake->n_log; i++)
         if (fake->log[i].kind == FAKE_STEP && fake->log[i].rows == 1)
