@@ -91,7 +91,8 @@ static void same_bits_recorded(const struct model_config *c, bool packed)
     struct dev_choice choice;
     cuda_or_skip(&choice);
     part = cuda_emulated(&choice) ? 8 : 1;
-    const int records = 3 * 12, slots[] = {0, 2, records / 4, records / 2, records};
+    const int records = model_config_moe_layers(c) * c->n_experts,
+              slots[] = {0, 2, records / 4, records / 2, records};
     struct model_memory memory;
     model_memory(c, c->dtype,
                  &(struct model_options){.kv_blocks = 1, .max_rows = 1, .packed_experts = packed},
@@ -160,7 +161,8 @@ static void same_bits_recorded_packed_cuda(void **state)
 {
     struct model_config c = config(DTYPE_BF16);
     same_bits_recorded(&c, true);
-    c.hidden = 1280;
+    c.n_layers = 1;
+    c.hidden = 768;
     c.moe_intermediate = 520;
     same_bits_recorded(&c, true);
 }
