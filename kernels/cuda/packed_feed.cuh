@@ -76,6 +76,8 @@ template <int ROWS> struct packed_feed {
             take_escapes(marks[r], lane < n ? list[lane] : 0, n);
             any_by_one = any_by_one || marks[r].by_one;
         }
+        // Heads are all lanes', and the next stage is asked for into their place.
+        __syncwarp();
     }
 
     template <class Where>

@@ -104,7 +104,7 @@ template <class Feed, class Rows> struct weight_stream {
         turn(put);
     }
 
-    // The next stage, which is there until the one after the next is taken.
+    // The next stage; what this lane has of it is there until the one behind it is taken.
     __device__ __forceinline__ const uint8_t *take()
     {
         ask();
