@@ -1,7 +1,8 @@
 /*
  * Dot products of the FMA class, as a template over the vectors of vec_<isa>.h.
  *
- * Up to SINGLE_ROWS activation rows: weight row by weight row (row_vec.h).
+ * One activation row, or SINGLE_ROWS of them: weight row by weight row (row_vec.h). A few rows and
+ * bf16 weights: few_vec.h.
  *
  * More rows: the 256 partial sums of TILE_W x TILE_X dot products do not fit, but the class allows
  * to take them one vector v at a time: for a fixed v the chunks of 256 are walked with TILE_W
@@ -13,7 +14,6 @@
  *
  * Packed weights of a panel are unpacked into scratch first; from there on they are plain ones.
  */
-#define PANEL 16
 /* Rows packed at once: activations of this many rows and a panel stay in a 1 MiB L2 cache. */
 #define ROWS_AT_ONCE 48
 /* How far ahead in what it reads a thread with a single row of activations asks for weights. */
@@ -33,9 +33,10 @@
 struct tile_w {
     const void *w;
     size_t row_stride, chunk_stride;
-    size_t chunks;     /* whole vectors */
-    size_t tail;       /* lanes of the one behind them, 0: none */
-    const char *ahead; /* weights wanted soon: AHEAD_LINES are prefetched per chunk */
+    size_t chunks; /* whole vectors */
+    size_t tail;   /* lanes of the one behind them, 0: none */
+    const char
+        *ahead; /* weights wanted soon: TILE_AHEAD_BYTES of them are asked for at each chunk */
 };
 
 /* One v of TILE_W outputs for `rows` activation rows: sums of 8 neighbours of output o and row i
@@ -133,17 +134,27 @@ struct pack {
     size_t blocks;                 /* of at most TILE_X rows */
     const float *row[SINGLE_ROWS]; /* the rows themselves where they are so few */
     float *split;                  /* or the only one, split (row_vec.h), [chunks * 256], or NULL */
+    bool few;                      /* x is as few_vec.h has it */
     float *x;                      /* [NV][block][chunk][row of the block][VL] */
     vf *r;                         /* [NV][unit of outputs][block][TILE_SUMS] */
-    uint16_t *panel;               /* [PANEL][k] of packed weights */
+    uint16_t *panel;               /* [PANEL][k] of packed weights; few: [FEW_W][chunks * 256] */
 };
 
 /* packed: so are the weights. */
-static struct pack pack_begin(size_t k, size_t rows, bool packed, void *scratch,
+static struct pack pack_begin(size_t k, size_t rows, enum dtype dtype, bool packed, void *scratch,
                               size_t scratch_bytes)
 {
     struct pack p = {.k = k, .chunks = (k + 255) / 256};
     size_t row_bytes = p.chunks * 256 * sizeof(float);
+    size_t few_panel_bytes = FEW_W * p.chunks * 256 * sizeof(uint16_t);
+    p.few = rows > 1 && rows <= FEW_ROWS && dtype == DTYPE_BF16 &&
+            scratch_bytes >= few_panel_bytes + rows * row_bytes;
+    if (p.few) {
+        p.rows_max = rows;
+        p.panel = scratch;
+        p.x = (float *)(void *)((char *)scratch + few_panel_bytes);
+        return p;
+    }
     size_t r_bytes = (size_t)NV * (PANEL / TILE_W + TILE_W - 1) *
                      ((ROWS_AT_ONCE + TILE_X - 1) / TILE_X) * TILE_SUMS * sizeof(vf);
     size_t panel_bytes = packed ? (PANEL * k * sizeof *p.panel + 63) / 64 * 64 : 0;
@@ -226,7 +237,9 @@ static const float *split_row(const struct pack *p, const float *x)
 
 static void pack_add(struct pack *p, size_t i, const float *x)
 {
-    if (p->rows <= SINGLE_ROWS)
+    if (p->few)
+        few_x(p->x, p->rows, p->chunks, i, x, p->k);
+    else if (p->rows <= SINGLE_ROWS)
         p->row[i] = p->split ? split_row(p, x) : x;
     else
         pack_row(p, i, x);
@@ -321,16 +334,10 @@ static const char *row_run_at(const struct row_run *r, size_t o)
     return r->next ? r->next + (o - r->hi) * r->row_bytes : NULL;
 }
 
-/* row_dots of the packed row w: for several rows of x it is unpacked once, if there is scratch. */
+/* row_dots of the packed row w. */
 static void packed_row_dots(const struct pack *p, const void *w, const struct ahead *a, bool l2,
                             float *dots)
 {
-    if (p->panel) {
-        (l2 ? unpack_row_l2 : unpack_row_l1)(w, p->k, p->panel, a);
-        for (size_t i = 0; i < p->rows; i++)
-            dots[i * PANEL] = row_dot(DTYPE_BF16, p->panel, p->row[i], p->k);
-        return;
-    }
     if (p->split) {
         dots[0] = (l2 ? packed_dot_l2 : packed_dot_l1)(w, p->split, p->k, a);
         return;
@@ -361,11 +368,34 @@ static void row_dots(const struct pack *p, enum dtype dtype, const struct row_ru
         dots[i * PANEL] = row_dot(dtype, w, p->row[i], p->k);
 }
 
+/* dots_of for a few rows; the weights of the next tile are asked for meanwhile. */
+static void dots_of_few(const struct pack *p, const struct row_run *r, size_t o, size_t outs,
+                        float *dots)
+{
+    for (size_t j = 0; j < outs; j += FEW_W) {
+        const char *ahead = row_run_at(r, o + j + FEW_W);
+        struct few f = {.w = r->rows + (o + j) * r->row_bytes,
+                        .row_bytes = r->row_bytes,
+                        .outs = outs - j < FEW_W ? outs - j : FEW_W,
+                        .packed = r->packed,
+                        .panel = p->panel,
+                        .x = p->x,
+                        .k = p->k,
+                        .chunks = p->chunks};
+        f.ahead = ahead ? ahead : f.w;
+        few_dots(&f, r->to == KERN_AHEAD_L2, p->rows, dots + j);
+    }
+}
+
 /* dots[i * PANEL + j] = dot(row o + j of the run, row i) for the packed rows and outs <= PANEL
  * outputs. */
 static void dots_of(const struct pack *p, enum dtype dtype, const struct row_run *r, size_t o,
                     size_t outs, float *dots)
 {
+    if (p->few) {
+        dots_of_few(p, r, o, outs, dots);
+        return;
+    }
     if (p->rows <= SINGLE_ROWS) {
         for (size_t j = 0; j < outs; j++)
             row_dots(p, dtype, r, o + j, row_run_at(r, o + j + 1), dots + j);
@@ -375,7 +405,8 @@ static void dots_of(const struct pack *p, enum dtype dtype, const struct row_run
     size_t step = near_bytes <= NEAR_BYTES ? TILE_W : PANEL;
     for (size_t j = 0; j < outs; j += step) {
         size_t some = outs - j < step ? outs - j : step;
-        const char *w = r->rows + (o + j) * r->row_bytes, *ahead = w + some * r->row_bytes;
+        const char *w = r->rows + (o + j) * r->row_bytes, *ahead = row_run_at(r, o + j + some);
+        ahead = ahead ? ahead : w;
         if (r->packed)
             unpack_rows(w, (int)p->k, some, p->panel);
         dots_tiled(p, dtype, r->packed ? (const char *)p->panel : w, ahead, some, dots + j);
@@ -387,7 +418,7 @@ static void dots_of_two(const struct pack *p, enum dtype dtype, const struct row
                         const struct row_run *b, size_t o, size_t outs, float *dots_a,
                         float *dots_b)
 {
-    if (p->rows <= SINGLE_ROWS) {
+    if (p->rows <= SINGLE_ROWS && !p->few) {
         for (size_t j = 0; j < outs; j++) {
             row_dots(p, dtype, a, o + j, row_run_at(b, o + j), dots_a + j);
             row_dots(p, dtype, b, o + j, row_run_at(a, o + j + 1), dots_b + j);

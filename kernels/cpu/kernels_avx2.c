@@ -4,6 +4,8 @@
 
 #include "row_vec.h"
 
+#include "few_vec.h"
+
 #include "dot_vec.h"
 
 #include "attention_vec.h"

@@ -65,7 +65,7 @@ static void linear(const struct kern_linear *a, struct kern_part part)
 {
     struct span outs = part_span((size_t)a->out, 8, part);
     size_t in = (size_t)a->in, n = (size_t)a->n, rows;
-    struct pack p = pack_begin(in, n, false, part.scratch, part.scratch_bytes);
+    struct pack p = pack_begin(in, n, a->w_dtype, false, part.scratch, part.scratch_bytes);
     struct row_run run =
         row_run_of(a->w, NULL, outs.hi, in * dtype_bytes(a->w_dtype), 1, KERN_AHEAD_AUTO);
     float dots[ROWS_AT_ONCE * PANEL];
@@ -160,7 +160,7 @@ static void router(const struct kern_router *a, struct kern_part part)
     most = most < span.hi - span.lo ? most : span.hi - span.lo;
     size_t logit_bytes = (most * experts * sizeof(float) + 63) / 64 * 64;
     float *logit = part.scratch, dots[ROWS_AT_ONCE * PANEL];
-    struct pack p = pack_begin(in, most, false, (char *)part.scratch + logit_bytes,
+    struct pack p = pack_begin(in, most, a->w_dtype, false, (char *)part.scratch + logit_bytes,
                                part.scratch_bytes - logit_bytes);
     struct row_run run =
         row_run_of(a->w, NULL, experts, in * dtype_bytes(a->w_dtype), 1, KERN_AHEAD_AUTO);
@@ -202,7 +202,7 @@ static void gate_up_share(const struct kern_experts *a, const struct expert_shar
            rows;
     struct row_run gate_run = share_run(a, s, next, c->gate_off, c->in_row_bytes, 2);
     struct row_run up_run = share_run(a, s, next, c->up_off, c->in_row_bytes, 2);
-    struct pack p = pack_begin(hidden, n, c->packed, part.scratch, part.scratch_bytes);
+    struct pack p = pack_begin(hidden, n, c->dtype, c->packed, part.scratch, part.scratch_bytes);
     float gate[ROWS_AT_ONCE * PANEL], up[ROWS_AT_ONCE * PANEL];
     for (size_t first = 0; first < n; first += rows) {
         rows = pack_rows(&p, n - first);
@@ -227,7 +227,7 @@ static void down_share(const struct kern_experts *a, const struct expert_share *
     size_t hidden = (size_t)c->hidden, wide = (size_t)c->intermediate, n = (size_t)s->group->n,
            rows;
     struct row_run run = share_run(a, s, next, c->down_off, c->down_row_bytes, 1);
-    struct pack p = pack_begin(wide, n, c->packed, part.scratch, part.scratch_bytes);
+    struct pack p = pack_begin(wide, n, c->dtype, c->packed, part.scratch, part.scratch_bytes);
     float dots[ROWS_AT_ONCE * PANEL];
     for (size_t first = 0; first < n; first += rows) {
         rows = pack_rows(&p, n - first);

@@ -321,35 +321,6 @@ static float row_dot(enum dtype dtype, const void *w, const float *x, size_t k)
     return row_dot_fetching(FETCH_NONE, dtype, w, x, k, &(struct ahead){.next = w});
 }
 
-/* The row as bf16, for dot products of rows in a cache. */
-INLINE void unpack_row_of(const enum fetch fetch, const void *row, size_t k, uint16_t *w,
-                          struct ahead ahead)
-{
-    enum { BLOCK_BYTES = PACKED_BLOCK * 3 / 2 };
-    const uint8_t *from = (const uint8_t *)row + PACKED_HEAD_BYTES;
-    const vcodes codes = codes_of(row);
-    size_t at = 0;
-    fetch_far(fetch, &ahead, PACKED_HEAD_BYTES);
-    for (; at + PACKED_BLOCK <= k; at += PACKED_BLOCK, from += BLOCK_BYTES) {
-        fetch_block(fetch, BLOCK_BYTES, &ahead,
-                    at + PACKED_BLOCK < k ? (const char *)from + BLOCK_BYTES : ahead.next);
-        unpack_block(codes, from, w + at);
-    }
-    if (at < k)
-        fetch_end(fetch, &ahead, packed_bytes(k - at));
-    unpack_end(row, codes, at, k, w);
-}
-
-static void unpack_row_l1(const void *row, size_t k, uint16_t *w, const struct ahead *ahead)
-{
-    unpack_row_of(FETCH_L1, row, k, w, *ahead);
-}
-
-static void unpack_row_l2(const void *row, size_t k, uint16_t *w, const struct ahead *ahead)
-{
-    unpack_row_of(FETCH_L2, row, k, w, *ahead);
-}
-
 static float packed_dot_l1(const void *w, const float *x, size_t k, const struct ahead *ahead)
 {
     return packed_dot_of(FETCH_L1, true, w, x, k, *ahead);

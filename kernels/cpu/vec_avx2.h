@@ -13,6 +13,9 @@
 /* Blocks that fill the 16 registers: weight rows times activation rows, heads. */
 #define TILE_W 2
 #define TILE_X 6
+/* Up to so many rows, bf16 weights go the way of few_vec.h. */
+#define FEW_ROWS 4
+#define FEW_SUMS 12 /* of the registers are their sums */
 /* Up to so many rows, dot products one by one are faster than tiles. */
 #define SINGLE_ROWS 4
 #define HEAD_BLOCK  2
@@ -286,11 +289,21 @@ static inline void v_split(vf first, vf second, vf *even, vf *odd)
         _mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(first, second, 0xdd)), 0xd8));
 }
 
-/* v_sum8 of 8 vectors that are even ones and odd ones by turns. Lane 4q + i: group 2i + q. */
+/* v_sum8 of 8 vectors that are even ones and odd ones by turns, added up by pairs. Lane 4q + i:
+ * group 2i + q. */
+static inline vf v_split_sum4(const vf *pair)
+{
+    return pair_sums(pair_sums(pair[0], pair[1]), pair_sums(pair[2], pair[3]));
+}
+
+/* The same before they are added up. */
 static inline vf v_split_sum8(const vf *a)
 {
-    vf ab = pair_sums(v_add(a[0], a[1]), v_add(a[2], a[3]));
-    return pair_sums(ab, pair_sums(v_add(a[4], a[5]), v_add(a[6], a[7])));
+    vf pair[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+        pair[i] = v_add(a[2 * i], a[2 * i + 1]);
+    return v_split_sum4(pair);
 }
 
 /* v_row_end after v_split_sum8. */
