@@ -6,7 +6,9 @@
  * It is one block of host memory that the GPU maps (pinned, page aligned, zeroed before either side
  * looks at it). A job is the misses of one layer of one step; at most one is open. Both sides
  * compute outputs of the same experts: the CPU outputs [0, cpu_inner) of gate/up and [0, cpu_width)
- * of down of each group, the GPU the rest from the mapped records, over the link.
+ * of down of each group, the GPU the rest from the mapped records, over the link. Or, where many
+ * experts are missed, each side computes its own: the CPU all outputs of the job's groups, the GPU
+ * link_groups experts that are not in the job; then neither awaits the other's hidden.
  *
  *   GPU                                              CPU
  *   writes job fields, lists, x
@@ -77,21 +79,22 @@ struct mailbox_group {
 struct mailbox {
     /* Written by the GPU. The workers spin on `posted` and find the job on the same line. */
     uint32_t posted;
-    int32_t layer;     /* of the table of records: host_of[layer * experts + expert] */
-    int32_t n_rows;    /* rows of x that are filled */
-    int32_t n_groups;  /* at least 1 */
-    int32_t n_pairs;   /* entries of row and pair, all groups together */
-    int32_t cpu_inner; /* 1..inner; a job of which the CPU has no part of gate/up is not posted */
-    int32_t cpu_width; /* 0..width */
-    uint32_t reserved0;
-    uint64_t posted_ns; /* of the GPU's clock, any start; 0: not told */
+    int32_t layer;       /* of the table of records: host_of[layer * experts + expert] */
+    int32_t n_rows;      /* rows of x that are filled */
+    int32_t n_groups;    /* at least 1 */
+    int32_t n_pairs;     /* entries of row and pair, all groups together */
+    int32_t cpu_inner;   /* 1..inner; a job of which the CPU has no part of gate/up is not posted */
+    int32_t cpu_width;   /* 0..width */
+    int32_t link_groups; /* missed experts beside the job's; then cpu_inner and cpu_width are all */
+    uint64_t posted_ns;  /* of the GPU's clock, any start; 0: not told */
     uint8_t pad0[MAILBOX_LINE_BYTES - 40];
 
     /* Written by the GPU. */
     uint32_t link_hidden;
     uint32_t abandon;
-    uint64_t link_hidden_ns; /* of the clock of posted_ns, written before link_hidden; or 0 */
-    uint64_t ended_ns;       /* the same, when both parts of the job's y stood; or 0 */
+    /* Of the clock of posted_ns; or 0. */
+    uint64_t link_ns;  /* written before link_hidden; or when link_groups experts were done */
+    uint64_t ended_ns; /* when both parts of the job's y stood */
     uint8_t pad1[MAILBOX_LINE_BYTES - 24];
 
     /* Written by the CPU's workers. */
@@ -167,13 +170,27 @@ MAILBOX_FN int32_t mailbox_share_class(int32_t n_groups)
     return c;
 }
 
+#define MAILBOX_SHARE_ONE 1024
+/* From so many missed experts on each side computes its own. */
+#define MAILBOX_WHOLE_GROUPS 9
+
+/* How many of n_groups missed experts are the link's alone; 0: none, as where outputs are shared.
+ */
+MAILBOX_FN int32_t mailbox_link_groups(int32_t n_groups, int32_t link_share)
+{
+    int32_t link =
+        (int32_t)(((int64_t)n_groups * link_share + MAILBOX_SHARE_ONE / 2) / MAILBOX_SHARE_ONE);
+    if (n_groups < MAILBOX_WHOLE_GROUPS || link_share <= 0 || link_share >= MAILBOX_SHARE_ONE)
+        return 0;
+    return link < 1 ? 1 : link < n_groups ? link : n_groups - 1;
+}
+
 /*
  * How many of `outputs` the CPU takes when the link's share is `link_share` / 1024: rounded to
  * MAILBOX_GRAIN. 0 for a share of 1024, `outputs` for a share of 0; in between each side gets
  * something as long as there are two grains, so that both stay measured, and the CPU what cannot be
  * shared. A job whose cpu_inner comes out as 0 is the link's alone and is not posted.
  */
-#define MAILBOX_SHARE_ONE 1024
 MAILBOX_FN int32_t mailbox_cpu_outputs(int32_t outputs, int32_t link_share)
 {
     int32_t units = (outputs + MAILBOX_GRAIN - 1) / MAILBOX_GRAIN;

@@ -174,6 +174,7 @@ struct cu_paged_state {
     uint32_t arrived;             /* blocks whose part over the link is done */
     int32_t n_hits, n_misses;     /* items */
     int32_t cpu_inner, cpu_width; /* outputs of missed experts that the CPU computes */
+    int32_t link_groups;          /* missed experts among the hits: the link's alone */
 };
 
 struct cu_paged {
@@ -181,7 +182,7 @@ struct cu_paged {
     struct cu_expert_item *hit, *miss;
     int32_t *row, *pair; /* of the items */
     int32_t *chosen;     /* [n][top_k] */
-    uint8_t *missed;     /* [n * top_k] */
+    uint8_t *missed;     /* [n * top_k]: of an expert that the CPU has a part in */
     float *link_x;       /* [CU_LINK_BLOCKS][CU_MAX_ROWS][inner] */
     const float *logit, *h;
     const int32_t *live, *slot_of, *link_share, *forced, *forced_on;

@@ -121,6 +121,7 @@ __device__ __forceinline__ void post(const cu_fused &f, const control &c, const 
     a.box->n_groups = a.box->n_pairs = c.n_misses;
     a.box->cpu_inner = c.cpu_inner;
     a.box->cpu_width = c.cpu_width;
+    a.box->link_groups = 0;
     a.box->posted_ns = global_timer_ns();
     store_system(&a.box->posted, c.job);
     store_release(&f.grid->posted, c.job);
@@ -207,7 +208,7 @@ __device__ __forceinline__ void gate_up_over_link(const cu_fused &f, const contr
     if (lane_of() || !c.job || atomicAdd(&a.state->arrived, 1) + 1 < gridDim.x)
         return;
     a.state->arrived = 0;
-    a.box->link_hidden_ns = global_timer_ns();
+    a.box->link_ns = global_timer_ns();
     __threadfence_system();
     store_system(&a.box->link_hidden, c.job);
 }

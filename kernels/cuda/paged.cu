@@ -28,29 +28,71 @@ __device__ __forceinline__ void choose(const cu_paged &a, int row, int live, flo
 
 struct resolved {
     int32_t count[CU_STEP_EXPERTS]; // rows of an expert; then where its next pair goes
+    uint8_t posted[CU_STEP_EXPERTS];
+    int32_t missed[CU_ITEM_ROWS + 1], taken[CU_ITEM_ROWS + 1]; // experts by link_rank
     int32_t n_hits, n_misses, n_groups, n_pairs;
 };
 
-// Items and groups, in any order: no bit depends on it.
-__device__ __forceinline__ void make_items(const cu_paged &a, bool box, struct resolved *r)
+// The link takes whole experts of high rank first: it pays for bytes alone, which an expert of
+// more than one item costs once for each, the CPU for rows too.
+__device__ __forceinline__ int link_rank(const cu_paged &a, int rows)
+{
+    return rows <= a.rows_per_item ? rows : 0;
+}
+
+__device__ __forceinline__ bool link_takes(resolved *r, int link_groups, int rank)
+{
+    for (int higher = rank + 1; higher <= CU_ITEM_ROWS; higher++)
+        link_groups -= r->missed[higher];
+    return link_groups > 0 && atomicAdd(&r->taken[rank], 1) < link_groups;
+}
+
+__device__ __forceinline__ int count_missed(const cu_paged &a, resolved *r)
+{
+    for (int e = (int)threadIdx.x; e < a.experts; e += (int)blockDim.x)
+        if (r->count[e] && a.slot_of[e] < 0)
+            atomicAdd(&r->missed[link_rank(a, r->count[e])], 1);
+    __syncthreads();
+    int n = 0;
+    for (int rank = 0; rank <= CU_ITEM_ROWS; rank++)
+        n += r->missed[rank];
+    return n;
+}
+
+__device__ __forceinline__ void make_item(const cu_paged &a, resolved *r, int e,
+                                          const uint8_t *record, cu_expert_item *list,
+                                          int32_t *length)
+{
+    const int n = r->count[e], items = (n + a.rows_per_item - 1) / a.rows_per_item;
+    const int first = atomicAdd(&r->n_pairs, n), at = atomicAdd(length, items);
+    for (int i = 0; i < items; i++) {
+        const int from = i * a.rows_per_item;
+        list[at + i] = {record, first + from, min(n - from, a.rows_per_item)};
+    }
+    r->count[e] = first;
+}
+
+// Items and groups, in any order: no bit depends on it. The link's own experts are items like
+// resident ones, and the first of them, since they take longest.
+__device__ __forceinline__ void make_items(const cu_paged &a, bool box, int link_groups,
+                                           resolved *r)
 {
     for (int e = (int)threadIdx.x; e < a.experts; e += (int)blockDim.x) {
-        const int n = r->count[e], slot = n ? a.slot_of[e] : 0;
-        if (!n)
+        const int n = r->count[e];
+        if (!n || a.slot_of[e] >= 0)
             continue;
-        const int first = atomicAdd(&r->n_pairs, n),
-                  items = (n + a.rows_per_item - 1) / a.rows_per_item;
-        const int at = atomicAdd(slot >= 0 ? &r->n_hits : &r->n_misses, items);
-        cu_expert_item *item = (slot >= 0 ? a.hit : a.miss) + at;
-        const uint8_t *record = slot >= 0 ? a.slots + slot * a.slot_bytes : a.host_of[e];
-        for (int i = 0; i < items; i++) {
-            const int from = i * a.rows_per_item;
-            item[i] = {record, first + from, min(n - from, a.rows_per_item)};
-        }
-        if (slot < 0 && box)
-            a.box_group[atomicAdd(&r->n_groups, 1)] = {e, first, n, 0};
-        r->count[e] = first;
+        const bool link = link_takes(r, link_groups, link_rank(a, n));
+        r->posted[e] = !link;
+        make_item(a, r, e, a.host_of[e], link ? a.hit : a.miss, link ? &r->n_hits : &r->n_misses);
+        if (!link && box)
+            a.box_group[atomicAdd(&r->n_groups, 1)] = {e, r->count[e], n, 0};
     }
+    __syncthreads();
+    for (int e = (int)threadIdx.x; e < a.experts; e += (int)blockDim.x)
+        if (r->count[e] && a.slot_of[e] >= 0) {
+            r->posted[e] = 0;
+            make_item(a, r, e, a.slots + a.slot_of[e] * a.slot_bytes, a.hit, &r->n_hits);
+        }
 }
 
 // One block: every row's choice, then what is resident and what is not; misses go to the mailbox.
@@ -67,22 +109,27 @@ KERNEL __launch_bounds__(CU_RESOLVE_ROWS * 32) resolve(const __grid_constant__ c
         r.count[e] = 0;
     if (tid == 0)
         r.n_hits = r.n_misses = r.n_groups = r.n_pairs = 0;
+    if (tid <= CU_ITEM_ROWS)
+        r.missed[tid] = r.taken[tid] = 0;
     for (int row = tid / 32; row < live; row += warps)
         choose(a, row, live, exponentials + tid / 32 * a.experts);
     __syncthreads();
     for (int p = tid; p < pairs; p += (int)blockDim.x)
         atomicAdd(&r.count[a.chosen[p]], 1);
     __syncthreads();
-    make_items(a, box, &r);
+    const int missed = count_missed(a, &r);
+    const int link_share = a.link_share[mailbox_share_class(missed)];
+    const int link_groups = box ? mailbox_link_groups(missed, link_share) : 0;
+    const int split_share = link_groups ? 0 : link_share;
+    const int cpu_inner = missed && box ? mailbox_cpu_outputs(a.inner, split_share) : 0;
+    const int cpu_width = cpu_inner ? mailbox_cpu_outputs(a.width, split_share) : 0;
+    make_items(a, box, link_groups, &r);
     __syncthreads();
-    const int link_share = a.link_share[mailbox_share_class(r.n_groups)];
-    const int cpu_inner = r.n_groups && box ? mailbox_cpu_outputs(a.inner, link_share) : 0;
-    const int cpu_width = cpu_inner ? mailbox_cpu_outputs(a.width, link_share) : 0;
     for (int p = tid; p < pairs; p += (int)blockDim.x) {
         const int e = a.chosen[p], at = atomicAdd(&r.count[e], 1);
         a.row[at] = p / a.top_k;
         a.pair[at] = p;
-        a.missed[p] = a.slot_of[e] < 0;
+        a.missed[p] = r.posted[e];
         if (cpu_inner) {
             a.box_row[at] = p / a.top_k;
             a.box_pair[at] = p;
@@ -99,6 +146,7 @@ KERNEL __launch_bounds__(CU_RESOLVE_ROWS * 32) resolve(const __grid_constant__ c
     s->n_misses = r.n_misses;
     s->cpu_inner = cpu_inner;
     s->cpu_width = cpu_width;
+    s->link_groups = link_groups;
     s->job = 0;
     if (!cpu_inner)
         return;
@@ -110,6 +158,7 @@ KERNEL __launch_bounds__(CU_RESOLVE_ROWS * 32) resolve(const __grid_constant__ c
     a.box->n_pairs = r.n_pairs;
     a.box->cpu_inner = cpu_inner;
     a.box->cpu_width = cpu_width;
+    a.box->link_groups = link_groups;
     a.box->posted_ns = global_timer_ns();
     __threadfence_system();
     store_system(&a.box->posted, s->seq);
@@ -125,7 +174,7 @@ __device__ __forceinline__ void link_arrive(const cu_paged &a)
     if (atomicAdd(&a.state->arrived, 1) + 1 < CU_LINK_BLOCKS)
         return;
     a.state->arrived = 0;
-    a.box->link_hidden_ns = global_timer_ns();
+    a.box->link_ns = global_timer_ns();
     __threadfence_system();
     store_system(&a.box->link_hidden, a.state->job);
 }
@@ -334,8 +383,11 @@ KERNEL __launch_bounds__(CU_THREADS) paged_combine(const __grid_constant__ cu_pa
     const bool job = a.state->job && a.state->cpu_width > 0;
     if (job) {
         if (threadIdx.x == 0) {
+            const bool tells = blockIdx.x == 0 && blockIdx.y == 0;
+            if (tells && a.state->link_groups)
+                a.box->link_ns = global_timer_ns();
             await(a.state, a.box, a.state->job, a.patience_ns, &a.box->done);
-            if (blockIdx.x == 0 && blockIdx.y == 0)
+            if (tells)
                 a.box->ended_ns = global_timer_ns();
         }
         __syncthreads();

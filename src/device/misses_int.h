@@ -87,6 +87,14 @@ struct miss_share {
     double share;               /* in 1/MAILBOX_SHARE_ONE; engine thread */
 };
 
+/* What is kept of a job until the GPU has told when its parts ended. */
+struct miss_job {
+    int groups, link_groups; /* of the CPU, of the link alone */
+    enum miss_way way;
+    uint64_t posted_ns; /* of the GPU's clock; 0: not told */
+    int64_t cpu_ns;     /* from when it was seen to its end */
+};
+
 /* Written by worker 0 alone, read by any thread: each number is whole, together they may be of
  * neighbouring moments. */
 struct miss_counters {
@@ -119,12 +127,8 @@ struct misses {
 
     _Alignas(MAILBOX_LINE_BYTES) struct miss_counters n;
     struct miss_share share[MAILBOX_SHARE_CLASSES];
-    uint32_t adapted; /* how often; engine thread */
-    struct {
-        int n_groups;
-        enum miss_way way;
-        uint64_t posted_ns;
-    } last; /* the job before; worker 0's */
+    uint32_t adapted;     /* how often; engine thread */
+    struct miss_job last; /* the job before; worker 0's */
 };
 
 /* misses_serve.c: a worker's life. */
@@ -134,11 +138,16 @@ void miss_wake_all(struct misses *m);
 /* misses_share.c */
 void misses_share_init(struct misses *m);
 void misses_share_adapt(struct misses *m);
-/* Worker 0 tells of a job both sides worked on. */
-void misses_share_note(struct misses *m, int n_groups, int cpu_inner, int64_t cpu_ns,
-                       int64_t link_ns);
-/* Worker 0, after each job: how long the one before took until the GPU had all of it. */
-void misses_share_ended(struct misses *m, int n_groups, enum miss_way way);
+/* What each side did of a job both worked on, in outputs of gate/up of one expert. */
+struct miss_parts {
+    int64_t cpu_ns, link_ns;
+    uint64_t cpu_outputs, link_outputs;
+};
+/* Worker 0 tells of a job of so many missed experts. */
+void misses_share_note(struct misses *m, int missed, const struct miss_parts *parts);
+/* Worker 0, after each job: how long the one before took until the GPU had all of it, and the link,
+ * if it had experts of its own (before_link_ns, as it stood when this job began). */
+void misses_share_ended(struct misses *m, const struct miss_job *now, uint64_t before_link_ns);
 
 static inline void miss_add(_Atomic uint64_t *counter, uint64_t n)
 {

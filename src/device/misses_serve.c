@@ -27,6 +27,9 @@
 #define FETCH_STEP_BYTES ((size_t)1 << 10)
 /* Activations, of the first row, that a worker asks for before it reads the lists. */
 #define FETCH_X_BYTES ((size_t)16 << 10)
+/* Weights of a claim, at least, where rows of activations are packed for each: then that is little
+ * beside it. */
+#define CLAIM_BYTES ((size_t)256 << 10)
 
 enum outcome { ARRIVED, GIVEN_UP, STOPPED };
 
@@ -87,11 +90,6 @@ static uint32_t pieces_done(const struct misses *m, uint32_t seq, int half)
     return done;
 }
 
-static uint32_t pieces_of(const struct misses *m)
-{
-    return m->pieces * (uint32_t)m->threads;
-}
-
 static bool any_broken(const struct misses *m, uint32_t seq)
 {
     for (int i = 0; i < m->threads; i++)
@@ -105,10 +103,12 @@ struct job {
     uint32_t seq;
     bool entered;   /* it has claimed a piece */
     size_t fetched; /* bytes of its part of down asked for ahead */
-    int n_groups, n_pairs, cpu_inner, cpu_width;
+    int n_groups, n_pairs, cpu_inner, cpu_width, link_groups;
+    uint32_t least; /* pieces of a claim */
     struct kern_experts call;
     uint32_t claimed[HALVES];                      /* of a job that is off; worker 0 */
     int64_t seen_ns, gate_up_ns, link_ns, down_ns; /* worker 0 */
+    uint64_t before_link_ns; /* when the link was done with the job before; worker 0 */
 };
 
 static bool group_fits(const struct misses *m, const struct mailbox_group *g, const int32_t *row,
@@ -121,6 +121,18 @@ static bool group_fits(const struct misses *m, const struct mailbox_group *g, co
         if (row[i] < 0 || row[i] >= n_rows || pair[i] < 0 || pair[i] >= m->cfg.layout.max_pairs)
             return false;
     return true;
+}
+
+static uint32_t pieces_of(const struct misses *m)
+{
+    return m->pieces * (uint32_t)m->threads;
+}
+
+static uint32_t least_pieces(const struct misses *m, int n_groups)
+{
+    size_t half_bytes = (size_t)n_groups * m->cfg.cls->bytes / 2, most = m->pieces / 4;
+    size_t n = CLAIM_BYTES * pieces_of(m) / half_bytes;
+    return (uint32_t)(n < 1 ? 1 : n < most ? n : most);
 }
 
 /* Reads the job; every worker finds the same. False for a job that nobody can serve. */
@@ -136,11 +148,14 @@ static bool read_job(struct miss_worker *self, struct job *j)
     int layer = box->layer, n_rows = box->n_rows;
     j->n_groups = box->n_groups, j->n_pairs = box->n_pairs;
     j->cpu_inner = box->cpu_inner, j->cpu_width = box->cpu_width;
+    j->link_groups = box->link_groups;
     if (layer < 0 || layer >= m->cfg.layers || n_rows < 1 || n_rows > l->max_rows ||
         j->n_groups < 1 || j->n_groups > l->max_groups || j->n_pairs < 1 ||
         j->n_pairs > l->max_pairs || j->cpu_inner < 1 || j->cpu_inner > l->inner ||
-        j->cpu_width < 0 || j->cpu_width > l->width)
+        j->cpu_width < 0 || j->cpu_width > l->width || j->link_groups < 0 ||
+        j->link_groups > l->max_groups)
         return false;
+    j->least = j->n_pairs > j->n_groups ? least_pieces(m, j->n_groups) : 1;
     const void *const *record = m->cfg.host_of + (size_t)layer * (size_t)m->cfg.experts;
     for (int g = 0; g < j->n_groups; g++) {
         if (!group_fits(m, &group[g], row, pair, n_rows, j->n_pairs) || !record[group[g].expert])
@@ -176,9 +191,7 @@ static bool claim_of(struct misses *m, const struct job *j, int half, int of, ui
             return false; /* the job is over */
         uint32_t from = miss_pieces(seen, j->seq), left = m->pieces - from;
         uint32_t n = (left + share - 1) / share;
-        /* Rows are packed for each call: where there are several, few calls. */
-        uint32_t least = j->entered && j->n_pairs > j->n_groups ? m->pieces / 4 : 1;
-        n = n < least ? least : n;
+        n = n < j->least ? j->least : n;
         n = n < left ? n : left;
         if (!n)
             return false;
@@ -334,7 +347,7 @@ static enum outcome meet(struct miss_worker *self, struct job *j)
 static int64_t link_time_ns(const struct misses *m, const struct job *j)
 {
     const struct mailbox *box = m->cfg.mailbox;
-    uint64_t posted = box->posted_ns, ended = box->link_hidden_ns;
+    uint64_t posted = box->posted_ns, ended = box->link_ns;
     int64_t cpu = j->gate_up_ns - j->seen_ns, found = j->link_ns - j->seen_ns;
     if (posted && ended > posted && ended - posted < (uint64_t)m->cfg.wait_limit_us * 1000)
         return (int64_t)(ended - posted);
@@ -360,11 +373,22 @@ static void count_job(struct misses *m, const struct job *j, int64_t end_ns)
     miss_add(&n->down_ns, (uint64_t)(end_ns - j->link_ns));
     miss_add(&n->total_ns, (uint64_t)total_ns);
     miss_add(&n->histogram[slot], 1);
-    misses_share_ended(m, j->n_groups, j->cpu_inner == c->intermediate ? WAY_CPU : WAY_BOTH);
-    if (j->cpu_inner == c->intermediate || !j->cpu_width)
+    bool shared = j->cpu_inner < c->intermediate;
+    misses_share_ended(m,
+                       &(struct miss_job){.groups = j->n_groups,
+                                          .link_groups = j->link_groups,
+                                          .way = shared || j->link_groups ? WAY_BOTH : WAY_CPU,
+                                          .posted_ns = m->cfg.mailbox->posted_ns,
+                                          .cpu_ns = total_ns},
+                       j->before_link_ns);
+    if (!shared || !j->cpu_width)
         return;
+    uint64_t groups = (uint64_t)j->n_groups;
     miss_add(&n->link_late, j->link_ns - j->gate_up_ns > 200);
-    misses_share_note(m, j->n_groups, j->cpu_inner, j->gate_up_ns - j->seen_ns, link_time_ns(m, j));
+    misses_share_note(m, j->n_groups,
+                      &(struct miss_parts){j->gate_up_ns - j->seen_ns, link_time_ns(m, j),
+                                           groups * (uint64_t)j->cpu_inner,
+                                           groups * (uint64_t)(c->intermediate - j->cpu_inner)});
 }
 
 /* Worker 0: nobody claims a piece of the job from now on. */
@@ -427,6 +451,7 @@ static enum outcome lead(struct miss_worker *self, struct job *j)
 {
     struct misses *m = self->m;
     j->seen_ns = clock_ns();
+    j->before_link_ns = m->cfg.mailbox->link_ns;
     mail_store(&m->cfg.mailbox->open, 1);
     enum outcome r = enter(self, j);
     if (r == ARRIVED)

@@ -1,9 +1,9 @@
 /*
  * How a job is shared between the CPU and the link. Both should end their parts of gate/up at the
- * same time; each class of jobs (by missed experts) keeps the share at which they did so far. For
- * small jobs, and where CPU and link fight for one memory, the CPU alone may be faster still: both
- * ways are timed from the posting to the end as the GPU sees it, and the better one is taken, the
- * other now and then for comparison.
+ * same time, or, where each has experts of its own, all of them; each class of jobs (by missed
+ * experts) keeps the share at which they did so far. For small jobs, and where CPU and link fight
+ * for one memory, the CPU alone may be faster still: both ways are timed from the posting to the
+ * end as the GPU sees it, and the better one is taken, the other now and then for comparison.
  */
 #include "device/misses_int.h"
 
@@ -34,18 +34,32 @@ void misses_share_init(struct misses *m)
     }
 }
 
-void misses_share_ended(struct misses *m, int n_groups, enum miss_way way)
+/* Whether a moment may belong to the job before. */
+static bool in_time(const struct misses *m, uint64_t ns)
+{
+    return m->last.posted_ns && ns > m->last.posted_ns &&
+           ns - m->last.posted_ns < (uint64_t)m->cfg.wait_limit_us * 1000;
+}
+
+void misses_share_ended(struct misses *m, const struct miss_job *now, uint64_t before_link_ns)
 {
     const struct mailbox *box = m->cfg.mailbox;
-    uint64_t ended = __atomic_load_n(&box->ended_ns, __ATOMIC_RELAXED), posted = m->last.posted_ns;
-    if (posted && ended > posted && ended - posted < (uint64_t)m->cfg.wait_limit_us * 1000) {
-        struct miss_share *s = &m->share[mailbox_share_class(m->last.n_groups)];
-        miss_add(&s->way_ns[m->last.way], ended - posted);
-        miss_add(&s->way_groups[m->last.way], (uint64_t)m->last.n_groups);
+    const struct miss_job *last = &m->last;
+    uint64_t ended = __atomic_load_n(&box->ended_ns, __ATOMIC_RELAXED);
+    int missed = last->groups + last->link_groups;
+    if (in_time(m, ended)) {
+        struct miss_share *s = &m->share[mailbox_share_class(missed)];
+        miss_add(&s->way_ns[last->way], ended - last->posted_ns);
+        miss_add(&s->way_groups[last->way], (uint64_t)missed);
     }
-    m->last.n_groups = n_groups;
-    m->last.way = way;
-    m->last.posted_ns = box->posted_ns;
+    if (last->link_groups && in_time(m, before_link_ns) && before_link_ns < now->posted_ns) {
+        uint64_t inner = (uint64_t)m->cfg.layout.inner;
+        misses_share_note(m, missed,
+                          &(struct miss_parts){
+                              last->cpu_ns, (int64_t)(before_link_ns - last->posted_ns),
+                              (uint64_t)last->groups * inner, (uint64_t)last->link_groups * inner});
+    }
+    m->last = *now;
 }
 
 static void choose_way(struct miss_share *s, bool try_other)
@@ -89,15 +103,13 @@ void misses_set_rates(struct misses *m, const struct misses_rates *rates)
     }
 }
 
-void misses_share_note(struct misses *m, int n_groups, int cpu_inner, int64_t cpu_ns,
-                       int64_t link_ns)
+void misses_share_note(struct misses *m, int missed, const struct miss_parts *parts)
 {
-    struct miss_share *s = &m->share[mailbox_share_class(n_groups)];
-    uint64_t groups = (uint64_t)n_groups;
-    miss_add(&s->sum[SUM_CPU_NS], (uint64_t)cpu_ns);
-    miss_add(&s->sum[SUM_LINK_NS], (uint64_t)link_ns);
-    miss_add(&s->sum[SUM_CPU_OUTPUTS], groups * (uint64_t)cpu_inner);
-    miss_add(&s->sum[SUM_LINK_OUTPUTS], groups * (uint64_t)(m->cfg.layout.inner - cpu_inner));
+    struct miss_share *s = &m->share[mailbox_share_class(missed)];
+    miss_add(&s->sum[SUM_CPU_NS], (uint64_t)parts->cpu_ns);
+    miss_add(&s->sum[SUM_LINK_NS], (uint64_t)parts->link_ns);
+    miss_add(&s->sum[SUM_CPU_OUTPUTS], parts->cpu_outputs);
+    miss_add(&s->sum[SUM_LINK_OUTPUTS], parts->link_outputs);
 }
 
 void misses_share_adapt(struct misses *m)

@@ -88,7 +88,8 @@ static void make_job(struct rig *r, int n_groups, int rows, int cpu_inner, int c
         x[i] = (float)((int)(fake_random(g) % 2001) - 1000) * 1e-3f;
     g->box->n_rows = rows, g->box->n_groups = filled, g->box->n_pairs = at;
     g->box->cpu_inner = cpu_inner, g->box->cpu_width = cpu_width;
-    g->box->posted_ns = g->box->link_hidden_ns = 0;
+    g->box->link_groups = 0;
+    g->box->posted_ns = g->box->link_ns = 0;
     memset(fake_array(g, g->l.hidden_off), 0xee, sizeof r->want_hidden);
     memset(fake_array(g, g->l.y_off), 0xee, sizeof r->want_y);
     struct kern_experts all = {&g->cls, r->group, filled, x, r->want_hidden, r->want_y, 0, 0};
@@ -578,7 +579,7 @@ static void job_with_link_time(struct rig *r, int n_groups, uint64_t link_ns)
     int share = misses_link_share(r->m, n_groups);
     make_job(r, n_groups, 1, mailbox_cpu_outputs(INNER, share), mailbox_cpu_outputs(WIDTH, share));
     r->gpu.box->posted_ns = 1000;
-    r->gpu.box->link_hidden_ns = 1000 + link_ns;
+    r->gpu.box->link_ns = 1000 + link_ns;
     run_job(r, true);
     misses_step_end(r->m);
 }
@@ -606,6 +607,42 @@ static void shares_follow_who_waits_for_whom(void **state)
     assert_in_range(share[0], MAILBOX_SHARE_ONE * 3 / 4, MAILBOX_SHARE_ONE - 1);
     for (int c = 1; c < MAILBOX_SHARE_CLASSES; c++)
         assert_int_equal(share[c], first);
+    rig_free(r);
+}
+
+/* A step with one job, and experts beside it that are the link's; the GPU has told when it was done
+ * with those beside the job before. */
+static void job_beside_the_links(struct rig *r, uint64_t posted_ns, uint64_t before_link_ns)
+{
+    misses_step_begin(r->m);
+    make_job(r, EXPERTS, 16, INNER, WIDTH);
+    r->gpu.box->link_groups = EXPERTS;
+    r->gpu.box->link_ns = before_link_ns;
+    r->gpu.box->posted_ns = posted_ns;
+    run_job(r, false);
+    misses_step_end(r->m);
+}
+
+/* Where each side has experts of its own, both should end together: what a job's link took is known
+ * when the next job begins. */
+static void shares_follow_whole_experts(void **state)
+{
+    struct rig *r = rig_new();
+    struct misses_config cfg = config_of(&r->gpu, 2);
+    rig_start(r, &cfg);
+    int first = misses_link_share(r->m, 2 * EXPERTS);
+    for (int slow = 1; slow >= 0; slow--) {
+        for (uint64_t i = 1; i < 200; i++)
+            job_beside_the_links(r, i * 1000000000, (i - 1) * 1000000000 + (slow ? 900000000 : 1));
+        misses_step_begin(r->m);
+        misses_step_end(r->m);
+        int share = misses_link_share(r->m, 2 * EXPERTS);
+        if (slow)
+            assert_true(share < first / 2);
+        else
+            assert_in_range(share, MAILBOX_SHARE_ONE * 3 / 4, MAILBOX_SHARE_ONE - 1);
+        assert_int_equal(misses_link_share(r->m, 1), first);
+    }
     rig_free(r);
 }
 
@@ -693,6 +730,18 @@ static void classes_and_outputs_of_a_share(void **state)
             before = n;
         }
     }
+    for (int n = 1; n < 200; n++) {
+        assert_int_equal(mailbox_link_groups(n, 0), 0);
+        assert_int_equal(mailbox_link_groups(n, MAILBOX_SHARE_ONE), 0);
+        for (int share = 1; share < MAILBOX_SHARE_ONE; share += 31) {
+            int link = mailbox_link_groups(n, share);
+            if (n < MAILBOX_WHOLE_GROUPS)
+                assert_int_equal(link, 0);
+            else
+                assert_in_range(link, 1, n - 1); /* both stay measured */
+        }
+    }
+    assert_int_equal(mailbox_link_groups(40, 256), 10);
     assert_int_equal(mailbox_cpu_outputs(768, 256), 576);
 }
 
@@ -733,6 +782,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(sequence_numbers_wrap),
     cmocka_unit_test(opens_again),
     cmocka_unit_test(shares_follow_who_waits_for_whom),
+    cmocka_unit_test(shares_follow_whole_experts),
     cmocka_unit_test(a_late_link_gets_less),
     cmocka_unit_test(shares_start_from_rates_and_forced_ones_stay),
     cmocka_unit_test(classes_and_outputs_of_a_share),
