@@ -172,7 +172,7 @@ MAILBOX_FN int32_t mailbox_share_class(int32_t n_groups)
 
 #define MAILBOX_SHARE_ONE 1024
 /* From so many missed experts on each side computes its own. */
-#define MAILBOX_WHOLE_GROUPS 9
+#define MAILBOX_WHOLE_GROUPS 5
 
 /* How many of n_groups missed experts are the link's alone; 0: none, as where outputs are shared.
  */

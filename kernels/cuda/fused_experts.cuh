@@ -7,7 +7,8 @@
 #include "fused_grid.cuh"
 #include "fused_packed_rows.cuh"
 
-// Warp 0: where the chosen experts are, and who computes what of those that are not resident.
+// Warp 0: where the chosen experts are, and who computes what of those that are not resident. The
+// link's own are like resident ones, behind those.
 __device__ __forceinline__ void resolve(const block &b, const cu_paged &a)
 {
     control &c = *b.c;
@@ -16,26 +17,31 @@ __device__ __forceinline__ void resolve(const block &b, const cu_paged &a)
     const uint32_t all = a.top_k < 32 ? (1u << a.top_k) - 1 : 0xffffffffu;
     const uint32_t hits = __ballot_sync(0xffffffffu, slot >= 0) & all, misses = all & ~hits;
     const uint32_t before = (1u << k) - 1;
+    const int n = __popc(misses), link_share = c.link_share[mailbox_share_class(n)];
+    // Workers may still be at a job that was given up.
+    const int link = c.given_up ? 0 : mailbox_link_groups(n, link_share);
+    const int resident = __popc(hits), missed = __popc(misses & before) - link;
     if (hits >> k & 1) {
         const int at = __popc(hits & before);
         c.hit[at] = a.slots + slot * a.slot_bytes;
         c.hit_at[at] = k;
+    } else if (misses >> k & 1 && missed < 0) {
+        c.hit[resident + link + missed] = a.host_of[e];
+        c.hit_at[resident + link + missed] = k;
     } else if (misses >> k & 1) {
-        const int at = __popc(misses & before);
-        c.miss[at] = a.host_of[e];
-        c.miss_at[at] = k;
+        c.miss[missed] = a.host_of[e];
+        c.miss_at[missed] = k;
     }
     if (blockIdx.x == 0 && k < a.top_k)
         a.id[k] = e;
     if (k)
         return;
-    const int n = __popc(misses);
-    const int share = c.link_share[mailbox_share_class(n)];
-    c.n_hits = __popc(hits);
-    c.n_misses = n;
-    // Workers may still be at a job that was given up.
-    c.cpu_inner = n && !c.given_up ? mailbox_cpu_outputs(a.inner, share) : 0;
-    c.cpu_width = c.cpu_inner ? mailbox_cpu_outputs(a.width, share) : 0;
+    const int split = link ? 0 : link_share;
+    c.n_hits = resident + link;
+    c.n_misses = n - link;
+    c.link_groups = link;
+    c.cpu_inner = n && !c.given_up ? mailbox_cpu_outputs(a.inner, split) : 0;
+    c.cpu_width = c.cpu_inner ? mailbox_cpu_outputs(a.width, split) : 0;
     c.job = 0;
     if (c.cpu_inner)
         c.job = c.seq = c.seq + 1 ? c.seq + 1 : 1;
@@ -121,7 +127,7 @@ __device__ __forceinline__ void post(const cu_fused &f, const control &c, const 
     a.box->n_groups = a.box->n_pairs = c.n_misses;
     a.box->cpu_inner = c.cpu_inner;
     a.box->cpu_width = c.cpu_width;
-    a.box->link_groups = 0;
+    a.box->link_groups = c.link_groups;
     a.box->posted_ns = global_timer_ns();
     store_system(&a.box->posted, c.job);
     store_release(&f.grid->posted, c.job);
@@ -185,17 +191,24 @@ __device__ __forceinline__ void gate_up_units(const cu_fused &f, const cu_paged 
         }
 }
 
-// By the last warp of each block: gate and up of missed experts, over the link. Not before the job
-// is posted, which would wait 10 us behind what all these ask for.
+// By a warp, before it reads over the link: the job is posted, which would wait 10 us behind what
+// all of them ask for.
+__device__ __forceinline__ void await_posted(const cu_fused &f, const control &c)
+{
+    if (lane_of() == 0)
+        while (load_acquire(&f.grid->posted) != c.job) {
+        }
+    __syncwarp();
+}
+
+// By the last warp of each block: gate and up of missed experts, over the link.
 template <bool PACKED>
 __device__ __forceinline__ void gate_up_over_link(const cu_fused &f, const control &c,
                                                   const cu_paged &a)
 {
     const int from = c.cpu_inner, span = a.inner - from;
-    if (c.job && lane_of() == 0)
-        while (load_acquire(&f.grid->posted) != c.job) {
-        }
-    __syncwarp();
+    if (c.job)
+        await_posted(f, c);
     for (int u = (int)blockIdx.x; u < c.n_misses * span; u += (int)gridDim.x) {
         const int m = u / span;
         const int64_t to = (int64_t)c.miss_at[m] * a.inner;
@@ -245,7 +258,13 @@ __device__ __forceinline__ void gate_up(const cu_fused &f, const control &c, con
         const int u = units.first + mine.from + j * mine.step, at = u / a.inner;
         return unit_of<PACKED>(a, c.hit[at], c.hit_at[at], u % a.inner);
     };
+    bool awaited = !MISSES || !c.link_groups;
     for (int j = 0, n; j < mine.count; j += n) {
+        const int last = units.first + mine.from + (j + 1) * mine.step;
+        if (!awaited && last >= (c.n_hits - c.link_groups) * a.inner) {
+            await_posted(f, c);
+            awaited = true;
+        }
         n = !PACKED && j + 2 <= mine.count ? 2 : 1;
         if (n == 2)
             gate_up_units<PACKED, 2>(f, a, {nth(j), nth(j + 1)}, nullptr);
@@ -409,6 +428,16 @@ __device__ __forceinline__ void down_by_cpu(const cu_fused &f, const block &b, c
     }
 }
 
+// By a block that has done its part of the link's own experts; the last one says when.
+__device__ __forceinline__ void tell_link_ended(const cu_paged &a)
+{
+    __syncthreads();
+    if (threadIdx.x || atomicAdd(&a.state->arrived, 1) + 1 < gridDim.x)
+        return;
+    a.state->arrived = 0;
+    a.box->link_ns = global_timer_ns();
+}
+
 // down of all chosen experts for the block's outputs, summed in the order of the choice onto x.
 // last: of the layers.
 template <bool PACKED, bool MISSES>
@@ -422,6 +451,8 @@ __device__ __forceinline__ void down(const cu_fused &f, const block &b, const cu
     gather_hidden(a, c.hit_at, c.n_hits, b.work);
     __syncthreads();
     down_resident<PACKED>(f, b, a, outs);
+    if (MISSES && c.link_groups)
+        tell_link_ended(a);
     if (MISSES) {
         down_over_link<PACKED>(f, b, a, outs);
         down_by_cpu(f, b, a, outs, last);
