@@ -61,10 +61,10 @@ struct cu_fused_control {
     int32_t hit_at[CU_FUSED_TOP_K], miss_at[CU_FUSED_TOP_K];
     int32_t n_hits, n_misses;
     int32_t cpu_inner, cpu_width; /* outputs of the missed ones that the CPU computes */
-    int32_t link_groups;          /* missed ones among the hits, the last of them: the link's alone */
-    uint32_t seq;                 /* of the last job in the mailbox */
-    uint32_t job;                 /* this layer's, 0: none */
-    int32_t paged_layer;          /* the last with experts that are not resident */
+    int32_t link_groups; /* missed ones among the hits, the last of them: the link's alone */
+    uint32_t seq;        /* of the last job in the mailbox */
+    uint32_t job;        /* this layer's, 0: none */
+    int32_t paged_layer; /* the last with experts that are not resident */
     /* Barriers (stream.cuh): a bundle of a matrix's rows has been brought; Q, K, V, output, router.
      */
     uint64_t brought[3][CU_FUSED_BUNDLES];

@@ -81,7 +81,8 @@ struct miss_share {
     _Atomic uint64_t way_ns[WAYS], way_groups[WAYS]; /* whole jobs, since open; worker 0 writes */
     uint64_t way_ns_seen[WAYS], way_groups_seen[WAYS];
     double cost[WAYS];          /* nanoseconds per group, smoothed; 0: not known. Engine thread */
-    enum miss_way way;          /* of the steps to come */
+    enum miss_way way;          /* of the step to come */
+    enum miss_way better;       /* by what they cost; way is the other one now and then */
     _Atomic uint64_t sum[SUMS]; /* since open; worker 0 writes */
     uint64_t seen[SUMS];        /* what the share was adapted to; engine thread */
     double share;               /* in 1/MAILBOX_SHARE_ONE; engine thread */

@@ -17,8 +17,10 @@
  * smoothed over about eight steps. */
 #define SHARE_GAIN 0.125
 
-/* Every so many steps a class goes the other way. */
+/* Every so many steps a class goes the other way. What that costs is then seen so rarely that one
+ * look counts for half: a way that looks better than it is corrects itself within a few steps. */
 #define TRY_STEPS 32
+#define TRY_GAIN  0.5
 
 static double clamp(double share)
 {
@@ -30,7 +32,7 @@ void misses_share_init(struct misses *m)
     for (int c = 0; c < MAILBOX_SHARE_CLASSES; c++) {
         m->share[c].share =
             m->cfg.link_share == MISSES_SHARE_ADAPTIVE ? SHARE_FIRST : m->cfg.link_share;
-        m->share[c].way = WAY_BOTH;
+        m->share[c].way = m->share[c].better = WAY_BOTH;
     }
 }
 
@@ -70,11 +72,13 @@ static void choose_way(struct miss_share *s, bool try_other)
         if (groups == s->way_groups_seen[w])
             continue;
         double cost = (double)(ns - s->way_ns_seen[w]) / (double)(groups - s->way_groups_seen[w]);
-        s->cost[w] = s->cost[w] > 0 ? s->cost[w] + (cost - s->cost[w]) * SHARE_GAIN : cost;
+        double gain = s->cost[w] > 0 ? w == (int)s->better ? SHARE_GAIN : TRY_GAIN : 1;
+        s->cost[w] += (cost - s->cost[w]) * gain;
         s->way_ns_seen[w] = ns;
         s->way_groups_seen[w] = groups;
     }
     bool alone = s->cost[WAY_CPU] > 0 && s->cost[WAY_CPU] < s->cost[WAY_BOTH];
+    s->better = alone ? WAY_CPU : WAY_BOTH;
     s->way = alone != (try_other && s->cost[WAY_BOTH] > 0) ? WAY_CPU : WAY_BOTH;
 }
 
@@ -83,7 +87,7 @@ static void expect(struct miss_share *s, size_t bytes, const struct misses_rates
 {
     s->cost[WAY_CPU] = (double)bytes / rates->cpu_gb_per_s;
     s->cost[WAY_BOTH] = (double)bytes / rates->both_gb_per_s;
-    s->way = s->cost[WAY_CPU] < s->cost[WAY_BOTH] ? WAY_CPU : WAY_BOTH;
+    s->way = s->better = s->cost[WAY_CPU] < s->cost[WAY_BOTH] ? WAY_CPU : WAY_BOTH;
 }
 
 void misses_set_rates(struct misses *m, const struct misses_rates *rates)

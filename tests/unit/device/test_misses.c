@@ -646,6 +646,43 @@ static void shares_follow_whole_experts(void **state)
     rig_free(r);
 }
 
+/* A step with one job of two experts, after the GPU has told when the job before ended: alone_ns
+ * after its posting if the CPU computed all of it, both_ns if the link had a part. True: it has. */
+static bool job_of_some_way(struct rig *r, bool before, uint64_t both_ns)
+{
+    static uint64_t posted_ns = 1000;
+    const uint64_t alone_ns = 100000;
+    misses_step_begin(r->m);
+    int share = misses_link_share(r->m, 2);
+    make_job(r, 2, 1, mailbox_cpu_outputs(INNER, share), mailbox_cpu_outputs(WIDTH, share));
+    r->gpu.box->ended_ns = posted_ns + (before ? both_ns : alone_ns);
+    posted_ns += 1000000000;
+    r->gpu.box->posted_ns = posted_ns;
+    run_job(r, true);
+    misses_step_end(r->m);
+    return share > 0;
+}
+
+/* The way that is not taken is looked at seldom, and yet soon found to be the better one again. */
+static void the_better_way_comes_back(void **state)
+{
+    struct rig *r = rig_new();
+    struct misses_config cfg = config_of(&r->gpu, 2);
+    rig_start(r, &cfg);
+    bool both = false;
+    int with_link = 0;
+    for (int i = 0; i < 300; i++)
+        both = job_of_some_way(r, both, 90000);
+    for (int i = 0; i < 20; i++)
+        both = job_of_some_way(r, both, 150000);
+    for (int i = 0; i < 150; i++) {
+        both = job_of_some_way(r, both, 90000);
+        with_link += i >= 100 && both;
+    }
+    assert_in_range(with_link, 45, 50);
+    rig_free(r);
+}
+
 /* Without the GPU's clock: a link that is late loses. */
 static void a_late_link_gets_less(void **state)
 {
@@ -783,6 +820,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(opens_again),
     cmocka_unit_test(shares_follow_who_waits_for_whom),
     cmocka_unit_test(shares_follow_whole_experts),
+    cmocka_unit_test(the_better_way_comes_back),
     cmocka_unit_test(a_late_link_gets_less),
     cmocka_unit_test(shares_start_from_rates_and_forced_ones_stay),
     cmocka_unit_test(classes_and_outputs_of_a_share),
