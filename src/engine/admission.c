@@ -121,11 +121,14 @@ static int32_t nearest(const struct admission *a, int64_t now_us, int32_t top, i
     return -1;
 }
 
-/* What shall be tried now: first what is not known, for which all is saved up. -1: nothing. */
+/* What shall be tried now: all together, as soon as nothing is owed, since the best is mostly at
+ * one end or at the other; then what is not known, for which all is saved up. -1: nothing. */
 static int32_t due(const struct admission *a, int64_t now_us, int32_t top, int32_t demand)
 {
     if (a->owing || !settled(a, a->chosen))
         return -1;
+    if (a->size[top].rate == 0 && top != a->chosen && now_us >= a->size[top].retry_us)
+        return top;
     int32_t i = nearest(a, now_us, top, demand, false);
     if (i < 0)
         i = nearest(a, now_us, top, demand, true);
@@ -145,10 +148,24 @@ static void put_off(struct admission_size *s, int64_t now_us, double gap)
 static void pass_over(struct admission *a, int64_t now_us)
 {
     double rate = a->size[a->chosen].rate;
-    a->size[a->chosen].backoff_us = 0;
     for (int32_t i = 0; i < ADMISSION_SIZES && rate > 0; i++)
         if (i != a->chosen && a->size[i].rate > 0 && !a->size[i].backoff_us)
             put_off(&a->size[i], now_us, 1 - a->size[i].rate / rate);
+}
+
+/* What was chosen by its first windows alone, and soon was not, would be so again and again: it is
+ * put off for longer each time, until it stays for as long as it was put off. */
+static void choose_again(struct admission *a, int64_t now_us, int32_t found)
+{
+    struct admission_size *was = &a->size[a->chosen];
+    if (now_us - a->chosen_us >= was->backoff_us)
+        was->backoff_us = 0;
+    if (found == a->chosen)
+        return;
+    if (was->backoff_us)
+        put_off(was, now_us, 0);
+    a->chosen = found;
+    a->chosen_us = now_us;
 }
 
 static int32_t lasting_demand(struct admission *a, int64_t now_us, int32_t n)
@@ -174,7 +191,7 @@ int32_t admission_limit(struct admission *a, int64_t now_us, int32_t running, in
     if (a->trial > top || (a->trial >= 0 && now_us >= a->trial_end_us))
         a->trial = -1;
     if (a->trial < 0) {
-        a->chosen = choose(a, top, demand);
+        choose_again(a, now_us, choose(a, top, demand));
         pass_over(a, now_us);
         a->trial = due(a, now_us, top, demand);
         a->trial_end_us = now_us + TRIAL_MAX_US;

@@ -5,9 +5,9 @@
  *
  * Sizes of the batch are powers of two; a step counts for the nearest. Their rates are learned from
  * steps of decode rows alone, in windows of a second after a second in which the cache settles. The
- * best of the sizes that what runs and waits can fill is chosen. A size that is not known, or was
- * bad long ago, is tried once the time that it may cost is earned: trials may cost a fiftieth of
- * the time of steps. What a trial lets in pauses after it.
+ * best of the sizes that what runs and waits can fill is chosen. All together are tried soon; any
+ * other size that is not known, or was bad long ago, is tried once the time that it may cost is
+ * earned: trials may cost a fiftieth of the time of steps. What a trial lets in pauses after it.
  */
 #ifndef MOED_ENGINE_ADMISSION_H
 #define MOED_ENGINE_ADMISSION_H
@@ -41,6 +41,7 @@ struct admission {
     struct admission_size size[ADMISSION_SIZES];
     struct admission_spell spell;
     int32_t chosen;
+    int64_t chosen_us; /* since when */
     int32_t trial; /* -1: none */
     int64_t trial_end_us;
     bool owing;         /* the cache is not yet what it was before a trial: that is charged, too */

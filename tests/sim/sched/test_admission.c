@@ -44,6 +44,9 @@ static const struct curve whole = {"100 %", {335, 560, 900, 1450, 2300, 3500}, 0
  * short conversations got there. */
 static const struct curve third = {"33 %", {186, 152, 116, 92, 104, 133}, 1.4};
 
+/* The same on later kernels, with whole experts shared between CPU and link. */
+static const struct curve third_later = {"33 %+", {186, 150, 134, 116, 122, 165}, 1.4};
+
 struct client {
     struct sched_request *request;
     int64_t asked_us, next_us, born_us; /* of the conversation; the next; it began to decode */
@@ -277,7 +280,7 @@ static void show(const struct load *l, const char *how, const struct outcome *o)
 /* No client is left behind: queue order is kept, so all get as many turns. */
 static void check_shares(const struct outcome *o)
 {
-    assert_true(o->least_ended >= 0.8 * o->most_ended - 2);
+    assert_true(o->least_ended >= 0.85 * o->most_ended - 2);
 }
 
 /* One client's tokens/s with conversations of that length: what any number of them shall have. */
@@ -314,6 +317,7 @@ static void the_total_stays_at_one_clients(void **state)
 {
     compare_loops(&quarter, 128, 0.98, 1);
     compare_loops(&third, 128, 0.98, 1);
+    compare_loops(&third_later, 128, 0.98, 0.98);
 }
 
 static void the_total_stays_at_one_clients_in_long_conversations_deep(void **state)
@@ -325,7 +329,7 @@ static void the_total_stays_at_one_clients_in_long_conversations_deep(void **sta
 /* With nothing known at the start, and with what is to be learned from a few windows. */
 static void the_first_minutes_cost_little(void **state)
 {
-    static const struct curve *const curves[] = {&quarter, &third};
+    static const struct curve *const curves[] = {&quarter, &third, &third_later};
     static const struct {
         int64_t end_us;
         double of_one;

@@ -95,11 +95,20 @@ static void a_size_that_becomes_a_little_worse_stays(void **state)
     struct rig g;
     open_rig(&g, 0);
     rates(&g, 100, 101, 60, 50);
-    assert_int_equal(run(&g, 4, 20), 2);
+    assert_int_equal(run(&g, 4, 90), 2); /* what all together cost is earned back first */
     rates(&g, 100, 99, 60, 50);
     assert_int_equal(run(&g, 4, 20), 2);
     rates(&g, 100, 96, 60, 50);
     assert_int_equal(run(&g, 4, 20), 1);
+}
+
+static void all_together_is_tried_at_once(void **state)
+{
+    struct rig g;
+    open_rig(&g, 0);
+    rates(&g, 100, 80, 70, 150);
+    run(&g, 8, 4.5);
+    assert_true(g.a.chosen == 3 && known(&g, 1) == 0 && known(&g, 2) == 0);
 }
 
 static void a_valley_is_crossed_when_its_cost_is_earned(void **state)
@@ -107,11 +116,33 @@ static void a_valley_is_crossed_when_its_cost_is_earned(void **state)
     struct rig g;
     open_rig(&g, 0);
     rates(&g, 100, 80, 70, 150);
+    for (int n = 12; n <= MAX_SEQS; n++)
+        g.rate[n] = 60;
     admission_ended(&g.a, 100);
-    run(&g, 8, 20);
-    assert_true(known(&g, 3) == 0);
-    assert_int_equal(run(&g, 8, 600), MAX_SEQS);
+    run(&g, 16, 20);
+    assert_true(known(&g, 4) > 0 && known(&g, 3) == 0);
+    assert_int_equal(run(&g, 16, 600), 8);
     assert_int_equal(g.running, 8);
+}
+
+/* A size that looks best for a few windows whenever it is tried, and then is not. */
+static void what_soon_disappoints_is_chosen_less_and_less(void **state)
+{
+    struct rig g;
+    open_rig(&g, 0);
+    rates(&g, 100, 90, 90, 120);
+    run(&g, 8, 60);
+    int32_t changes[2] = {0, 0}, last = g.a.chosen;
+    int64_t one_us = 0;
+    for (int second = 0; second < 7200; second++) {
+        one_us = g.running == 1 ? one_us + 1000000 : 0;
+        g.rate[1] = one_us < 6000000 ? 140 : 100;
+        run(&g, 8, 1);
+        changes[second >= 3600] += g.a.chosen != last;
+        last = g.a.chosen;
+    }
+    assert_in_range(changes[0], 2, 20);
+    assert_in_range(changes[1], 0, changes[0] / 2);
 }
 
 static void waits_that_are_not_borne_open_the_batch(void **state)
@@ -165,7 +196,9 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(a_batch_that_loses_is_tried_once_and_left),
     cmocka_unit_test(a_batch_that_gains_is_climbed),
     cmocka_unit_test(a_size_that_becomes_a_little_worse_stays),
+    cmocka_unit_test(all_together_is_tried_at_once),
     cmocka_unit_test(a_valley_is_crossed_when_its_cost_is_earned),
+    cmocka_unit_test(what_soon_disappoints_is_chosen_less_and_less),
     cmocka_unit_test(waits_that_are_not_borne_open_the_batch),
     cmocka_unit_test(what_is_not_pure_or_not_settled_is_not_learned),
     cmocka_unit_test(a_rate_that_moves_puts_the_others_in_doubt),
