@@ -42,7 +42,7 @@ struct admission {
     struct admission_spell spell;
     int32_t chosen;
     int64_t chosen_us; /* since when */
-    int32_t trial; /* -1: none */
+    int32_t trial;     /* -1: none */
     int64_t trial_end_us;
     bool owing;         /* the cache is not yet what it was before a trial: that is charged, too */
     double earned_us;   /* what trials may cost; negative: to be earned back first */
