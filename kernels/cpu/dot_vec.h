@@ -33,10 +33,9 @@
 struct tile_w {
     const void *w;
     size_t row_stride, chunk_stride;
-    size_t chunks; /* whole vectors */
-    size_t tail;   /* lanes of the one behind them, 0: none */
-    const char
-        *ahead; /* weights wanted soon: TILE_AHEAD_BYTES of them are asked for at each chunk */
+    size_t chunks;     /* whole vectors */
+    size_t tail;       /* lanes of the one behind them, 0: none */
+    const char *ahead; /* wanted soon: TILE_AHEAD_BYTES are asked for at each chunk */
 };
 
 /* One v of TILE_W outputs for `rows` activation rows: sums of 8 neighbours of output o and row i
