@@ -194,6 +194,16 @@ static void long_rows_have_the_same_bits_cuda(void **state)
         }
 }
 
+/* So many choices that, where few are resident, CPU and link have experts of their own. */
+static void each_side_has_experts_of_its_own_cuda(void **state)
+{
+    struct model_config c = grouped;
+    c.top_k = 8;
+    assert_true(mailbox_link_groups(c.top_k - 2, MAILBOX_SHARE_ONE / 3) > 0);
+    for (int packed = 0; packed < 2; packed++)
+        same_bits_of(&c, packed, FEW);
+}
+
 /* The other worker's part of down, held back until worker 0 has none left. */
 struct late {
     _Atomic uint32_t job; /* the last that it holds something of */
@@ -260,6 +270,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(packed_experts_have_the_same_bits_cuda),
     cmocka_unit_test(wide_packed_experts_have_the_same_bits_cuda),
     cmocka_unit_test(long_rows_have_the_same_bits_cuda),
+    cmocka_unit_test(each_side_has_experts_of_its_own_cuda),
     cmocka_unit_test(late_results_are_awaited_cuda),
     cmocka_unit_test(shapes_it_cannot_take_run_op_by_op_cuda),
 };

@@ -632,7 +632,7 @@ static void shares_follow_whole_experts(void **state)
     rig_start(r, &cfg);
     int first = misses_link_share(r->m, 2 * EXPERTS);
     for (int slow = 1; slow >= 0; slow--) {
-        for (uint64_t i = 1; i < 200; i++)
+        for (uint64_t i = 1; i < 60; i++)
             job_beside_the_links(r, i * 1000000000, (i - 1) * 1000000000 + (slow ? 900000000 : 1));
         misses_step_begin(r->m);
         misses_step_end(r->m);
