@@ -451,7 +451,7 @@ static enum outcome lead(struct miss_worker *self, struct job *j)
 {
     struct misses *m = self->m;
     j->seen_ns = clock_ns();
-    j->before_link_ns = m->cfg.mailbox->link_ns;
+    j->before_link_ns = __atomic_load_n(&m->cfg.mailbox->link_ns, __ATOMIC_RELAXED);
     mail_store(&m->cfg.mailbox->open, 1);
     enum outcome r = enter(self, j);
     if (r == ARRIVED)

@@ -572,16 +572,24 @@ static void opens_again(void **state)
     rig_free(r);
 }
 
-/* A step with one job in which the link needs link_us for its part, by the GPU's clock. */
-static void job_with_link_time(struct rig *r, int n_groups, uint64_t link_ns)
+/* A step with one job, shared as the table says; times are of the GPU's clock. Returns the share.
+ */
+static int shared_job(struct rig *r, int n_groups, uint64_t posted_ns, uint64_t link_ns)
 {
     misses_step_begin(r->m);
     int share = misses_link_share(r->m, n_groups);
     make_job(r, n_groups, 1, mailbox_cpu_outputs(INNER, share), mailbox_cpu_outputs(WIDTH, share));
-    r->gpu.box->posted_ns = 1000;
-    r->gpu.box->link_ns = 1000 + link_ns;
+    r->gpu.box->posted_ns = posted_ns;
+    r->gpu.box->link_ns = link_ns;
     run_job(r, true);
     misses_step_end(r->m);
+    return share;
+}
+
+/* One in which the link needs so long for its part. */
+static void job_with_link_time(struct rig *r, int n_groups, uint64_t link_ns)
+{
+    shared_job(r, n_groups, 1000, 1000 + link_ns);
 }
 
 static void shares_follow_who_waits_for_whom(void **state)
@@ -652,15 +660,9 @@ static bool job_of_some_way(struct rig *r, bool before, uint64_t both_ns)
 {
     static uint64_t posted_ns = 1000;
     const uint64_t alone_ns = 100000;
-    misses_step_begin(r->m);
-    int share = misses_link_share(r->m, 2);
-    make_job(r, 2, 1, mailbox_cpu_outputs(INNER, share), mailbox_cpu_outputs(WIDTH, share));
     r->gpu.box->ended_ns = posted_ns + (before ? both_ns : alone_ns);
     posted_ns += 1000000000;
-    r->gpu.box->posted_ns = posted_ns;
-    run_job(r, true);
-    misses_step_end(r->m);
-    return share > 0;
+    return shared_job(r, 2, posted_ns, 0) > 0;
 }
 
 /* The way that is not taken is looked at seldom, and yet soon found to be the better one again. */
