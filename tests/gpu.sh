@@ -293,6 +293,7 @@ sanitize() {
             sanitized memcheck 45 test.model.model.replay_cuda plans_give_the_same_bits_cuda
             sanitized memcheck 45 test.model.model.fused_cuda one_row_has_the_same_bits_cuda
             sanitized memcheck 45 test.model.model.fused_cuda packed_experts_have_the_same_bits_cuda
+            sanitized memcheck 45 test.model.model.fused_cuda each_side_has_experts_of_its_own_cuda
             sanitized memcheck 30 test.kernels.cpu.attention_cuda shapes_cuda
             sanitized memcheck 30 test.kernels.cpu.sample_cuda
             sanitized memcheck 45 test.kernels.cpu.tensor_cuda
@@ -301,7 +302,8 @@ sanitize() {
             sanitized "$tool" 60 test.model.model.replay_cuda plans_give_the_same_bits_cuda
             sanitized "$tool" 120 test.model.model.fused_cuda one_row_has_the_same_bits_cuda
             sanitized "$tool" 30 test.kernels.cpu.attention_cuda shapes_cuda
-            sanitized "$tool" 60 test.kernels.cpu.sample_cuda
+            sanitized "$tool" 60 test.kernels.cpu.sample_cuda combinations_cuda
+            sanitized "$tool" 60 test.kernels.cpu.sample_cuda crowds_of_equal_logits_cuda
             ;;
         *)
             echo "there is no tool $tool" >&2
