@@ -67,6 +67,12 @@ struct cu_flash_tile {
 /* Shared memory for heads of `dim`: Q, K, V. */
 #define CU_FLASH_BYTES(dim) ((CU_FLASH_ROWS + 2 * CU_FLASH_KEYS) * (dim)*2)
 
+/* The same by warpgroups: stages of K and V. */
+#define CU_FLASH_GROUP_KEYS       128
+#define CU_FLASH_GROUP_THREADS    256
+#define CU_FLASH_STAGES           3
+#define CU_FLASH_GROUP_BYTES(dim) (CU_FLASH_STAGES * 2 * CU_FLASH_GROUP_KEYS * (dim)*2)
+
 struct cu_flash {
     struct cu_kv kv;
     const struct cu_flash_tile *tile;

@@ -34,6 +34,13 @@ __device__ __forceinline__ wgmma_tile wgmma_slice(wgmma_tile tile, int slices)
     return tile + (uint64_t)(slices * 2);
 }
 
+// Such a tile as a factor that is multiplied across: each of its rows has 64 columns of the product,
+// and the rows `column_bytes` behind it the 64 after them.
+__device__ __forceinline__ wgmma_tile wgmma_tile_across(shared_at first_row, uint32_t column_bytes)
+{
+    return (wgmma_tile_at(first_row) & ~(0x3fffull << 16)) | (uint64_t)(column_bytes >> 4) << 16;
+}
+
 #define D4(j)  "+f"(d[j][0]), "+f"(d[j][1]), "+f"(d[j][2]), "+f"(d[j][3])
 #define D32(j) D4(j), D4(j + 1), D4(j + 2), D4(j + 3), D4(j + 4), D4(j + 5), D4(j + 6), D4(j + 7)
 
@@ -58,6 +65,48 @@ __device__ __forceinline__ void wgmma_m64n256k16_bf16(float (&d)[32][4], wgmma_t
         "}"
         : D32(0), D32(8), D32(16), D32(24)
         : "l"(a), "l"(b)
+        : "memory");
+}
+
+// d = a b^T, and with ADD d += a b^T: a 64 x 16 in the registers of the warpgroup, each warp's quarter
+// as mma_m16n8k16_bf16 has it, b 128 x 16.
+template <bool ADD>
+__device__ __forceinline__ void wgmma_m64n128k16_bf16(float (&d)[16][4], const uint32_t (&a)[4],
+                                                      wgmma_tile b)
+{
+    asm volatile(
+        "{\n"
+        ".reg .pred add;\n"
+        "setp.ne.u32 add, %69, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+        "{%64, %65, %66, %67}, %68, add, 1, 1, 0;\n"
+        "}"
+        : D32(0), D32(8)
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ADD)
+        : "memory");
+}
+
+// d += a b: b 16 x 128, multiplied across.
+__device__ __forceinline__ void wgmma_m64n128k16_bf16_across(float (&d)[16][4],
+                                                             const uint32_t (&a)[4], wgmma_tile b)
+{
+    asm volatile(
+        "{\n"
+        ".reg .pred add;\n"
+        "setp.eq.u32 add, 0, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+        "{%64, %65, %66, %67}, %68, add, 1, 1, 1;\n"
+        "}"
+        : D32(0), D32(8)
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)
         : "memory");
 }
 
@@ -93,24 +142,36 @@ template <int N> __device__ __forceinline__ void wgmma_wait()
 struct wgmma_tile {
     const uint8_t *row;
     int slice;
+    uint32_t column_bytes;
 };
 
 __device__ __forceinline__ wgmma_tile wgmma_tile_at(shared_at first_row)
 {
     if ((uintptr_t)first_row % WGMMA_ALIGNMENT)
         emulator_fault("a tile of wgmma off its edge");
-    return {first_row, 0};
+    return {first_row, 0, 0};
+}
+
+// Slices of 16 rows keep the exchange of chunks: they begin on an edge of 1,024 bytes, too.
+__device__ __forceinline__ wgmma_tile wgmma_tile_across(shared_at first_row, uint32_t column_bytes)
+{
+    return {wgmma_tile_at(first_row).row, 0, column_bytes};
 }
 
 __device__ __forceinline__ wgmma_tile wgmma_slice(wgmma_tile tile, int slices)
 {
-    return {tile.row, tile.slice + slices};
+    return {tile.row, tile.slice + slices, tile.column_bytes};
+}
+
+__device__ __forceinline__ uint16_t emulated_bits_at(wgmma_tile tile, int row, int k)
+{
+    const int chunk = (tile.slice * 2 + k / 8) ^ (row & 7);
+    return ((const uint16_t *)(tile.row + row * 128 + chunk * 16))[k % 8];
 }
 
 __device__ __forceinline__ float emulated_wgmma_at(wgmma_tile tile, int row, int k)
 {
-    const int chunk = (tile.slice * 2 + k / 8) ^ (row & 7);
-    return from_bf16(((const uint16_t *)(tile.row + row * 128 + chunk * 16))[k % 8]);
+    return from_bf16(emulated_bits_at(tile, row, k));
 }
 
 // Done at once, and by each thread for itself: shared memory holds all that it needs.
@@ -125,6 +186,42 @@ __device__ __forceinline__ void wgmma_m64n256k16_bf16(float (&d)[32][4], wgmma_t
             for (int k = 0; k < 16; k++)
                 d[j][e] = __fmaf_rn(row[k], emulated_wgmma_at(b, j * 8 + lane % 4 * 2 + e % 2, k),
                                     d[j][e]);
+    }
+}
+
+__device__ __forceinline__ uint32_t emulated_pair(uint16_t lo, uint16_t hi)
+{
+    return lo | (uint32_t)hi << 16;
+}
+
+template <bool ADD>
+__device__ __forceinline__ void wgmma_m64n128k16_bf16(float (&d)[16][4], const uint32_t (&a)[4],
+                                                      wgmma_tile b)
+{
+    const int lane = threadIdx.x & 31;
+    for (int j = 0; j < 16; j++) {
+        uint32_t half[2];
+        for (int h = 0; h < 2; h++)
+            half[h] = emulated_pair(emulated_bits_at(b, j * 8 + lane / 4, h * 8 + lane % 4 * 2),
+                                    emulated_bits_at(b, j * 8 + lane / 4, h * 8 + lane % 4 * 2 + 1));
+        for (int e = 0; e < 4 && !ADD; e++)
+            d[j][e] = 0;
+        mma_m16n8k16_bf16(d[j], a, half[0], half[1]);
+    }
+}
+
+__device__ __forceinline__ void wgmma_m64n128k16_bf16_across(float (&d)[16][4],
+                                                             const uint32_t (&a)[4], wgmma_tile b)
+{
+    const int lane = threadIdx.x & 31;
+    for (int j = 0; j < 16; j++) {
+        const wgmma_tile column = {b.row + j / 8 * b.column_bytes, 0, 0};
+        uint32_t half[2];
+        for (int h = 0; h < 2; h++)
+            half[h] = emulated_pair(
+                emulated_bits_at(column, h * 8 + lane % 4 * 2, j % 8 * 8 + lane / 4),
+                emulated_bits_at(column, h * 8 + lane % 4 * 2 + 1, j % 8 * 8 + lane / 4));
+        mma_m16n8k16_bf16(d[j], a, half[0], half[1]);
     }
 }
 

@@ -67,7 +67,7 @@
     X(tensor, product_bf16_any) X(tensor, product_gated_bf16_any)                          \
     X(tensor, product_f16_128) X(tensor, product_gated_f16_128)                            \
     X(tensor, product_f16_any) X(tensor, product_gated_f16_any)                            \
-    X(flash, flash_64) X(flash, flash_128)
+    X(flash, flash_64) X(flash, flash_128) X(flash, flash_128_groups)
 #define IMAGES(X)                                                                          \
     X(elementwise) X(attention) X(linear) X(experts) X(tensor) X(flash) X(step) X(paged) \
     X(sample) X(fused) X(fused_packed)

@@ -27,7 +27,7 @@ struct cuda_tensor {
     unsigned next;
     struct grown tiles;  /* of attention, and its block tables */
     size_t shared_bytes; /* that a block can have */
-    bool groups;         /* SHAPE_GROUPS is there */
+    bool groups;         /* the kernels of warpgroups are there */
 };
 
 /* Not cuda_launch: these kernels begin when the one ahead has ended, and are never recorded. */
@@ -434,9 +434,12 @@ static int tensor_attention(struct dev *dev, const struct kern_tensor_attention 
     int rc;
     if ((rc = cuda_enter(d)) < 0 || (rc = list_attention(d, a, &args, &tiles)) < 0)
         return rc;
-    return launch(d, a->kv.head_dim == 64 ? FN_flash_64 : FN_flash_128, tiles,
-                  (size_t)a->kv.kv_heads, CU_FLASH_THREADS, (size_t)CU_FLASH_BYTES(a->kv.head_dim),
-                  &args);
+    size_t kv_heads = (size_t)a->kv.kv_heads;
+    if (a->kv.head_dim == 128 && d->tensor->groups)
+        return launch(d, FN_flash_128_groups, tiles, kv_heads, CU_FLASH_GROUP_THREADS,
+                      CU_FLASH_GROUP_BYTES(128), &args);
+    return launch(d, a->kv.head_dim == 64 ? FN_flash_64 : FN_flash_128, tiles, kv_heads,
+                  CU_FLASH_THREADS, (size_t)CU_FLASH_BYTES(a->kv.head_dim), &args);
 }
 
 const struct dev_tensor cuda_tensor_ops = {
@@ -461,6 +464,9 @@ static CUresult ask_for_shared(struct dev_cuda *d)
     }
     if (r == CUDA_SUCCESS)
         r = cuFuncSetAttribute(d->function[FN_flash_128], attribute, CU_FLASH_BYTES(128));
+    if (r == CUDA_SUCCESS && d->tensor->groups)
+        r = cuFuncSetAttribute(d->function[FN_flash_128_groups], attribute,
+                               CU_FLASH_GROUP_BYTES(128));
     return r;
 }
 
@@ -487,12 +493,12 @@ int cuda_tensor_open(struct dev_cuda *d, struct moed_error *err)
     CUresult r = cuDeviceGetAttribute(
         &shared_bytes, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, d->device);
     t->shared_bytes = (size_t)shared_bytes;
+    if (r == CUDA_SUCCESS)
+        r = look_for_groups(d);
     if (t->shared_bytes < (size_t)CU_TILE_BYTES(128))
         d->dev.tensor = NULL;
     else if (r == CUDA_SUCCESS)
         r = ask_for_shared(d);
-    if (r == CUDA_SUCCESS)
-        r = look_for_groups(d);
     for (int i = 0; i < LISTS && r == CUDA_SUCCESS; i++)
         r = cuEventCreate(&t->list[i].sent, CU_EVENT_DISABLE_TIMING);
     return r == CUDA_SUCCESS ? 0
