@@ -1,10 +1,12 @@
 #!/bin/sh
 # What a machine with a GPU must show. Works offline, on a build made there or brought along.
 #   sh tests/gpu.sh build          builds here (needs the packages of examples/packages.sh and nvcc)
-#   sh tests/gpu.sh pack DIR       copies from build/release into DIR what the other parts need, with its libraries
+#   sh tests/gpu.sh pack DIR       copies from build/release into DIR what the other parts need, with its libraries; MOED_PACK_PYTHON is
+#                                  the version of Python there (3.12), for the client's packages
 #   sh tests/gpu.sh kernels        every op of the CUDA device against the portable CPU kernels, bit for bit
 #   sh tests/gpu.sh models         small models: against transformers, and the CPU's bits at every cache size
-#   sh tests/gpu.sh server         a server on the GPU and one on the CPU give the same tokens
+#   sh tests/gpu.sh server         a server on the GPU and one on the CPU give the same tokens; the server tests of CI that use a real
+#                                  model (OpenAI client, streams, clients that go), on the GPU
 #   sh tests/gpu.sh bench ROW [OPTIONS]   one row of measurements, or several by name; options go to moed bench
 #       qwen3-25 qwen3-0 qwen3-50-100 qwen3-uniform   Qwen3-30B-A3B, decode, batch 1, so many percent of the experts resident
 #       ops        Qwen3, decode, batch 1, 25, 0, 50 and 100 %, with --one-row-step ops
@@ -108,6 +110,9 @@ pack() {
     ln -sf ../libmoed_cuda.so "$1/tests/libmoed_cuda.so"
     ldd "$1/moed" "$1"/tests/* | awk '/=> \// && !/\/lib(c|m|dl|pthread|rt)\.so/ {print $3}' | sort -u |
         xargs -I{} cp {} "$1/lib"
+    # shellcheck disable=SC2086
+    python3 -m pip install -q --no-compile --disable-pip-version-check --target "$1/site" -r tests/server/requirements.txt \
+        ${MOED_PACK_PYTHON:+--python-version $MOED_PACK_PYTHON --only-binary=:all:}
     du -sh "$1"
 }
 
@@ -338,6 +343,10 @@ models)
     ;;
 server)
     part server 180 python3 tests/gpu_server.py "$build/moed"
+    PYTHONPATH=$build/site${PYTHONPATH:+:$PYTHONPATH}
+    export PYTHONPATH
+    part "server tests" 240 python3 -m pytest -q -p no:cacheprovider tests/server/test_real_engine.py tests/server/test_storyteller.py \
+        --moed "$build/moed" --device cuda
     ;;
 bench)
     shift

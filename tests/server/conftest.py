@@ -23,6 +23,11 @@ PATIENCE_S = 300
 
 def pytest_addoption(parser):
     parser.addoption("--moed", default=str(ROOT / "build" / "release" / "moed"), help="the program under test")
+    parser.addoption("--device", default="auto", help="where servers of real models compute, as moed serve --device has it")
+
+
+def pytest_configure(config):
+    RealServer.device = config.getoption("--device")
 
 
 def limit_descriptors(count):
@@ -134,6 +139,15 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
+
+
+class RealServer(Server):
+    """`moed serve` of a model, on the device that the tests were asked to use."""
+
+    device = "auto"
+
+    def __init__(self, moed, folder, *options):
+        super().__init__([moed, "serve", folder, "--port", "0", "--device", self.device, *map(str, options)])
 
 
 class Reply:

@@ -8,7 +8,7 @@ import time
 import openai
 import pytest
 
-from conftest import MODEL, PATIENCE_S, ROOT, Server, events, raw_post
+from conftest import MODEL, PATIENCE_S, ROOT, RealServer, events, raw_post
 from test_lm_eval import loglikelihoods
 
 CONFIG = {
@@ -34,8 +34,7 @@ def folder(tmp_path_factory):
 def serve(moed, folder, *options):
     if not moed.exists():
         pytest.skip(f"{moed} is not built")
-    command = [moed, "serve", folder, "--load-format", "dummy", "--port", "0", "--expert-cache", "64KiB", *map(str, options)]
-    return Server(command).wait_ready()
+    return RealServer(moed, folder, "--load-format", "dummy", "--expert-cache", "64KiB", *options).wait_ready()
 
 
 # Prompts cut into the steps, and prompts in passes of their own that pause at each layer.
@@ -238,7 +237,7 @@ def test_sigterm_lets_a_stream_finish(moed, folder):
 def test_loading_is_told(moed, folder):
     if not moed.exists():
         pytest.skip(f"{moed} is not built")
-    server = Server([moed, "serve", folder, "--load-format", "dummy", "--port", "0"])
+    server = RealServer(moed, folder, "--load-format", "dummy")
     seen = set()
     end = time.monotonic() + PATIENCE_S
     while 200 not in seen and time.monotonic() < end:
@@ -250,7 +249,7 @@ def test_loading_is_told(moed, folder):
 def test_a_model_without_a_tokenizer_takes_token_ids(moed):
     if not moed.exists():
         pytest.skip(f"{moed} is not built")
-    server = Server([moed, "serve", ROOT / "tests" / "data" / "models" / "qwen3_moe_64e", "--port", "0"]).wait_ready()
+    server = RealServer(moed, ROOT / "tests" / "data" / "models" / "qwen3_moe_64e").wait_ready()
     body = {"prompt": [1, 5, 7], "max_tokens": 4, "logprobs": 2, "echo": True, "temperature": 0}
     choice = server.post("/v1/completions", body).json()["choices"][0]
     assert choice["logprobs"]["tokens"][:3] == ["token_id:1", "token_id:5", "token_id:7"]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from conftest import ROOT, Server, events
+from conftest import ROOT, RealServer, events
 
 MODEL = ROOT / "examples" / "models" / "storyteller"
 VECTORS = ROOT / "tests" / "data" / "story"
@@ -16,7 +16,7 @@ CLOSE = 0.02
 def server(moed):
     if not moed.exists() or not MODEL.exists():
         pytest.skip(f"{moed} or {MODEL} is not there")
-    running = Server([moed, "serve", MODEL, "--port", "0", "--kv-cache-dtype", "fp32"]).wait_ready()
+    running = RealServer(moed, MODEL, "--kv-cache-dtype", "fp32").wait_ready()
     yield running
     assert running.stop() == 0, "".join(running.log)
 
