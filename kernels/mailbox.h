@@ -4,11 +4,13 @@
  * (src/device/misses.c) and by the CUDA kernels.
  *
  * It is one block of host memory that the GPU maps (pinned, page aligned, zeroed before either side
- * looks at it). A job is the misses of one layer of one step; at most one is open. Both sides
- * compute outputs of the same experts: the CPU outputs [0, cpu_inner) of gate/up and [0, cpu_width)
- * of down of each group, the GPU the rest from the mapped records, over the link. Or, where many
- * experts are missed, each side computes its own: the CPU all outputs of the job's groups, the GPU
- * link_groups experts that are not in the job; then neither awaits the other's hidden.
+ * looks at it). A job is the misses of one layer of one step; at most one is open. The CPU computes
+ * outputs [0, cpu_inner) of gate/up and [0, cpu_width) of down of each group, the GPU the rest from
+ * the mapped records, over the link. Where few experts are missed both sides compute outputs of
+ * each, and await each other's hidden. Where more are, each side has its own: the GPU link_groups
+ * experts that are not in the job, the CPU all of gate/up of those that are. If the GPU would be
+ * done with its own first, it has some of the CPU's outputs of down besides (late ones: cpu_width <
+ * width); by then the CPU's hidden stands or nearly does.
  *
  *   GPU                                              CPU
  *   writes job fields, lists, x
@@ -85,7 +87,7 @@ struct mailbox {
     int32_t n_pairs;     /* entries of row and pair, all groups together */
     int32_t cpu_inner;   /* 1..inner; a job of which the CPU has no part of gate/up is not posted */
     int32_t cpu_width;   /* 0..width */
-    int32_t link_groups; /* missed experts beside the job's; then cpu_inner and cpu_width are all */
+    int32_t link_groups; /* missed experts beside the job's; then cpu_inner is all of inner */
     uint64_t posted_ns;  /* of the GPU's clock, any start; 0: not told */
     uint8_t pad0[MAILBOX_LINE_BYTES - 40];
 
@@ -174,17 +176,6 @@ MAILBOX_FN int32_t mailbox_share_class(int32_t n_groups)
 /* From so many missed experts on each side computes its own. */
 #define MAILBOX_WHOLE_GROUPS 5
 
-/* How many of n_groups missed experts are the link's alone; 0: none, as where outputs are shared.
- */
-MAILBOX_FN int32_t mailbox_link_groups(int32_t n_groups, int32_t link_share)
-{
-    int32_t link =
-        (int32_t)(((int64_t)n_groups * link_share + MAILBOX_SHARE_ONE / 2) / MAILBOX_SHARE_ONE);
-    if (n_groups < MAILBOX_WHOLE_GROUPS || link_share <= 0 || link_share >= MAILBOX_SHARE_ONE)
-        return 0;
-    return link < 1 ? 1 : link < n_groups ? link : n_groups - 1;
-}
-
 /*
  * How many of `outputs` the CPU takes when the link's share is `link_share` / 1024: rounded to
  * MAILBOX_GRAIN. 0 for a share of 1024, `outputs` for a share of 0; in between each side gets
@@ -205,6 +196,55 @@ MAILBOX_FN int32_t mailbox_cpu_outputs(int32_t outputs, int32_t link_share)
     if (link > units - 1)
         link = units - 1;
     return link ? (units - link) * MAILBOX_GRAIN : outputs;
+}
+
+/* Who computes what of the missed experts of a layer. */
+struct mailbox_cut {
+    int32_t link_groups;          /* the link's alone, not in the job */
+    int32_t cpu_inner, cpu_width; /* of each group of the job; cpu_inner 0: nothing is posted */
+};
+
+/* The cut of n_groups, two or more, each side with experts of its own. What an expert costs the CPU
+ * is to what it costs the link as the link's share is to the CPU's. */
+MAILBOX_FN struct mailbox_cut mailbox_cut_whole(int32_t n_groups, int32_t link_share, int32_t inner,
+                                                int32_t width, int late)
+{
+    const int64_t one = MAILBOX_SHARE_ONE, s = link_share, n = n_groups, fair = n * s;
+    const int64_t units = (width + MAILBOX_GRAIN - 1) / MAILBOX_GRAIN;
+    int64_t link = fair / one, rest = fair % one, given, cpu;
+    /* The CPU's hidden stands when two thirds of its time are over: of the last third the link can
+     * take its share. In whole grains of down. */
+    const int64_t most = (n - link) * s / 3;
+    given = late ? 3 * units * (rest < most ? rest : most) / (one * (n - link)) : 0;
+    cpu = (n - link) * one - given * one * (n - link) / (3 * units);
+    /* Where the link would end later with one more than the CPU so, it gets no more. */
+    if (link == 0 || (link + 1) * (one - s) * one < cpu * s) {
+        link++;
+        given = 0;
+    }
+    if (link > n - 1) {
+        link = n - 1;
+        given = 0;
+    }
+    struct mailbox_cut cut;
+    cut.link_groups = (int32_t)link;
+    cut.cpu_inner = inner;
+    cut.cpu_width = given ? (int32_t)(units - given) * MAILBOX_GRAIN : width;
+    return cut;
+}
+
+/* late: the GPU can compute late outputs of down. n_groups 0: all of the cut is 0. */
+MAILBOX_FN struct mailbox_cut mailbox_cut_of(int32_t n_groups, int32_t link_share, int32_t inner,
+                                             int32_t width, int late)
+{
+    struct mailbox_cut cut = {0, 0, 0};
+    if (n_groups >= MAILBOX_WHOLE_GROUPS && link_share > 0 && link_share < MAILBOX_SHARE_ONE)
+        return mailbox_cut_whole(n_groups, link_share, inner, width, late);
+    if (n_groups) {
+        cut.cpu_inner = mailbox_cpu_outputs(inner, link_share);
+        cut.cpu_width = cut.cpu_inner ? mailbox_cpu_outputs(width, link_share) : 0;
+    }
+    return cut;
 }
 
 #endif

@@ -13,7 +13,8 @@
 template <int DIM> struct group_round {
     enum { KEYS = CU_FLASH_GROUP_KEYS, TILE_BYTES = KEYS * DIM * 2, STAGE_BYTES = 2 * TILE_BYTES };
     typedef pages<DIM, 64, KEYS> kv_pages;
-    static_assert((int)kv_pages::THREADS == CU_FLASH_GROUP_THREADS, "a warp for each block of a round");
+    static_assert((int)kv_pages::THREADS == CU_FLASH_GROUP_THREADS,
+                  "a warp for each block of a round");
 
     static __device__ __forceinline__ void fetch(kv_pages &kv, shared_at stage, int key)
     {
@@ -24,9 +25,8 @@ template <int DIM> struct group_round {
         cp_async_commit();
     }
 
-    static __device__ __forceinline__ void multiply_keys(float (&s)[1][KEYS / 8][4],
-                                                         const uint32_t (&q)[DIM / 16][4],
-                                                         shared_at stage)
+    static __device__ __forceinline__ void
+    multiply_keys(float (&s)[1][KEYS / 8][4], const uint32_t (&q)[DIM / 16][4], shared_at stage)
     {
 #pragma unroll
         for (int slice = 0; slice < DIM / 16; slice++) {
@@ -56,8 +56,7 @@ template <int DIM> struct group_round {
 // The warp's queries, rounded, as fragments; zeros where there are none.
 template <int DIM>
 __device__ __forceinline__ void load_queries_near(const cu_flash &a, const cu_flash_tile &tile,
-                                                  int group, int first,
-                                                  uint32_t (&q)[DIM / 16][4])
+                                                  int group, int first, uint32_t (&q)[DIM / 16][4])
 {
     const int lane = threadIdx.x & 31;
 #pragma unroll

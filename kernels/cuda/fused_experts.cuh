@@ -1,5 +1,5 @@
-// The choice of experts and their outputs in a fused step (fused_step.cuh): what is resident, and what is
-// missed, which the CPU and the link share (mailbox.h).
+// The choice of experts and their outputs in a fused step (fused_step.cuh): what is resident, and
+// what is missed, which the CPU and the link share (mailbox.h).
 #ifndef MOED_KERNELS_CUDA_FUSED_EXPERTS_CUH
 #define MOED_KERNELS_CUDA_FUSED_EXPERTS_CUH
 
@@ -17,9 +17,12 @@ __device__ __forceinline__ void resolve(const block &b, const cu_paged &a)
     const uint32_t all = a.top_k < 32 ? (1u << a.top_k) - 1 : 0xffffffffu;
     const uint32_t hits = __ballot_sync(0xffffffffu, slot >= 0) & all, misses = all & ~hits;
     const uint32_t before = (1u << k) - 1;
-    const int n = __popc(misses), link_share = c.link_share[mailbox_share_class(n)];
     // Workers may still be at a job that was given up.
-    const int link = c.given_up ? 0 : mailbox_link_groups(n, link_share);
+    const int n = __popc(misses);
+    const mailbox_cut cut =
+        mailbox_cut_of(n, c.given_up ? MAILBOX_SHARE_ONE : c.link_share[mailbox_share_class(n)],
+                       a.inner, a.width, 1);
+    const int link = cut.link_groups;
     const int resident = __popc(hits), missed = __popc(misses & before) - link;
     if (hits >> k & 1) {
         const int at = __popc(hits & before);
@@ -36,12 +39,11 @@ __device__ __forceinline__ void resolve(const block &b, const cu_paged &a)
         a.id[k] = e;
     if (k)
         return;
-    const int split = link ? 0 : link_share;
     c.n_hits = resident + link;
     c.n_misses = n - link;
     c.link_groups = link;
-    c.cpu_inner = n && !c.given_up ? mailbox_cpu_outputs(a.inner, split) : 0;
-    c.cpu_width = c.cpu_inner ? mailbox_cpu_outputs(a.width, split) : 0;
+    c.cpu_inner = cut.cpu_inner;
+    c.cpu_width = cut.cpu_width;
     c.job = 0;
     if (c.cpu_inner)
         c.job = c.seq = c.seq + 1 ? c.seq + 1 : 1;
@@ -144,8 +146,8 @@ template <bool PACKED> __device__ __forceinline__ int64_t down_row_bytes(const c
     return PACKED ? a.down_row_bytes : (int64_t)a.inner * 2;
 }
 
-// n rows of experts times a vector, R of them or fewer and one repeated; AHEAD turns of 256 elements
-// of plain ones are asked for together.
+// n rows of experts times a vector, R of them or fewer and one repeated; AHEAD turns of 256
+// elements of plain ones are asked for together.
 template <bool PACKED, int R, int AHEAD>
 __device__ __forceinline__ dotted<R> expert_dots(const far_rows<R> &rows, int n, int in, int x_at)
 {
@@ -406,8 +408,8 @@ __device__ __forceinline__ void down_over_link(const cu_fused &f, const block &b
         const int64_t row_bytes = down_row_bytes<PACKED>(a);
         const uint8_t *row = c.miss[m] + a.down_off + out * row_bytes;
         const dotted<2> d =
-            expert_dots<PACKED, 2, DOWN_AHEAD>({{row, row + (there - 1) * row_bytes}}, there, a.inner,
-                                               f.work_at + (c.n_hits + m) * stride * 4);
+            expert_dots<PACKED, 2, DOWN_AHEAD>({{row, row + (there - 1) * row_bytes}}, there,
+                                               a.inner, f.work_at + (c.n_hits + m) * stride * 4);
         put_out(d, there, out - outs.first, 1,
                 [&](int at, float v) { b.y[c.miss_at[m] * f.outs + at] = v; });
     }

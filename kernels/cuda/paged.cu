@@ -118,24 +118,23 @@ KERNEL __launch_bounds__(CU_RESOLVE_ROWS * 32) resolve(const __grid_constant__ c
         atomicAdd(&r.count[a.chosen[p]], 1);
     __syncthreads();
     const int missed = count_missed(a, &r);
-    const int link_share = a.link_share[mailbox_share_class(missed)];
-    const int link_groups = box ? mailbox_link_groups(missed, link_share) : 0;
-    const int split_share = link_groups ? 0 : link_share;
-    const int cpu_inner = missed && box ? mailbox_cpu_outputs(a.inner, split_share) : 0;
-    const int cpu_width = cpu_inner ? mailbox_cpu_outputs(a.width, split_share) : 0;
-    make_items(a, box, link_groups, &r);
+    // No late outputs: the link's few blocks would fetch hidden of many rows one after the other.
+    const mailbox_cut cut =
+        mailbox_cut_of(missed, box ? a.link_share[mailbox_share_class(missed)] : MAILBOX_SHARE_ONE,
+                       a.inner, a.width, 0);
+    make_items(a, box, cut.link_groups, &r);
     __syncthreads();
     for (int p = tid; p < pairs; p += (int)blockDim.x) {
         const int e = a.chosen[p], at = atomicAdd(&r.count[e], 1);
         a.row[at] = p / a.top_k;
         a.pair[at] = p;
         a.missed[p] = r.posted[e];
-        if (cpu_inner) {
+        if (cut.cpu_inner) {
             a.box_row[at] = p / a.top_k;
             a.box_pair[at] = p;
         }
     }
-    for (int j = tid; j < live * a.width && cpu_inner; j += (int)blockDim.x)
+    for (int j = tid; j < live * a.width && cut.cpu_inner; j += (int)blockDim.x)
         a.box_x[j] = a.h[j];
     __threadfence_system();
     __syncthreads();
@@ -144,11 +143,11 @@ KERNEL __launch_bounds__(CU_RESOLVE_ROWS * 32) resolve(const __grid_constant__ c
     cu_paged_state *s = a.state;
     s->n_hits = r.n_hits;
     s->n_misses = r.n_misses;
-    s->cpu_inner = cpu_inner;
-    s->cpu_width = cpu_width;
-    s->link_groups = link_groups;
+    s->cpu_inner = cut.cpu_inner;
+    s->cpu_width = cut.cpu_width;
+    s->link_groups = cut.link_groups;
     s->job = 0;
-    if (!cpu_inner)
+    if (!cut.cpu_inner)
         return;
     s->seq = s->seq + 1 ? s->seq + 1 : 1;
     s->job = s->seq;
@@ -156,9 +155,9 @@ KERNEL __launch_bounds__(CU_RESOLVE_ROWS * 32) resolve(const __grid_constant__ c
     a.box->n_rows = live;
     a.box->n_groups = r.n_groups;
     a.box->n_pairs = r.n_pairs;
-    a.box->cpu_inner = cpu_inner;
-    a.box->cpu_width = cpu_width;
-    a.box->link_groups = link_groups;
+    a.box->cpu_inner = cut.cpu_inner;
+    a.box->cpu_width = cut.cpu_width;
+    a.box->link_groups = cut.link_groups;
     a.box->posted_ns = global_timer_ns();
     __threadfence_system();
     store_system(&a.box->posted, s->seq);

@@ -71,7 +71,7 @@ struct miss_worker {
 };
 
 /* What jobs both sides worked on told of their speeds. */
-enum miss_sum { SUM_CPU_NS, SUM_LINK_NS, SUM_CPU_OUTPUTS, SUM_LINK_OUTPUTS, SUMS };
+enum miss_sum { SUM_CPU_NS, SUM_LINK_NS, SUM_CPU_BYTES, SUM_LINK_BYTES, SUMS };
 
 /* What a class of jobs may do: the CPU alone, or both at the share found so far. */
 enum miss_way { WAY_CPU, WAY_BOTH, WAYS };
@@ -91,6 +91,7 @@ struct miss_share {
 /* What is kept of a job until the GPU has told when its parts ended. */
 struct miss_job {
     int groups, link_groups; /* of the CPU, of the link alone */
+    uint64_t cpu_bytes;      /* of records, that the CPU read */
     enum miss_way way;
     uint64_t posted_ns; /* of the GPU's clock; 0: not told */
     int64_t cpu_ns;     /* from when it was seen to its end */
@@ -139,10 +140,10 @@ void miss_wake_all(struct misses *m);
 /* misses_share.c */
 void misses_share_init(struct misses *m);
 void misses_share_adapt(struct misses *m);
-/* What each side did of a job both worked on, in outputs of gate/up of one expert. */
+/* What each side did of a job both worked on: bytes of records, all or those of gate/up. */
 struct miss_parts {
     int64_t cpu_ns, link_ns;
-    uint64_t cpu_outputs, link_outputs;
+    uint64_t cpu_bytes, link_bytes;
 };
 /* Worker 0 tells of a job of so many missed experts. */
 void misses_share_note(struct misses *m, int missed, const struct miss_parts *parts);

@@ -359,15 +359,16 @@ static void count_job(struct misses *m, const struct job *j, int64_t end_ns)
     const struct record_class *c = m->cfg.cls;
     struct miss_counters *n = &m->n;
     int64_t total_ns = end_ns - j->seen_ns;
-    size_t bytes_each =
-        (size_t)j->cpu_inner * 2 * c->in_row_bytes + (size_t)j->cpu_width * c->down_row_bytes;
+    uint64_t groups = (uint64_t)j->n_groups, gate_up_row_bytes = groups * 2 * c->in_row_bytes;
+    uint64_t bytes = gate_up_row_bytes * (uint64_t)j->cpu_inner +
+                     groups * (uint64_t)j->cpu_width * c->down_row_bytes;
     int slot = 0;
     while (slot < MISSES_HISTOGRAM - 1 && total_ns >= (int64_t)1000 << slot)
         slot++;
     miss_add(&n->jobs, 1);
-    miss_add(&n->groups, (uint64_t)j->n_groups);
+    miss_add(&n->groups, groups);
     miss_add(&n->pairs, (uint64_t)j->n_pairs);
-    miss_add(&n->bytes, (uint64_t)j->n_groups * bytes_each);
+    miss_add(&n->bytes, bytes);
     miss_add(&n->gate_up_ns, (uint64_t)(j->gate_up_ns - j->seen_ns));
     miss_add(&n->wait_ns, (uint64_t)(j->link_ns - j->gate_up_ns));
     miss_add(&n->down_ns, (uint64_t)(end_ns - j->link_ns));
@@ -377,18 +378,19 @@ static void count_job(struct misses *m, const struct job *j, int64_t end_ns)
     misses_share_ended(m,
                        &(struct miss_job){.groups = j->n_groups,
                                           .link_groups = j->link_groups,
+                                          .cpu_bytes = bytes,
                                           .way = shared || j->link_groups ? WAY_BOTH : WAY_CPU,
                                           .posted_ns = m->cfg.mailbox->posted_ns,
                                           .cpu_ns = total_ns},
                        j->before_link_ns);
     if (!shared || !j->cpu_width)
         return;
-    uint64_t groups = (uint64_t)j->n_groups;
     miss_add(&n->link_late, j->link_ns - j->gate_up_ns > 200);
-    misses_share_note(m, j->n_groups,
-                      &(struct miss_parts){j->gate_up_ns - j->seen_ns, link_time_ns(m, j),
-                                           groups * (uint64_t)j->cpu_inner,
-                                           groups * (uint64_t)(c->intermediate - j->cpu_inner)});
+    misses_share_note(
+        m, j->n_groups,
+        &(struct miss_parts){j->gate_up_ns - j->seen_ns, link_time_ns(m, j),
+                             gate_up_row_bytes * (uint64_t)j->cpu_inner,
+                             gate_up_row_bytes * (uint64_t)(c->intermediate - j->cpu_inner)});
 }
 
 /* Worker 0: nobody claims a piece of the job from now on. */

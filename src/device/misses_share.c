@@ -1,9 +1,10 @@
 /*
  * How a job is shared between the CPU and the link. Both should end their parts of gate/up at the
- * same time, or, where each has experts of its own, all of them; each class of jobs (by missed
- * experts) keeps the share at which they did so far. For small jobs, and where CPU and link fight
- * for one memory, the CPU alone may be faster still: both ways are timed from the posting to the
- * end as the GPU sees it, and the better one is taken, the other now and then for comparison.
+ * same time, or, where each has experts of its own, all of them (mailbox_cut_of makes whole experts
+ * and late outputs of the share); each class of jobs (by missed experts) keeps the share at which
+ * they did so far. For small jobs, and where CPU and link fight for one memory, the CPU alone may
+ * be faster still: both ways are timed from the posting to the end as the GPU sees it, and the
+ * better one is taken, the other now and then for comparison.
  */
 #include "device/misses_int.h"
 
@@ -55,11 +56,11 @@ void misses_share_ended(struct misses *m, const struct miss_job *now, uint64_t b
         miss_add(&s->way_groups[last->way], (uint64_t)missed);
     }
     if (last->link_groups && in_time(m, before_link_ns) && before_link_ns < now->posted_ns) {
-        uint64_t inner = (uint64_t)m->cfg.layout.inner;
-        misses_share_note(m, missed,
-                          &(struct miss_parts){
-                              last->cpu_ns, (int64_t)(before_link_ns - last->posted_ns),
-                              (uint64_t)last->groups * inner, (uint64_t)last->link_groups * inner});
+        uint64_t each = record_matrix_bytes(m->cfg.cls);
+        misses_share_note(
+            m, missed,
+            &(struct miss_parts){last->cpu_ns, (int64_t)(before_link_ns - last->posted_ns),
+                                 last->cpu_bytes, (uint64_t)last->link_groups * each});
     }
     m->last = *now;
 }
@@ -112,8 +113,8 @@ void misses_share_note(struct misses *m, int missed, const struct miss_parts *pa
     struct miss_share *s = &m->share[mailbox_share_class(missed)];
     miss_add(&s->sum[SUM_CPU_NS], (uint64_t)parts->cpu_ns);
     miss_add(&s->sum[SUM_LINK_NS], (uint64_t)parts->link_ns);
-    miss_add(&s->sum[SUM_CPU_OUTPUTS], parts->cpu_outputs);
-    miss_add(&s->sum[SUM_LINK_OUTPUTS], parts->link_outputs);
+    miss_add(&s->sum[SUM_CPU_BYTES], parts->cpu_bytes);
+    miss_add(&s->sum[SUM_LINK_BYTES], parts->link_bytes);
 }
 
 void misses_share_adapt(struct misses *m)
@@ -130,8 +131,8 @@ void misses_share_adapt(struct misses *m)
         }
         if (!(sum[SUM_CPU_NS] > 0 && sum[SUM_LINK_NS] > 0))
             continue;
-        double cpu_rate = sum[SUM_CPU_OUTPUTS] / sum[SUM_CPU_NS];
-        double link_rate = sum[SUM_LINK_OUTPUTS] / sum[SUM_LINK_NS];
+        double cpu_rate = sum[SUM_CPU_BYTES] / sum[SUM_CPU_NS];
+        double link_rate = sum[SUM_LINK_BYTES] / sum[SUM_LINK_NS];
         double balance = link_rate / (link_rate + cpu_rate) * MAILBOX_SHARE_ONE;
         s->share = clamp(s->share + (balance - s->share) * SHARE_GAIN);
     }

@@ -194,12 +194,15 @@ static void long_rows_have_the_same_bits_cuda(void **state)
         }
 }
 
-/* So many choices that, where few are resident, CPU and link have experts of their own. */
+/* So many choices that, where few are resident, CPU and link have experts of their own, and the
+ * link some of the CPU's outputs besides. */
 static void each_side_has_experts_of_its_own_cuda(void **state)
 {
     struct model_config c = grouped;
     c.top_k = 8;
-    assert_true(mailbox_link_groups(c.top_k - 2, MAILBOX_SHARE_ONE / 3) > 0);
+    struct mailbox_cut cut =
+        mailbox_cut_of(c.top_k, MAILBOX_SHARE_ONE / 3, c.moe_intermediate, c.hidden, true);
+    assert_true(cut.link_groups > 0 && cut.cpu_width < c.hidden);
     for (int packed = 0; packed < 2; packed++)
         same_bits_of(&c, packed, FEW);
 }

@@ -769,19 +769,58 @@ static void classes_and_outputs_of_a_share(void **state)
             before = n;
         }
     }
-    for (int n = 1; n < 200; n++) {
-        assert_int_equal(mailbox_link_groups(n, 0), 0);
-        assert_int_equal(mailbox_link_groups(n, MAILBOX_SHARE_ONE), 0);
-        for (int share = 1; share < MAILBOX_SHARE_ONE; share += 31) {
-            int link = mailbox_link_groups(n, share);
-            if (n < MAILBOX_WHOLE_GROUPS)
-                assert_int_equal(link, 0);
-            else
-                assert_in_range(link, 1, n - 1); /* both stay measured */
-        }
-    }
-    assert_int_equal(mailbox_link_groups(40, 256), 10);
     assert_int_equal(mailbox_cpu_outputs(768, 256), 576);
+}
+
+static void check_cut(int n, int share, int late, int link_groups, int cpu_width)
+{
+    struct mailbox_cut cut = mailbox_cut_of(n, share, 768, 2048, late);
+    assert_int_equal(cut.link_groups, link_groups);
+    assert_int_equal(cut.cpu_inner, 768);
+    assert_int_equal(cut.cpu_width, cpu_width);
+}
+
+/* When the later side ends, if an expert takes the CPU `share` of some time and the link the rest;
+ * late outputs begin when two thirds of the CPU's time are over. */
+static double end_of(struct mailbox_cut cut, int n, int share, int width)
+{
+    double cpu_each = share, link_each = MAILBOX_SHARE_ONE - share, n_cpu = n - cut.link_groups;
+    double late = n_cpu * (width - cut.cpu_width) / (3.0 * width),
+           hidden = n_cpu * cpu_each * 2 / 3;
+    double cpu = (n_cpu - late) * cpu_each, link = cut.link_groups * link_each;
+    if (late > 0)
+        link = (link > hidden ? link : hidden) + late * link_each;
+    return cpu > link ? cpu : link;
+}
+
+static void experts_are_cut_so_that_both_end_together(void **state)
+{
+    for (int n = 0; n < 200; n++)
+        for (int share = 0; share <= MAILBOX_SHARE_ONE; share += 32) {
+            bool both = share > 0 && share < MAILBOX_SHARE_ONE && n >= MAILBOX_WHOLE_GROUPS;
+            struct mailbox_cut cut = mailbox_cut_of(n, share, 768, 2048, true);
+            struct mailbox_cut whole = mailbox_cut_of(n, share, 768, 2048, false);
+            assert_int_equal(cut.cpu_inner, n ? mailbox_cpu_outputs(768, both ? 0 : share) : 0);
+            if (!both) {
+                assert_int_equal(cut.link_groups, 0);
+                assert_int_equal(cut.cpu_width, n ? mailbox_cpu_outputs(2048, share) : 0);
+                continue;
+            }
+            assert_in_range(cut.link_groups, 1, n - 1); /* both stay measured */
+            assert_in_range(whole.link_groups, 1, n - 1);
+            assert_int_equal(whole.cpu_width, 2048);
+            assert_true(cut.cpu_width % MAILBOX_GRAIN == 0 && cut.cpu_width > 0);
+            for (int link = 1; link < n; link++) {
+                struct mailbox_cut other = {link, 768, 2048};
+                assert_true(end_of(whole, n, share, 2048) <= end_of(other, n, share, 2048));
+                assert_true(end_of(cut, n, share, 2048) <= end_of(other, n, share, 2048) * 1.001);
+            }
+        }
+    check_cut(40, 256, true, 10, 2048);
+    check_cut(8, 320, false, 2, 2048);
+    check_cut(8, 320, true, 2, 1536); /* half an expert more: a quarter of six experts' down */
+    check_cut(5, 320, true, 1, 1440); /* the share of down, which is all that is left by then */
+    check_cut(6, 320, true, 2, 2048);
 }
 
 static void configs_that_cannot_be_are_refused(void **state)
@@ -826,6 +865,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(a_late_link_gets_less),
     cmocka_unit_test(shares_start_from_rates_and_forced_ones_stay),
     cmocka_unit_test(classes_and_outputs_of_a_share),
+    cmocka_unit_test(experts_are_cut_so_that_both_end_together),
     cmocka_unit_test(configs_that_cannot_be_are_refused),
 };
 
