@@ -307,6 +307,7 @@ sanitize() {
             sanitized "$tool" 60 test.model.model.replay_cuda plans_give_the_same_bits_cuda
             sanitized "$tool" 120 test.model.model.fused_cuda one_row_has_the_same_bits_cuda
             sanitized "$tool" 30 test.kernels.cpu.attention_cuda shapes_cuda
+            sanitized "$tool" 60 test.kernels.cpu.tensor_cuda attention_of_short_rows_cuda
             sanitized "$tool" 60 test.kernels.cpu.sample_cuda combinations_cuda
             sanitized "$tool" 60 test.kernels.cpu.sample_cuda crowds_of_equal_logits_cuda
             ;;

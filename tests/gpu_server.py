@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 CONFIG = {
     "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "vocab_size": 264, "hidden_size": 256,
-    "intermediate_size": 128, "moe_intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 8,
-    "num_key_value_heads": 2, "head_dim": 64, "num_experts": 16, "num_experts_per_tok": 4, "norm_topk_prob": True,
+    "intermediate_size": 128, "moe_intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 128, "num_experts": 16, "num_experts_per_tok": 4, "norm_topk_prob": True,
     "decoder_sparse_step": 1, "mlp_only_layers": [], "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
     "max_position_embeddings": 2048, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
 }
