@@ -110,8 +110,10 @@ pack() {
     ln -sf ../libmoed_cuda.so "$1/tests/libmoed_cuda.so"
     ldd "$1/moed" "$1"/tests/* | awk '/=> \// && !/\/lib(c|m|dl|pthread|rt)\.so/ {print $3}' | sort -u |
         xargs -I{} cp {} "$1/lib"
+    pip="python3 -m pip"
+    [ ! -x build/venv/bin/pip ] || pip=build/venv/bin/pip # of tests/run.sh
     # shellcheck disable=SC2086
-    python3 -m pip install -q --no-compile --disable-pip-version-check --target "$1/site" -r tests/server/requirements.txt \
+    $pip install -q --no-compile --disable-pip-version-check --target "$1/site" -r tests/server/requirements.txt \
         ${MOED_PACK_PYTHON:+--python-version $MOED_PACK_PYTHON --only-binary=:all:}
     du -sh "$1"
 }
