@@ -150,6 +150,6 @@ KERNEL __launch_bounds__(CU_FLASH_GROUP_THREADS, 1)
     flash_128_groups(const __grid_constant__ cu_flash a)
 {
 #if HAVE_WGMMA
-    flash_groups<128>(a);
+    flash_groups(a);
 #endif
 }

@@ -1,6 +1,6 @@
-// Causal attention for many rows by warpgroups, 64 pairs each: wgmma reads K and V from shared
-// memory, what it multiplies them by is in registers. Scores of the next keys are begun before the
-// weights of these are multiplied with V, and become weights beside that.
+// Causal attention for many rows over heads of 128 by warpgroups, 64 pairs each: wgmma reads K and
+// V from shared memory, what it multiplies them by is in registers. Scores of the next keys are
+// begun before the weights of these are multiplied with V, and become weights beside that.
 #ifndef MOED_KERNELS_CUDA_FLASH_GROUPS_CUH
 #define MOED_KERNELS_CUDA_FLASH_GROUPS_CUH
 
@@ -10,8 +10,13 @@
 #if HAVE_WGMMA
 
 // Where the two tiles of a round lie, and how they are multiplied by the pairs of a warpgroup.
-template <int DIM> struct group_round {
-    enum { KEYS = CU_FLASH_GROUP_KEYS, TILE_BYTES = KEYS * DIM * 2, STAGE_BYTES = 2 * TILE_BYTES };
+struct group_round {
+    enum {
+        DIM = 128,
+        KEYS = CU_FLASH_GROUP_KEYS,
+        TILE_BYTES = KEYS * DIM * 2,
+        STAGE_BYTES = 2 * TILE_BYTES
+    };
     typedef pages<DIM, 64, KEYS> kv_pages;
     static_assert((int)kv_pages::THREADS == CU_FLASH_GROUP_THREADS,
                   "a warp for each block of a round");
@@ -74,17 +79,17 @@ __device__ __forceinline__ void load_queries_near(const cu_flash &a, const cu_fl
     }
 }
 
-template <int DIM> __device__ __forceinline__ void flash_groups(const cu_flash &a)
+__device__ __forceinline__ void flash_groups(const cu_flash &a)
 {
-    typedef group_round<DIM> round;
-    enum { STAGES = CU_FLASH_STAGES, KEYS = round::KEYS };
+    typedef group_round round;
+    enum { STAGES = CU_FLASH_STAGES, KEYS = round::KEYS, DIM = round::DIM };
     SHARED_DYNAMIC_ALIGNED(uint4, aligned_memory, WGMMA_ALIGNMENT);
     const shared_at shared = shared_address(aligned_memory);
     const cu_flash_tile tile = a.tile[blockIdx.x];
     const int group = a.heads / a.kv.kv_heads;
     const int first = (int)threadIdx.x / 32 * 16;
     const bool at_work = first / WGMMA_ROWS * WGMMA_ROWS < tile.count * group;
-    typename round::kv_pages kv;
+    round::kv_pages kv;
     softmax<1> m;
     float out[1][DIM / 8][4], s[1][KEYS / 8][4], shrink[2];
     uint32_t q[DIM / 16][4], p[KEYS / 16][1][4];
